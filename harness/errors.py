@@ -1,0 +1,34 @@
+"""The two ways a run may end badly, each a single sentence for the person at the terminal.
+
+Guarantees that bad input never shows a traceback: the command line prints the sentence and exits
+with the code of the class. Anything else that is raised is a defect of the harness itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The input is wrong: says what was seen, what is allowed and what to do."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """The input was fine but the run could not be finished."""
+
+    exit_code = 1
+
+
+def suggest(seen: str, allowed: Iterable[str]) -> str:
+    """Returns ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string."""
+    near = difflib.get_close_matches(seen, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(what: str, seen: str, allowed: Iterable[str]) -> UserError:
+    """Builds the error for a name that is not in a closed set."""
+    names = sorted(allowed)
+    return UserError(f"Unknown {what} {seen!r}; allowed: {', '.join(names)}.{suggest(seen, names)}")
