@@ -1,0 +1,190 @@
+"""The shape of everything that a run leaves behind: one source for files, checks and JSON Schema.
+
+A run is a folder: `run.json` (one `RunRecord`), `samples.jsonl` (one `Sample` a line: question x channel x
+control) and `timings.jsonl` (one `Timing` a line: a question timed alone). Aggregates in `run.json` are a
+convenience; they can always be computed again from the two journals. Files of an older `schema_version`
+load for ever, newer ones are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Status = Literal["started", "success", "error", "cancelled"]
+Kind = Literal["generate", "letters"]
+
+
+class Record(BaseModel):
+    """Frozen, strict about unknown fields: a misspelt field is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Failure(Record):
+    """Why a sample has no answer."""
+
+    type: str
+    message: str
+    trace: str = ""
+
+
+class Sample(Record):
+    """One question answered through one channel under one control ("" = the message as sent)."""
+
+    schema_version: int = SCHEMA_VERSION
+    task: str
+    doc_id: str
+    position: int = Field(description="index of the question in its task, from 0")
+    channel: str
+    control: str = ""
+    kind: Kind
+    prompt_sha256: str = Field(description="of the conversation, the options and the generation settings")
+    subject: str = ""
+    category: str = ""
+    labels: list[str] = []
+    key: str = Field(description="the right label")
+    text: str | None = Field(None, description="what was generated; None for letters")
+    loglikelihoods: list[float] | None = Field(None, description="nats, one an option; None for generate")
+    predicted: str | None = Field(None, description="label by the paper's parser, or by loglikelihood; None = invalid")
+    predicted_strict: str | None = None
+    correct: bool | None = Field(None, description="None exactly when there is an error")
+    correct_strict: bool | None = None
+    metrics: dict[str, float] = Field({}, description="what the task's own process_results says")
+    entropy: float | None = Field(None, description="nats, over the labels or the first token; the routing score")
+    message_text: str | None = Field(None, description="what the sharer wrote, for text channels")
+    payload_bytes: int = 0
+    prompt_tokens: int = 0
+    tokens_out: int = 0
+    routed_to: str | None = None
+    error: Failure | None = None
+
+    @property
+    def done(self) -> bool:
+        """A sample is done when it has a score and no error."""
+        return self.error is None and self.correct is not None
+
+    @property
+    def arm(self) -> tuple[str, str]:
+        """Channel and control."""
+        return (self.channel, self.control)
+
+
+class Timing(Record):
+    """One question answered alone (batch 1, after warm-up), with the seconds of every stage."""
+
+    schema_version: int = SCHEMA_VERSION
+    task: str
+    doc_id: str
+    position: int
+    channel: str
+    control: str = ""
+    round: int = Field(0, description="interleaving round; channels of one round ran next to each other")
+    stages_s: dict[str, float] = Field(
+        description="sharer_prefill, sharer_decode, message_transfer, fusion, receiver_prefill, receiver_decode"
+    )
+    ttft_s: float
+    e2e_s: float
+    tokens_out: int
+    equal_length: bool = Field(False, description="True when every channel was made to decode the same number")
+    same_answer: bool | None = Field(None, description="equals the answer of the accuracy pass; None = not compared")
+    payload_bytes: int = 0
+
+
+class Hardware(Record):
+    """What the run ran on; latencies of different fingerprints are never compared."""
+
+    cpu: str = ""
+    cores: int = 0
+    threads: int = 0
+    memory_bytes: int = 0
+    gpu: str = ""
+    gpu_count: int = 0
+    gpu_memory_bytes: int = 0
+    driver: str = ""
+    cuda: str = ""
+    clocks: str = ""
+    platform: str = ""
+    fingerprint: str = ""
+
+
+class Git(Record):
+    """The harness's own commit; empty outside a checkout."""
+
+    commit: str = ""
+    dirty: bool | None = None
+
+
+class ModelInfo(Record):
+    """Which weights spoke."""
+
+    role: str
+    reference: str
+    revision: str = ""
+    fingerprint: str = Field(description="sha256 over names, sizes and contents of the weight files")
+    architecture: str = ""
+    parameters: int = 0
+    dtype: str = ""
+    weights_bytes: int = 0
+
+
+class ResultRow(Record):
+    """One line of the results table: a task through a channel under a control."""
+
+    task: str
+    channel: str
+    control: str = ""
+    n: int = Field(description="questions asked, errors included")
+    errors: int
+    invalid: int
+    accuracy: float = Field(description="right answers / n")
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_strict: float | None = None
+    parsers_disagree: int = 0
+    letters: dict[str, int] = {}
+    clusters: int = 0
+    ttft_s_p50: float | None = None
+    ttft_s_p90: float | None = None
+    e2e_s_p50: float | None = None
+    e2e_s_p90: float | None = None
+    e2e_s_p99: float | None = None
+    tpot_s_p50: float | None = None
+    stages_s_p50: dict[str, float] = {}
+    stages_s_p90: dict[str, float] = {}
+    latency_n: int = 0
+    payload_bytes_mean: float | None = None
+    tokens_out_mean: float | None = None
+    variant: str = Field("", description="what was chosen inside the channel, such as the T2T variant")
+
+
+class RunRecord(Record):
+    """`run.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Status
+    started_at: str = Field(description="ISO 8601, UTC")
+    finished_at: str | None = None
+    command: list[str] = []
+    identity: str = Field(description="sha256 over every identity field")
+    identity_fields: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    models: list[ModelInfo] = []
+    fusers: list[dict[str, Any]] = []
+    datasets: dict[str, str] = Field({}, description="task -> sha256 over its canonical rows")
+    task_versions: dict[str, str] = {}
+    packages: dict[str, str] = {}
+    environment: dict[str, str] = Field({}, description="switches that change numbers")
+    hardware: Hardware = Hardware()
+    git: Git = Git()
+    counters: dict[str, dict[str, int]] = Field({}, description="arm -> forwards, prompt_tokens, decoded_tokens, ...")
+    peak_memory_bytes: dict[str, int] = {}
+    fusion: list[dict[str, Any]] = Field([], description="per layer: layer, gates, mean weights")
+    resumed: int = Field(0, description="samples taken over from an earlier session of this run")
+    warnings: list[str] = []
+    error: Failure | None = None
+    results: list[ResultRow] = []
