@@ -1,0 +1,170 @@
+"""The C2C fuser with every layer's weights stacked, so that one batched product serves all layers.
+
+Guarantees the numbers of the paper's per-layer projectors (section 3.3: projection, dynamic weighting,
+gate) for any number of leading token dimensions. Trades memory for calls: an evaluation that passes a
+subset of entries keeps a contiguous copy of that subset's weights beside the originals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.fusion.config import Entry, FuserConfig
+from harness.fusion.stack import Bank, block, entry_shapes, gumbel_like, linear
+
+__all__ = ["Entry", "Fuser", "FuserConfig"]
+
+SCRATCH_BYTES = 256 * 2**20
+
+
+class Fuser(nn.Module):
+    """Computes what is added to the receiver's KV-cache; entry = kind * layers + position in ``layer_map``."""
+
+    gate_logit: Tensor
+    gate_temperature: Tensor
+
+    def __init__(self, config: FuserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = len(config.layer_map)
+        for name, shape in entry_shapes(config).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(2 * self.layers, *shape)))
+        self.register_buffer("gate_temperature", torch.full((self.layers,), config.initial_temperature))
+        self._open: tuple[int, ...] | None = None
+        self._kept: tuple[tuple[int, ...], Bank] | None = None
+        self._seen: tuple[Tensor, tuple[int, ...]] | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws weights as ``nn.Linear`` does; norms become 1 and gate logits 0 (closed when evaluated)."""
+        for name, value in self.named_parameters():
+            if name == "gate_logit":
+                value.zero_()
+            elif name.endswith("_norm"):
+                value.fill_(1.0)
+            else:
+                fan_in = self.get_parameter(name.removesuffix("_bias").removesuffix("_weight") + "_weight").shape[-1]
+                value.uniform_(-(fan_in**-0.5), fan_in**-0.5)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Forgets cached gates and weights; needed only after editing parameters of a fuser in eval mode."""
+        self._open, self._kept, self._seen = None, None, None
+
+    def train(self, mode: bool = True) -> Fuser:
+        """Switches between soft gates (training) and hard ones, forgetting what was cached."""
+        self.refresh()
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fuser:
+        self.refresh()
+        super()._apply(fn, recurse)
+        return self
+
+    def gates(self) -> Tensor:
+        """Returns the gate logits, ``[2, layers]``, K first."""
+        return self.gate_logit.view(2, self.layers)
+
+    def open_entries(self) -> tuple[int, ...]:
+        """Returns the entries whose gate logit is above zero; read from the device once in eval mode."""
+        if self._open is not None and not self.training:
+            return self._open
+        self._open = tuple((self.gate_logit > 0).nonzero().flatten().tolist())
+        return self._open
+
+    def sources(self, entries: Sequence[int] | None = None) -> tuple[Entry, ...]:
+        """Returns the kind and the two layers of the given entries, or of all."""
+        chosen = range(2 * self.layers) if entries is None else entries
+        return tuple(Entry(index // self.layers, *self.config.layer_map[index % self.layers]) for index in chosen)
+
+    def set_temperature_step(self, step: int) -> None:
+        """Anneals the gates' temperature geometrically from its initial to its final value."""
+        config = self.config
+        done = min(max(step, 0) / max(config.anneal_steps, 1), 1.0)
+        self.gate_temperature.fill_(
+            config.initial_temperature * (config.final_temperature / config.initial_temperature) ** done
+        )
+
+    def forward(self, sharer: Tensor, receiver: Tensor, entries: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Returns gate * weight * delta, to be added to the receiver's K (or V).
+
+        In training the gates are soft and noisy. In eval mode the given entries count as open, and
+        without ``entries`` the hard gates of all apply. The same tensor object may be passed as
+        ``entries`` again without another read from its device, provided that it is not edited.
+
+        Args:
+            sharer: Heads flattened, post-RoPE, ``[entries, *tokens, sharer_heads * sharer_head_dim]``.
+            receiver: Likewise, ``[entries, *tokens, receiver_heads * receiver_head_dim]``.
+            entries: Which stacked entries the first dimension holds; all ``2 * layers`` if omitted.
+
+        Returns:
+            ``[entries, *tokens, receiver_heads * receiver_head_dim]`` in the receiver's dtype.
+        """
+        chosen = self._indices(entries)
+        bank = self._bank(chosen)
+        first, second = sharer.flatten(1, -2), receiver.flatten(1, -2)  # [E, T, D]
+        if torch.is_grad_enabled():
+            return self._added(bank, first, second, chosen).view_as(receiver)
+        added = torch.empty_like(second)
+        step = self.tokens_per_chunk(second.shape[0])
+        for start in range(0, second.shape[1], step):
+            part = slice(start, start + step)
+            added[:, part] = self._added(bank, first[:, part], second[:, part], chosen)
+        return added.view_as(receiver)
+
+    def tokens_per_chunk(self, entries: int, scratch_bytes: int = SCRATCH_BYTES) -> int:
+        """Returns how many tokens may be fused at once without exceeding the scratch memory."""
+        config = self.config
+        wide = max(config.hidden_dim, config.intermediate_dim)
+        widths = 2 * config.sharer_dim + 4 * config.receiver_dim + 3 * config.hidden_dim + 2 * wide
+        return max(1, scratch_bytes // (entries * widths * self.gate_logit.element_size()))
+
+    def _added(self, bank: Bank, sharer: Tensor, receiver: Tensor, chosen: tuple[int, ...] | None) -> Tensor:
+        dtype, drop = self.gate_logit.dtype, self._drop
+        hidden = linear(bank, "in", torch.cat([sharer.to(dtype), receiver.to(dtype)], dim=-1))
+        hidden = block(bank, "mlp1", hidden, drop)
+        weight = linear(bank, "scalar_head", block(bank, "scalar_mlp2", hidden, drop)).sigmoid()  # [E, T, H]
+        for depth in range(self.config.num_layers - 2):
+            hidden = block(bank, f"proj_mlp2_{depth}", hidden, drop)
+        delta = linear(bank, "proj_out", hidden)
+        delta = delta.view(*weight.shape, -1)  # [E, T, H, D]
+        weight = self._gated(bank, weight, chosen)
+        return (delta * weight.unsqueeze(-1)).flatten(-2).to(receiver.dtype)
+
+    def _gated(self, bank: Bank, weight: Tensor, chosen: tuple[int, ...] | None) -> Tensor:
+        logit = bank["gate_logit"].view(-1, 1, 1)
+        if self.training:
+            temperature = self.gate_temperature.repeat(2)
+            if chosen is not None:
+                temperature = temperature[list(chosen)]
+            gate = torch.sigmoid((logit + gumbel_like(weight)) / temperature.view(-1, 1, 1))
+            return weight * gate
+        return weight * (logit > 0) if chosen is None else weight
+
+    def _drop(self, value: Tensor) -> Tensor:
+        return F.dropout(value, self.config.dropout, self.training)
+
+    def _indices(self, entries: Sequence[int] | Tensor | None) -> tuple[int, ...] | None:
+        if not isinstance(entries, Tensor):
+            return None if entries is None else tuple(entries)
+        if self._seen is None or self._seen[0] is not entries:
+            self._seen = (entries, tuple(entries.tolist()))
+        return self._seen[1]
+
+    def _bank(self, chosen: tuple[int, ...] | None) -> Bank:
+        own = dict(self.named_parameters())
+        if chosen is None or chosen == tuple(range(2 * self.layers)):
+            return own
+        if self.training:
+            return {name: value[list(chosen)] for name, value in own.items()}
+        if self._kept is None or self._kept[0] != chosen:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = chosen, {name: value[list(chosen)] for name, value in own.items()}
+        return self._kept[1]
