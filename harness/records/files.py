@@ -1,0 +1,120 @@
+"""Files that are either wholly there or not there at all.
+
+Guarantees that a reader never sees half a file written by `write_atomic`, even when the power fails, and that a
+refused or failing file system ends in one sentence. The price is two fsyncs a file; journals, which are written
+often, pay one a batch (see `harness.records.journal`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from harness.errors import RunError, UserError
+
+_THEIRS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BLOCK_BYTES = 1 << 20
+
+
+def explain(path: Path, error: OSError) -> UserError | RunError:
+    """Turns what the file system said about `path` into the sentence that the user reads."""
+    reason = error.strerror or str(error)
+    if error.errno in _THEIRS:
+        return UserError(f"Cannot use {path}: {reason}; choose a path that can be read and written.")
+    todo = "free some space and resume the run" if error.errno in _FULL else "check the disk and resume the run"
+    return RunError(f"Writing {path} failed: {reason}; what was written before is intact, {todo}.")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raises `explain(path, error)` for every OSError inside.
+
+    Raises:
+        UserError: where the path cannot be used at all (read-only, missing, not a folder).
+        RunError: where the disk is full or failing.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise explain(path, error) from error
+
+
+def write_fully(fd: int, data: bytes) -> None:
+    """Writes all of `data`; one system call may take only a part of it when the disk is nearly full."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes names that were created or renamed in `folder` survive a power failure."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replaces `path` by `content` in one step, or leaves it as it was.
+
+    Raises:
+        UserError: if the folder cannot be written.
+        RunError: if the disk is full or failing.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with explained(path):
+        try:
+            _write_new(temporary, data)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        write_fully(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_digests: dict[tuple[str, int, int], str] = {}
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the digest of one file's contents; read once a process while its size and time stay the same."""
+    with explained(path):
+        stat = path.stat()
+        key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+        if key not in _digests:
+            _digests[key] = _digest(path)
+    return _digests[key]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_files(paths: Iterable[Path]) -> str:
+    """Returns one digest over names, sizes and contents; the order of `paths` and their folder do not matter."""
+    entries = sorted((path.name, sha256_file(path), path) for path in paths)
+    digest = hashlib.sha256()
+    for name, content, path in entries:
+        digest.update(f"{name}\0{path.stat().st_size}\0{content}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""The writing side of a run: a folder that one process at a time may write to.
+
+Guarantees that `run.json` always holds one whole `RunRecord` whose status is true as far as the process lived: a run
+that was killed stays `started`. Samples of earlier sessions are handed out, never rewritten.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+
+from harness.errors import UserError
+from harness.records import lock
+from harness.records.files import explained, write_atomic
+from harness.records.journal import Journal, encode
+from harness.records.loading import RECORD, SAMPLES, TIMINGS, finite, is_run, latest, read_record
+from harness.records.schema import Failure, RunRecord, Sample, Status, Timing
+
+
+def now() -> str:
+    """Returns the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def failure(error: BaseException) -> Failure:
+    """Describes an exception for the record."""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return Failure(type=type(error).__name__, message=str(error), trace=trace)
+
+
+class RunFolder:
+    """An open run; use it as a context manager.
+
+    Leaving the block by an exception records the run as `error`, or as `cancelled` for an interrupt.
+
+    Attributes:
+        path: the folder.
+        record: what `run.json` says now.
+        samples: what earlier sessions of this run answered, one a question and arm.
+        warnings: what was wrong with the journals when they were opened.
+    """
+
+    def __init__(self, path: Path, record: RunRecord, held: int) -> None:
+        """Opens the journals of a folder that is locked already; use `create` or `open`."""
+        self.path, self.record, self._lock = path, record, held
+        self._samples = Journal(path / SAMPLES, Sample)
+        self._timings = Journal(path / TIMINGS, Timing)
+        self.samples = latest(map(finite, self._samples.found))
+        self.warnings = [*self._samples.warnings, *self._timings.warnings]
+
+    @classmethod
+    def create(cls, path: Path, record: RunRecord) -> RunFolder:
+        """Starts a run in a folder that holds none yet.
+
+        Raises:
+            UserError: if the folder holds a run, is in use or cannot be written.
+        """
+        with explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with lock.Held(path) as held:
+            if _taken(path):
+                raise UserError(f"{path} already holds a run; add --resume to continue it or choose another folder.")
+            folder = cls(path, record, held.fd)
+            folder.update(record)
+            held.keep()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Continues the run in `path`.
+
+        Raises:
+            UserError: if there is no run, it is in use, cannot be written or is broken.
+        """
+        read_record(path)  # refused before the lock leaves a file in a folder that is not ours
+        with lock.Held(path) as held:
+            folder = cls(path, read_record(path), held.fd)
+            held.keep()
+        return folder
+
+    def add_samples(self, samples: Iterable[Sample]) -> None:
+        """Journals a batch; a sample whose numbers are not finite is written as an error.
+
+        Raises:
+            RunError: if the disk is full or failing.
+        """
+        self._samples.append(map(finite, samples))
+
+    def add_timings(self, timings: Iterable[Timing]) -> None:
+        """Journals timings.
+
+        Raises:
+            RunError: if the disk is full or failing.
+        """
+        self._timings.append(timings)
+
+    def update(self, record: RunRecord) -> None:
+        """Replaces `run.json` in one step.
+
+        Raises:
+            RunError: if the disk is full or failing.
+        """
+        checked = RunRecord.model_validate(record.model_dump())
+        write_atomic(self.path / RECORD, encode(checked, indent=2))
+        self.record = checked
+
+    def finish(self, status: Status, error: Failure | None = None) -> RunRecord:
+        """Records how the run ended, closes the folder and returns the final record."""
+        try:
+            self.update(self.record.model_copy(update={"status": status, "finished_at": now(), "error": error}))
+        finally:
+            self.close()
+        return self.record
+
+    def close(self) -> None:
+        """Closes the files and gives the folder free; a second call does nothing."""
+        self._samples.close()
+        self._timings.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._lock >= 0:
+            cancelled = isinstance(error, KeyboardInterrupt)
+            self.finish("cancelled" if cancelled else "error", failure(error))
+        self.close()
+
+
+def _taken(path: Path) -> bool:
+    """A folder left by a process that died before it wrote `run.json` is free again; answers never are lost."""
+    journals = (path / SAMPLES, path / TIMINGS)
+    return is_run(path) or any(file.exists() and file.stat().st_size > 0 for file in journals)

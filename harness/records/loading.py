@@ -1,0 +1,89 @@
+"""A run folder as readers see it, without a lock and also while the run goes on.
+
+What is read is checked line by line; aggregates in `run.json` are never trusted over the journals. A number that is
+not finite makes its sample an error, so that it is counted and never scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from harness.errors import UserError
+from harness.records import journal
+from harness.records.files import explained
+from harness.records.schema import Failure, RunRecord, Sample, Timing
+from harness.records.versions import load
+
+RECORD, SAMPLES, TIMINGS = "run.json", "samples.jsonl", "timings.jsonl"
+
+
+def finite(sample: Sample) -> Sample:
+    """Turns a sample with a number that is not finite into an error without a score."""
+    numbers = [*(sample.loglikelihoods or []), *sample.metrics.values(), sample.entropy or 0.0]
+    if sample.error is not None or all(map(math.isfinite, numbers)):
+        return sample
+    failure = Failure(type="NotFinite", message="the model returned NaN or an infinity")
+    unscored = dict.fromkeys(("predicted", "predicted_strict", "correct", "correct_strict"))
+    return sample.model_copy(update={**unscored, "error": failure})
+
+
+def latest(samples: Iterable[Sample]) -> list[Sample]:
+    """Keeps one sample a (task, doc_id, channel, control): the last done one, or the last if none is done."""
+    kept: dict[tuple[str, str, str, str], Sample] = {}
+    for sample in samples:
+        key = (sample.task, sample.doc_id, sample.channel, sample.control)
+        if sample.done or key not in kept or not kept[key].done:
+            kept[key] = sample
+    return list(kept.values())
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run as read: one sample a question and arm, every timing, and what was wrong with the files."""
+
+    path: Path
+    record: RunRecord
+    samples: list[Sample]
+    timings: list[Timing]
+    warnings: list[str] = field(default_factory=list)
+
+
+def is_run(folder: Path) -> bool:
+    """Says whether `folder` holds a run."""
+    return (folder / RECORD).is_file()
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Reads `run.json`.
+
+    Raises:
+        UserError: if the folder is no run folder or the file is broken or newer than this harness.
+    """
+    path = folder / RECORD
+    if not is_run(folder):
+        raise UserError(f"{folder} is no run folder: it has no {RECORD}; give the folder that a run was written to.")
+    with explained(path):
+        content = path.read_bytes()
+    try:
+        data = from_json(content)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore the file or run again.") from error
+    return load(data, RunRecord, str(path))
+
+
+def load_run(folder: Path) -> LoadedRun:
+    """Reads a run folder, finished or not.
+
+    Raises:
+        UserError: if it is no run folder, or a file of it is missing, broken or newer than this harness.
+    """
+    record = read_record(folder)
+    samples = journal.read(folder / SAMPLES, Sample)
+    timings = journal.read(folder / TIMINGS, Timing)
+    warnings = [*samples.warnings, *timings.warnings]
+    return LoadedRun(folder, record, latest(map(finite, samples.records)), timings.records, warnings)

@@ -1,0 +1,60 @@
+"""Records of an older schema load for ever; those of a newer one are refused.
+
+A change of shape raises `SCHEMA_VERSION` and adds one function to `MIGRATIONS`; a kind of record that did not
+change needs none. Nothing on disk is rewritten: the migration happens on every read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from harness.errors import UserError, suggest
+from harness.records import schema
+
+R = TypeVar("R", bound=schema.Record)
+
+MIGRATIONS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""(name of the record, version it is in) -> the same record one version later."""
+
+
+def upgrade(data: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
+    """Returns `data` in today's shape.
+
+    Raises:
+        UserError: if its version is no number or newer than this harness.
+    """
+    version = data.get("schema_version", 1)
+    if type(version) is not int or version < 1:
+        raise UserError(f"{where}: schema_version is {str(version)[:40]!r}; it has to be a whole number from 1.")
+    if version > schema.SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: written in schema {version}, but this harness reads up to {schema.SCHEMA_VERSION}; "
+            "update the harness."
+        )
+    for step in range(version, schema.SCHEMA_VERSION):
+        data = MIGRATIONS.get((kind, step), dict)(data)
+    return {**data, "schema_version": schema.SCHEMA_VERSION}
+
+
+def load(data: object, model: type[R], where: str) -> R:
+    """Checks one decoded record; `where` names file and line for the error.
+
+    Raises:
+        UserError: naming the first field that is wrong.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected one JSON object, a {model.__name__}, but found a {type(data).__name__}.")
+    try:
+        return model.model_validate(upgrade(data, model.__name__, where))
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first(error, model)}") from error
+
+
+def _first(error: ValidationError, model: type[schema.Record]) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    near = suggest(field, model.model_fields) if first["type"] == "extra_forbidden" else ""
+    return f"field {field[:80]!r} of this {model.__name__} is wrong: {first['msg']}.{near}"
