@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic_core import from_json
 
@@ -26,7 +27,8 @@ from harness.records.versions import load
 R = TypeVar("R", bound=Record)
 
 
-class Journalled(NamedTuple, Generic[R]):
+@dataclass(frozen=True)
+class Journalled(Generic[R]):
     """What a journal holds: `size` is the offset in bytes behind its last whole line."""
 
     records: list[R]
@@ -84,7 +86,8 @@ class Journal(Generic[R]):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             try:
                 sync_folder(path.parent)
-                self.found, self.warnings, self._size = read(path, model)
+                held = read(path, model)
+                self.found, self.warnings, self._size = held.records, held.warnings, held.size
                 self._repair()
             except BaseException:
                 os.close(self._fd)

@@ -1,0 +1,55 @@
+"""The two kinds of field: *identity* changes an answer, *runtime* changes only speed, place or verbosity.
+
+A field of neither kind is a defect that a test finds; a run resumes only where every identity field agrees.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from harness.errors import UserError
+
+T = TypeVar("T")
+
+
+class Marker(str):
+    """Says of which kind a field is."""
+
+
+IDENTITY, RUNTIME = Marker("identity"), Marker("runtime")
+Identity = Annotated[T, IDENTITY]
+Runtime = Annotated[T, RUNTIME]
+
+
+def _listed(value: Any) -> Any:
+    """A list, or one text with commas, as on the command line."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _off(value: Any) -> Any:
+    """YAML reads a bare ``off`` as false."""
+    return "off" if value is False else value
+
+
+def _device(value: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value) is None:
+        raise UserError(f"device is {value!r}; allowed: auto, cpu, cuda, cuda:N.")
+    return value
+
+
+Scalar = str | int | float | bool | None
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Device = Annotated[str, AfterValidator(_device)]
+Alignment = Annotated[Literal["auto", "off", "first", "longest"], BeforeValidator(_off)]
+FusionMode = Literal["sequential", "parallel"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+GenKwargs = dict[str, Scalar | list[str]]

@@ -1,0 +1,133 @@
+"""Everything a run can be told, in one frozen object under the names of the command line's flags.
+
+Empty `receiver`, `sharers`, `fusers` and `tasks` stand for the embedded pair and its tasks; whoever starts the run
+fills them in. What contradicts itself is refused on construction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from harness.config import rules
+from harness.config.fields import (
+    Alignment,
+    Attention,
+    Count,
+    CountOrZero,
+    Device,
+    Dtype,
+    Fraction,
+    FusionMode,
+    GenKwargs,
+    Identity,
+    Names,
+    Runtime,
+)
+
+
+class RunConfig(BaseModel):
+    """One run. Build it from outside input with `harness.config.build`, which explains errors in a sentence."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    # the pair
+    receiver: Identity[str] = ""
+    """Model that answers: hub id, folder or GGUF file; empty = the embedded pair."""
+    sharers: Identity[Names] = ()
+    """Models that send messages, in order."""
+    fusers: Identity[Names] = ()
+    """Fuser folders or hub ids, one a sharer in the same order."""
+    self_fuser: Identity[str | None] = None
+    """Fuser of the receiver with itself, for the `self` control."""
+    fusion_mode: Identity[FusionMode] = "sequential"
+    """Several sharers: each fuser reads the cache as left by the one before, or all read the clean one."""
+    alignment: Identity[Alignment] = "auto"
+    """Token alignment between different tokenizers; auto = off for equal vocabularies."""
+    receiver_chat_template: Identity[str | None] = None
+    """Jinja file or `simple` in place of the receiver's own chat template."""
+    sharer_chat_template: Identity[str | None] = None
+    """Jinja file or `simple` in place of the sharers' own chat template."""
+    trust_remote_code: Identity[bool] = False
+    """Run model code that comes with the weights."""
+
+    # the protocol
+    channels: Identity[Names] = ("receiver", "sharer", "t2t", "c2c")
+    """What is compared."""
+    controls: Identity[Names] = ()
+    """Ways to destroy a message's content; default mismatched and mean where a channel carries messages."""
+    tasks: Identity[Names] = ()
+    """Benchmarks."""
+    include_path: Runtime[Names] = ()
+    """More folders with task files."""
+    datasets_dir: Runtime[str | None] = None
+    """Folder with local copies of the data sets, read in place of the hub."""
+    limit: Identity[Count | None] = None
+    """Only the first so many questions of each task."""
+    chat: Identity[bool] = True
+    """Render prompts through the chat template."""
+    max_new_tokens: Identity[Count | None] = None
+    """New tokens of an answer in place of the task's own number."""
+    gen_kwargs: Identity[GenKwargs] = {}
+    """Generation settings that override the task's."""
+    with_options: Identity[bool] = False
+    """T2T: show the sharer the options as well."""
+    may_answer: Identity[bool] = False
+    """T2T: let the sharer give an answer."""
+    t2t_tokens: Identity[Count] = 256
+    """T2T: new tokens of a message."""
+    message_tokens: Identity[Count | None] = None
+    """C2C: only so many prompt tokens, the last ones, are sent; none = all."""
+    routed_fraction: Identity[Fraction] = 0.5
+    """Part of the questions that routing sends to the sharer."""
+    calibration_samples: Identity[Count] = 64
+    """Questions whose messages make up the mean message."""
+    seed: Identity[CountOrZero] = 0
+    """Of everything random."""
+
+    # the engine
+    device: Identity[Device] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Identity[Dtype] = "auto"
+    """Number format of the models; auto = as stored."""
+    attention: Identity[Attention] = "sdpa"
+    """Attention kernel."""
+    batch_size: Runtime[Count] = 8
+    """Questions answered at once, in the accuracy pass only."""
+    max_batch_tokens: Runtime[Count | None] = None
+    """Upper bound on tokens, padding included, of one batch."""
+    max_error_rate: Runtime[Fraction] = 0.01
+    """The run fails where a larger part of its samples are errors."""
+
+    # the latency pass
+    latency_samples: Runtime[CountOrZero] = 20
+    """Questions of each task that are timed alone; 0 = no timing."""
+    latency_warm_up: Runtime[CountOrZero] = 3
+    """Questions answered before timing starts, through every channel."""
+    latency_equal_tokens: Runtime[Count | None] = None
+    """Time once more with so many tokens decoded in every channel, at least 2."""
+
+    # what is left behind
+    output_path: Runtime[str | None] = None
+    """Folder of the run."""
+    leaderboards_dir: Runtime[str | None] = None
+    """Folder of the leaderboards to update."""
+    resume: Runtime[bool] = False
+    """Continue the run in `output_path`."""
+    log_samples: Runtime[bool] = True
+    """Keep prompts' answers in full."""
+    progress: Runtime[bool] = True
+    """Show progress on the terminal."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_controls(cls, values: Any) -> Any:
+        return rules.with_usual_controls(values)
+
+    @model_validator(mode="after")
+    def _agree(self) -> RunConfig:
+        rules.check(self)
+        return self

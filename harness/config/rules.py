@@ -1,0 +1,91 @@
+"""What has to agree between the fields of a configuration; each rule ends in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from harness.config.model import RunConfig
+
+CHANNELS = ("receiver", "sharer", "t2t", "c2c", "routed")
+MESSAGE_CHANNELS = ("t2t", "c2c")
+CONTROLS = ("mismatched", "mean", "zeroed", "noise", "closed", "self", "shuffled_tokens")
+USUAL_CONTROLS = ("mismatched", "mean")
+_BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")
+
+
+def with_usual_controls(values: Any) -> Any:
+    """Fills in the usual controls where none are named and some channel carries a message."""
+    if not isinstance(values, Mapping) or "controls" in values:
+        return values
+    channels = values.get("channels", MESSAGE_CHANNELS)
+    carried = isinstance(channels, (str, list, tuple)) and any(name in channels for name in MESSAGE_CHANNELS)
+    return {**values, "controls": USUAL_CONTROLS} if carried else values
+
+
+def check(config: RunConfig) -> None:
+    """Applies every rule.
+
+    Raises:
+        UserError: for the first that is broken.
+    """
+    _known("channel", config.channels, CHANNELS)
+    _known("control", config.controls, CONTROLS)
+    for name in ("channels", "controls", "tasks"):
+        _no_repeats(name, getattr(config, name))
+    if not config.channels:
+        raise UserError(f"channels is empty; name at least one of {', '.join(CHANNELS)}.")
+    _check_pair(config)
+    _check_controls(config)
+    _check_lengths(config)
+
+
+def _known(what: str, names: Sequence[str], allowed: Sequence[str]) -> None:
+    for name in names:
+        if name not in allowed:
+            raise unknown(what, name, allowed)
+
+
+def _no_repeats(field: str, names: Sequence[str]) -> None:
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{field} names {repeated!r} twice; name it once.")
+
+
+def _check_pair(config: RunConfig) -> None:
+    if config.sharers and not config.receiver:
+        raise UserError("A sharer is given but no receiver; give --receiver as well, or neither for the embedded pair.")
+    speaking = [name for name in config.channels if name != "receiver"]
+    if config.receiver and not config.sharers and speaking:
+        raise UserError(f"channels {', '.join(speaking)} need a sharer; give --sharer or use --channels receiver.")
+    if "c2c" not in config.channels:
+        return
+    embedded = not config.receiver
+    if len(config.fusers) != len(config.sharers) and not (embedded and len(config.fusers) == 1):
+        raise UserError(
+            f"Channel c2c needs one fuser a sharer, but there are {len(config.fusers)} for {len(config.sharers)} "
+            "sharers; give --fuser once for each --sharer, or leave c2c out of --channels."
+        )
+
+
+def _check_controls(config: RunConfig) -> None:
+    if config.controls and not set(config.channels) & set(MESSAGE_CHANNELS):
+        raise UserError(
+            f"controls {', '.join(config.controls)} change messages, but no channel carries any; "
+            f"add one of {', '.join(MESSAGE_CHANNELS)} to channels or drop the controls."
+        )
+    if "self" in config.controls and config.receiver and config.self_fuser is None:
+        raise UserError("Control self needs a fuser of the receiver with itself; give --self_fuser or drop it.")
+
+
+def _check_lengths(config: RunConfig) -> None:
+    clash = next((name for name in _BUDGETS if name in config.gen_kwargs), None)
+    if clash is not None and config.max_new_tokens is not None:
+        raise UserError(f"max_new_tokens and gen_kwargs {clash} both set the length of an answer; give one of them.")
+    if config.latency_equal_tokens == 1:
+        raise UserError("latency_equal_tokens is 1; it has to be at least 2, since one token has no time per token.")
+    if config.resume and config.output_path is None:
+        raise UserError("resume needs the folder of the run; give --output_path.")
