@@ -1,0 +1,93 @@
+"""Which tasks are reported together, and how their samples are laid side by side.
+
+A group is a micro average: every question counts once, whatever its task. Questions keep their task in their
+key, so equal ids in two tasks never collide.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.records.schema import ResultRow, RunRecord, Sample
+
+Groups = Mapping[str, Sequence[str]]
+Arm = tuple[str, str]
+Key = tuple[str, str]
+
+RECEIVER: Arm = ("receiver", "")
+T2T: Arm = ("t2t", "")
+CHANNEL_ORDER = ("receiver", "sharer", "routed", "t2t", "c2c")
+CONTROL_ORDER = ("", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise", "closed", "self")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The samples of one task or group: arm -> (task, doc_id) -> sample."""
+
+    name: str
+    arms: Mapping[Arm, Mapping[Key, Sample]]
+
+
+def groups_of(record: RunRecord) -> dict[str, list[str]]:
+    """Returns the groups that a run was asked for, group -> names of its tasks."""
+    return dict(getattr(record, "groups", {}))
+
+
+def place(name: str, order: Sequence[str]) -> tuple[int, str]:
+    """Sort key: known names in their usual order, unknown ones behind them by name."""
+    return (order.index(name) if name in order else len(order), name)
+
+
+def arm_order(arm: Arm) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Sort key of an arm: by channel, the matched message before its controls."""
+    return (place(arm[0], CHANNEL_ORDER), place(arm[1], CONTROL_ORDER))
+
+
+def members(groups: Groups | None, tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Returns every name to be reported -> its tasks: groups first, then each task by itself.
+
+    Args:
+        groups: Group -> tasks; tasks without samples are passed over, so are groups without any.
+        tasks: The tasks that have samples.
+    """
+    seen = sorted(set(tasks))
+    found = {name: sorted(set(inside) & set(seen)) for name, inside in (groups or {}).items()}
+    named = {name: inside for name, inside in found.items() if inside and name not in seen}
+    return {**named, **{task: [task] for task in seen}}
+
+
+def top_level(groups: Groups | None, tasks: Iterable[str]) -> list[str]:
+    """Returns the names that no larger group holds: what a headline shows and a family of tests covers."""
+    sets = {name: set(inside) for name, inside in members(groups, tasks).items()}
+    return [name for name, inside in sets.items() if not any(inside < other for other in sets.values())]
+
+
+def headline(rows: Sequence[ResultRow], groups: Groups | None) -> list[ResultRow]:
+    """Keeps the rows of names that no larger group holds."""
+    alone = {row.task for row in rows} - set(groups or {})
+    shown = set(top_level(groups, alone))
+    return [row for row in rows if row.task in shown]
+
+
+def tables(samples: Iterable[Sample], groups: Groups | None) -> list[Table]:
+    """Sorts samples into one table a group and one a task, arms in their usual order."""
+    by_task: dict[str, dict[Arm, dict[Key, Sample]]] = defaultdict(lambda: defaultdict(dict))
+    for sample in samples:
+        by_task[sample.task][sample.arm][(sample.task, sample.doc_id)] = sample
+    return [_joined(name, [by_task[task] for task in inside]) for name, inside in members(groups, by_task).items()]
+
+
+def _joined(name: str, parts: Sequence[Mapping[Arm, Mapping[Key, Sample]]]) -> Table:
+    arms = sorted({arm for part in parts for arm in part}, key=arm_order)
+    return Table(name, {arm: {key: s for part in parts for key, s in part.get(arm, {}).items()} for arm in arms})
+
+
+def clusters(samples: Sequence[Sample]) -> list[str] | None:
+    """Returns one cluster name a sample, or None where the questions stand alone.
+
+    Questions of one subject hang together; without subjects the tasks of a group are its clusters.
+    """
+    names = [f"{sample.task}/{sample.subject}" for sample in samples]
+    return names if len(set(names)) > 1 else None
