@@ -1,0 +1,126 @@
+"""The protocols that every channel fits: `send` makes a message, `receive` reads it and yields a context.
+
+What follows a `Context` (scoring, decoding, timing, recording) is shared, so channels differ only in what is
+compared. A new channel is one file with these two halves and a line in the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from harness.forward import Counters
+from harness.kv import KVBuffer
+from harness.models import LM
+from harness.prompts import Conversation
+from harness.timing import Clock, silent_clock
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question as a channel sees it.
+
+    Attributes:
+        conversation: what the receiver is asked.
+        question: the bare question, without options; what a text sharer is asked about.
+        choices: the options' texts, for the variants that show them to the sharer.
+        t2t_prompt: a task's own wording of the sharer's turn, with ``{question}`` in it.
+        room: tokens that the answer may take.
+    """
+
+    conversation: Conversation
+    question: str = ""
+    choices: tuple[str, ...] = ()
+    t2t_prompt: str | None = None
+    room: int = 0
+
+
+@dataclass
+class Work:
+    """What a call leaves behind besides its result: counts and seconds."""
+
+    counters: Counters = field(default_factory=Counters)
+    clock: Clock = field(default_factory=silent_clock)
+
+
+@runtime_checkable
+class Message(Protocol):
+    """What crosses from sharer to receiver, for a batch of queries."""
+
+    @property
+    def payload_bytes(self) -> tuple[int, ...]:
+        """Bytes that cross, per query."""
+
+    def __len__(self) -> int:
+        """Number of queries."""
+
+
+@dataclass(frozen=True)
+class NoMessage:
+    """The message of a model that works alone."""
+
+    rows: int
+
+    @property
+    def payload_bytes(self) -> tuple[int, ...]:
+        """Nothing crosses."""
+        return (0,) * self.rows
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return self.rows
+
+
+@dataclass
+class Context:
+    """A batch that is ready to answer.
+
+    Attributes:
+        lm: the model that answers.
+        buffer: its filled cache.
+        logits: of the last prompt token, `[rows, vocabulary]`.
+        next_positions: position of the first answer token, a row each.
+        prompt_tokens: real prompt tokens, a row each.
+    """
+
+    lm: LM
+    buffer: KVBuffer
+    logits: Tensor
+    next_positions: tuple[int, ...]
+    prompt_tokens: tuple[int, ...]
+
+
+class Channel(Protocol):
+    """One way for a receiver to answer with the help of a message."""
+
+    @property
+    def name(self) -> str:
+        """Name in files, on the command line and in tables."""
+
+    @property
+    def answers(self) -> LM:
+        """The model that answers."""
+
+    @property
+    def variant(self) -> str:
+        """What was chosen inside the channel, named in every row; may be empty."""
+
+    def prompt_length(self, query: Query) -> int:
+        """Tokens of the longest prompt that any model of the channel reads for this query.
+
+        Raises:
+            PromptTooLong: a model's context cannot hold it.
+        """
+
+    def send(self, queries: Sequence[Query], work: Work) -> Message:
+        """The sharer's half."""
+
+    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+        """The receiver's half."""
+
+
+class PromptTooLong(Exception):
+    """A prompt does not fit a model's context: an error of that sample, not of the run."""

@@ -1,0 +1,246 @@
+"""Cache to cache: the sharer's KV-cache is projected into the receiver's and added through gates (C2C, section 3.3).
+
+Guarantees that only tokens that are fused are gathered, projected and written; that prompts of any mix of lengths
+give what each gives alone; and that a fuser with every gate closed leaves the receiver's own computation untouched,
+bit for bit. Prompts are cut only behind a fused stretch, because what follows must read the fused cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from harness.channels.base import Context, Message, Query, Work
+from harness.channels.common import check_fits
+from harness.channels.layout import Plan, Planner
+from harness.forward import extend, left_padded, new_buffer
+from harness.fusion.fuser import Fuser
+from harness.kv import KVBuffer
+from harness.models import LM
+
+
+@dataclass(frozen=True)
+class CacheMessage:
+    """Keys and values that cross, token by token.
+
+    Attributes:
+        parts: one a sharer, `[sent entries, tokens of all queries, heads * head_dim]`.
+        lengths: tokens of each query, in the order of `parts`.
+    """
+
+    parts: tuple[Tensor, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def payload_bytes(self) -> tuple[int, ...]:
+        """Bytes of K and V that cross, per query."""
+        per_token = sum(p.shape[0] * p.shape[2] * p.element_size() for p in self.parts)
+        return tuple(n * per_token for n in self.lengths)
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """One sharer with the fuser that was trained for it, and what of its cache the open gates read."""
+
+    sharer: LM
+    fuser: Fuser
+    closed: bool = False
+
+    @cached_property
+    def entries(self) -> tuple[int, ...]:
+        """Stacked entries whose gate is open."""
+        return () if self.closed else self.fuser.open_entries()
+
+    @cached_property
+    def sent(self) -> tuple[tuple[int, int], ...]:
+        """(kind, sharer layer) of everything that crosses; layers that several receiver layers read cross once."""
+        return tuple(sorted({(s.kind, s.sharer_layer) for s in self.fuser.sources(self.entries)}))
+
+    @cached_property
+    def sent_index(self) -> tuple[Tensor, Tensor]:
+        """`sent` as two index tensors on the sharer's device."""
+        return _two_columns(self.sent, self.sharer.device)
+
+    @cached_property
+    def read_index(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For every open entry, on the fuser's device: kind, receiver layer, and its place in `sent`."""
+        device, sources = self.fuser.gate_logit.device, self.fuser.sources(self.entries)
+        kind, layer = _two_columns([(s.kind, s.receiver_layer) for s in sources], device)
+        place = torch.tensor([self.sent.index((s.kind, s.sharer_layer)) for s in sources], device=device)
+        return kind, layer, place
+
+
+@dataclass(frozen=True, eq=False)
+class CacheToCache:
+    """A receiver with one or more sharers whose caches are fused into its own.
+
+    Attributes:
+        answers: the receiver.
+        links: the sharers with their fusers, in the order in which they are fused.
+        mode: ``sequential``: each fuser reads the cache that the one before has updated;
+            ``parallel``: each reads the clean cache and the deltas are summed.
+        alignment: ``auto``, ``off``, ``first`` or ``longest``.
+    """
+
+    answers: LM
+    links: tuple[Link, ...]
+    mode: str = "sequential"
+    alignment: str = "auto"
+    name: str = "c2c"
+
+    @property
+    def variant(self) -> str:
+        """Alignment in force and, with several sharers, how they are combined."""
+        combined = f", {self.mode}" if len(self.links) > 1 else ""
+        return f"alignment {self.planner.strategy}{combined}"
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Lays prompts out for this pair; rows are remembered between the two halves."""
+        return Planner(self.answers, tuple(link.sharer for link in self.links), self.alignment)
+
+    def closed(self) -> CacheToCache:
+        """The same channel with every gate shut."""
+        return replace(self, links=tuple(replace(link, closed=True) for link in self.links))
+
+    def prompt_length(self, query: Query) -> int:
+        """Tokens of the prompt, inserted pads included."""
+        plan = self._plan(query)
+        return len(plan.ids[0])
+
+    def send(self, queries: Sequence[Query], work: Work) -> CacheMessage:
+        """Every sharer reads the prompts up to the last fused token; K and V of the fused tokens cross."""
+        plans = [self._plan(q) for q in queries]
+        lengths = tuple(p.n_fused for p in plans)
+        parts = tuple(self._share(i, plans, work) for i in range(len(self.links)))
+        message = CacheMessage(parts, lengths)
+        work.counters.bytes_moved += sum(message.payload_bytes)
+        return message
+
+    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+        """Reads the prompts, fusing each stretch before what follows it is read."""
+        if not isinstance(message, CacheMessage):
+            raise TypeError(f"c2c takes a CacheMessage, not {type(message).__name__}")
+        plans = [self._plan(q) for q in queries]
+        steps = _steps(plans, any(link.entries for link in self.links))
+        buffer = new_buffer(self.answers, len(plans), sum(max(b - a for a, b in step) for step in steps) + 1)
+        logits = None
+        for number, spans in enumerate(steps):
+            last = number == len(steps) - 1
+            with work.clock.stage("receiver_prefill"):
+                logits, offsets = self._read(buffer, plans, spans, work, keep=int(last))
+            if not last:
+                with work.clock.stage("fusion"):
+                    self._fuse(buffer, plans, spans, offsets, message, work)
+        assert logits is not None
+        ends = tuple(len(p.ids[0]) for p in plans)
+        return Context(self.answers, buffer, logits[:, -1], ends, tuple(sum(p.real[0]) for p in plans))
+
+    def _plan(self, query: Query) -> Plan:
+        plan = self.planner.plan(query.conversation)
+        for lm in (self.answers, *(link.sharer for link in self.links)):
+            check_fits(lm, len(plan.ids[0]), query.room)
+        return plan
+
+    def _share(self, number: int, plans: Sequence[Plan], work: Work) -> Tensor:
+        link, row = self.links[number], number + 1
+        lm = link.sharer
+        if not link.entries:
+            return torch.empty(0, sum(p.n_fused for p in plans), 1, device=self.answers.device)
+        with work.clock.stage("sharer_prefill"):
+            ends = [p.fused_end for p in plans]
+            ids = [p.ids[row][:end] for p, end in zip(plans, ends, strict=True)]
+            real = [p.real[row][:end] for p, end in zip(plans, ends, strict=True)]
+            columns = left_padded(ids, [0] * len(plans), lm, real)
+            buffer = new_buffer(lm, len(plans), columns.ids.shape[1])
+            extend(lm, buffer, columns, work.counters)
+            work.counters.prompt_tokens += columns.tokens
+        with work.clock.stage("message_transfer"):
+            offsets = [columns.ids.shape[1] - end for end in ends]
+            rows, places = _tokens([p.fused for p in plans], offsets, lm.device)
+            return buffer.gather(*link.sent_index, rows, places).to(self.answers.device)
+
+    def _read(
+        self, buffer: KVBuffer, plans: Sequence[Plan], spans: Sequence[tuple[int, int]], work: Work, keep: int
+    ) -> tuple[Tensor | None, list[int]]:
+        """Runs the receiver on one step; returns its logits and by how much columns exceed positions, a row each."""
+        ids = [p.ids[0][a:b] for p, (a, b) in zip(plans, spans, strict=True)]
+        real = [p.real[0][a:b] for p, (a, b) in zip(plans, spans, strict=True)]
+        columns = left_padded(ids, [a for a, _ in spans], self.answers, real)
+        before = buffer.length
+        logits = extend(self.answers, buffer, columns, work.counters, keep)
+        work.counters.prompt_tokens += columns.tokens
+        width = columns.ids.shape[1]
+        return logits, [before + width - (b - a) - a for a, b in spans]
+
+    def _fuse(
+        self,
+        buffer: KVBuffer,
+        plans: Sequence[Plan],
+        spans: Sequence[tuple[int, int]],
+        offsets: list[int],
+        message: CacheMessage,
+        work: Work,
+    ) -> None:
+        now = [_within(p.fused, span) for p, span in zip(plans, spans, strict=True)]
+        device = self.answers.device
+        rows, columns = _tokens(now, offsets, device)
+        picked = torch.tensor(_in_message(plans, now), device=device)
+        work.counters.fused_tokens += len(picked)
+        pending = []
+        for link, part in zip(self.links, message.parts, strict=True):
+            if not link.entries:
+                continue
+            kind, layer, place = link.read_index
+            receiver = buffer.gather(kind, layer, rows, columns)  # [entries, tokens, Hr * Dr]
+            delta = link.fuser(part[place][:, picked], receiver, link.entries)
+            pending.append((kind, layer, delta))
+            if self.mode == "sequential":
+                buffer.add(kind, layer, rows, columns, pending.pop()[2])
+        for kind, layer, delta in pending:
+            buffer.add(kind, layer, rows, columns, delta)
+
+
+def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[tuple[int, int]]]:
+    """Spans of positions that are read in one forward call, a span a plan; shorter plans join at a later step."""
+    cut = [p.cuts if fusing else (0, len(p.ids[0])) for p in plans]
+    spans = [list(zip(c, c[1:], strict=False)) for c in cut]
+    most = max(map(len, spans))
+    padded = [[(0, 0)] * (most - len(s)) + s for s in spans]
+    return [list(step) for step in zip(*padded, strict=True)]
+
+
+def _within(fused: tuple[tuple[int, int], ...], span: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    return tuple((a, b) for a, b in fused if span[0] <= a and b <= span[1])
+
+
+def _tokens(
+    spans: Sequence[tuple[tuple[int, int], ...]], offsets: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Row and column of every token in the spans, `[tokens]` each."""
+    rows = [i for i, row in enumerate(spans) for a, b in row for _ in range(a, b)]
+    columns = [p + offsets[i] for i, row in enumerate(spans) for a, b in row for p in range(a, b)]
+    return _two_columns(list(zip(rows, columns, strict=True)), device)
+
+
+def _in_message(plans: Sequence[Plan], now: Sequence[tuple[tuple[int, int], ...]]) -> list[int]:
+    """Places of these tokens among the message's tokens."""
+    places, start = [], 0
+    for plan, spans in zip(plans, now, strict=True):
+        order = {p: i for i, p in enumerate(p for a, b in plan.fused for p in range(a, b))}
+        places += [start + order[p] for a, b in spans for p in range(a, b)]
+        start += plan.n_fused
+    return places
+
+
+def _two_columns(pairs: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    both = torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2)
+    return both[:, 0], both[:, 1]

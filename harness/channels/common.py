@@ -1,0 +1,43 @@
+"""What the channels share: fitting prompts into a model and reading a prompt from start to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.channels.base import Context, PromptTooLong, Work
+from harness.forward import extend, left_padded, new_buffer
+from harness.models import LM
+from harness.prompts import Conversation, Encoded, encode
+
+
+def encode_fitting(lm: LM, conversation: Conversation, room: int) -> Encoded:
+    """Encodes a conversation and makes sure that it and `room` more tokens fit the model's context.
+
+    Raises:
+        PromptTooLong: they do not.
+    """
+    encoded = encode(lm, conversation)
+    check_fits(lm, len(encoded.ids), room)
+    return encoded
+
+
+def check_fits(lm: LM, tokens: int, room: int) -> None:
+    """Raises `PromptTooLong` unless `tokens` and `room` more fit the model's context, or if there are none."""
+    if tokens + room > lm.max_length:
+        raise PromptTooLong(
+            f"The prompt has {tokens} tokens and its answer may take {room}; "
+            f"the context of {lm.reference.text!r} holds {lm.max_length}."
+        )
+    if tokens == 0:
+        raise PromptTooLong(f"The prompt is empty for {lm.reference.text!r}.")
+
+
+def prefill(lm: LM, rows: Sequence[Sequence[int]], work: Work) -> Context:
+    """Reads whole prompts in one forward call; only the last position is projected onto the vocabulary."""
+    columns = left_padded(rows, [0] * len(rows), lm)
+    buffer = new_buffer(lm, len(rows), columns.ids.shape[1] + 1)
+    logits = extend(lm, buffer, columns, work.counters, keep=1)
+    assert logits is not None
+    work.counters.prompt_tokens += columns.tokens
+    lengths = tuple(len(r) for r in rows)
+    return Context(lm, buffer, logits[:, -1], next_positions=lengths, prompt_tokens=lengths)

@@ -1,0 +1,110 @@
+"""How a prompt is laid out for a receiver and its sharers: whose token stands where, and which are fused.
+
+Guarantees one row of equal length per model, so that position `i` of the receiver meets position `i` of every
+sharer. Models of one vocabulary read the receiver's own ids; for others the prompt is aligned section by section
+(C2C, section 3.3.2). Alignment costs accuracy, so `auto` uses it only where vocabularies differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.errors import UserError, unknown
+from harness.fusion.alignment import AlignedPrompt, align, align_text, same_vocabulary
+from harness.models import LM
+from harness.prompts import TEMPLATE_ARGUMENTS, Conversation, encode
+
+STRATEGIES = ("auto", "off", "first", "longest")
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prompt laid out for several models.
+
+    Attributes:
+        ids: token ids, receiver first; rows of equal length, but for the prefix, which only the receiver reads.
+        real: False for inserted pads.
+        fused: stretches of positions that are fused, ascending; never the last position of the prompt.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    real: tuple[tuple[bool, ...], ...]
+    fused: tuple[Span, ...]
+
+    @property
+    def n_fused(self) -> int:
+        """Number of fused tokens."""
+        return sum(b - a for a, b in self.fused)
+
+    @property
+    def fused_end(self) -> int:
+        """Position behind the last fused token; no sharer needs to read further."""
+        return self.fused[-1][1] if self.fused else 0
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where the receiver pauses so that a stretch can be fused, with both ends of the prompt."""
+        inner = tuple(b for _, b in self.fused if b < len(self.ids[0]))
+        return (0, *inner, len(self.ids[0]))
+
+
+class Planner:
+    """Lays conversations out for one receiver and its sharers; remembers the most recent ones."""
+
+    def __init__(self, receiver: LM, sharers: tuple[LM, ...], alignment: str = "auto") -> None:
+        if alignment not in STRATEGIES:
+            raise unknown("alignment", alignment, STRATEGIES)
+        self.receiver, self.sharers, self._asked = receiver, sharers, alignment
+        self._known: dict[Conversation, Plan] = {}
+
+    @cached_property
+    def strategy(self) -> str:
+        """``off``, ``first`` or ``longest``: what `auto` comes to for this pair."""
+        same = [same_vocabulary(self.receiver.tokenizer, s.tokenizer) for s in self.sharers]
+        if self._asked == "auto":
+            return "off" if all(same) else "first"
+        if self._asked == "off" and not all(same):
+            raise UserError(
+                "Alignment 'off' needs models of one vocabulary, and these differ; use 'auto', 'first' or 'longest'."
+            )
+        return self._asked
+
+    def plan(self, conversation: Conversation) -> Plan:
+        """Lays one conversation out."""
+        if conversation not in self._known:
+            if len(self._known) >= 4096:
+                self._known.clear()
+            self._known[conversation] = self._same(conversation) if self.strategy == "off" else self._aligned(conversation)
+        return self._known[conversation]
+
+    def _same(self, conversation: Conversation) -> Plan:
+        encoded = encode(self.receiver, conversation)
+        n, rows = len(encoded.ids), 1 + len(self.sharers)
+        end = min(encoded.n_prompt, n - 1)
+        return Plan((encoded.ids,) * rows, ((True,) * n,) * rows, ((0, end),) if end > 0 else ())
+
+    def _aligned(self, conversation: Conversation) -> Plan:
+        found = self._align(conversation)
+        n = len(found.ids[0])
+        prefix = self._prefix_ids(conversation)
+        ids = (found.ids[0] + prefix, *found.ids[1:])
+        real = (found.real[0] + (True,) * len(prefix), *found.real[1:])
+        last = n if prefix else n - 1
+        spans = ((s.start, min(s.end, last)) for s in found.sections if s.message)
+        return Plan(ids, real, tuple((a, b) for a, b in spans if b > a))
+
+    def _align(self, conversation: Conversation) -> AlignedPrompt:
+        tokenizers = [s.tokenizer for s in self.sharers]
+        if not conversation.chat:
+            return align_text(self.receiver.tokenizer, tokenizers, conversation.plain, self.strategy)
+        return align(
+            self.receiver.tokenizer, tokenizers, conversation.messages, self.strategy, dict(TEMPLATE_ARGUMENTS)
+        )
+
+    def _prefix_ids(self, conversation: Conversation) -> tuple[int, ...]:
+        if not conversation.prefix:
+            return ()
+        encoded = encode(self.receiver, conversation)
+        return encoded.ids[encoded.n_prompt :]

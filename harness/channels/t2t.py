@@ -1,0 +1,127 @@
+"""Text to text: the sharer writes what the receiver should know, the receiver reads it as an earlier turn.
+
+The paper's wording and budget are the defaults (section 4.1: the sharer sees the question without its options and
+is told not to answer). Critics call that baseline weakened, so each of its restrictions can be lifted; the variant
+is named in every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from harness.channels.base import Context, Message, Query, Work
+from harness.channels.common import encode_fitting, prefill
+from harness.decoding import generate
+from harness.errors import UserError
+from harness.models import LM
+from harness.prompts import Conversation, Turn
+
+_BACKGROUND = (
+    "In one clear sentence, describe the most essential background knowledge needed to answer the question: "
+    "{question}"
+)
+_NO_ANSWER = " Do NOT directly solve or give answer to the question."
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class TextMessage:
+    """What the sharer wrote, a text a query, and the turn that it answered."""
+
+    texts: tuple[str, ...]
+    asked: tuple[str, ...]
+
+    @property
+    def payload_bytes(self) -> tuple[int, ...]:
+        """UTF-8 bytes of each text."""
+        return tuple(len(t.encode()) for t in self.texts)
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class TextVariant:
+    """How the sharer is asked.
+
+    Attributes:
+        with_options: show it the answer options.
+        may_answer: do not forbid it to answer.
+        max_new_tokens: its budget.
+    """
+
+    with_options: bool = False
+    may_answer: bool = False
+    max_new_tokens: int = 256
+
+    def __str__(self) -> str:
+        """Name in tables."""
+        seen = "with options" if self.with_options else "no options"
+        told = "may answer" if self.may_answer else "must not answer"
+        return f"{seen}, {told}, {self.max_new_tokens} tokens"
+
+
+@dataclass(frozen=True)
+class TextToText:
+    """A sharer that writes and a receiver that reads."""
+
+    answers: LM
+    sharer: LM
+    style: TextVariant = TextVariant()
+    name: str = "t2t"
+
+    @property
+    def variant(self) -> str:
+        """How the sharer is asked."""
+        return str(self.style)
+
+    def prompt_length(self, query: Query) -> int:
+        """Tokens of the longer of the sharer's and the receiver's prompt, counted before the message is written."""
+        asked = self._sharer_conversation(query)
+        sharer = encode_fitting(self.sharer, asked, self.style.max_new_tokens)
+        receiver = encode_fitting(self.answers, query.conversation, query.room)
+        return max(len(sharer.ids), len(receiver.ids))
+
+    def send(self, queries: Sequence[Query], work: Work) -> TextMessage:
+        """Lets the sharer write, greedily, until it stops or its budget is spent."""
+        asked = [self._sharer_conversation(q) for q in queries]
+        rows = [encode_fitting(self.sharer, c, self.style.max_new_tokens).ids for c in asked]
+        with work.clock.stage("sharer_prefill"):
+            context = prefill(self.sharer, rows, work)
+        with work.clock.stage("sharer_decode"):
+            written = generate(context, self.style.max_new_tokens, [()] * len(queries), work)
+        message = TextMessage(tuple(w.text.strip() for w in written), tuple(c.turns[0].content for c in asked))
+        work.counters.bytes_moved += sum(message.payload_bytes)
+        return message
+
+    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+        """Reads the sharer's exchange, then the question."""
+        if not isinstance(message, TextMessage):
+            raise TypeError(f"t2t takes a TextMessage, not {type(message).__name__}")
+        with work.clock.stage("message_transfer"):
+            heard = zip(queries, message.asked, message.texts, strict=True)
+            told = [(q, _with_exchange(q.conversation, asked, text)) for q, asked, text in heard]
+            rows = [encode_fitting(self.answers, c, q.room).ids for q, c in told]
+        with work.clock.stage("receiver_prefill"):
+            return prefill(self.answers, rows, work)
+
+    def _sharer_conversation(self, query: Query) -> Conversation:
+        if not query.question.strip():
+            raise UserError(
+                "The t2t channel needs the bare question of every row; give the documents a 'question' field or "
+                "name theirs in the task's metadata as 't2t_question'."
+            )
+        wording = query.t2t_prompt or _BACKGROUND + ("" if self.style.may_answer else _NO_ANSWER)
+        question = query.question
+        if self.style.with_options and query.choices:
+            listed = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, query.choices, strict=False)]
+            question = "\n".join([question, "", "Choices:", *listed])
+        return Conversation((Turn("user", wording.replace("{question}", question)),), chat=query.conversation.chat)
+
+
+def _with_exchange(conversation: Conversation, asked: str, text: str) -> Conversation:
+    exchange = (Turn("user", asked), Turn("assistant", text))
+    system = conversation.turns[:1] if conversation.turns[0].role == "system" else ()
+    return replace(conversation, turns=(*system, *exchange, *conversation.turns[len(system) :]))

@@ -1,0 +1,253 @@
+"""From a context to an answer: scoring options and greedy decoding, the same code for every channel.
+
+Guarantees that options are scored from one prefill however many tokens they have, that no forward call runs whose
+result nobody reads, and that numbers which are not finite are raised, never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.channels.base import Context, Work
+from harness.forward import Columns, extend, takes_masks
+from harness.kv import KVBuffer
+from harness.models import LM
+
+# Logits of option tokens that may be held at once.
+_LOGIT_BYTES = 128 * 2**20
+
+
+class NonFiniteLogits(ArithmeticError):
+    """A model produced NaN or infinite logits; says in which layer they first appeared."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A decoded answer.
+
+    Attributes:
+        text: without special tokens and without the stop string.
+        tokens: every token that was decoded, the stopping one included.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Loglikelihood of one option in nats, and whether greedy decoding would have written it."""
+
+    loglikelihood: float
+    greedy: bool
+
+
+def entropies(logits: Tensor) -> list[float]:
+    """Entropy in nats of each row's next-token distribution, `[rows, vocabulary]`."""
+    return [float(e) for e in torch.distributions.Categorical(logits=logits.float()).entropy().tolist()]
+
+
+def first_non_finite(buffer: KVBuffer) -> str:
+    """Says in which layer's cache a number that is not finite first appears."""
+    if buffer.data is not None:
+        visible = buffer.real[:, : buffer.length]
+        for layer in range(buffer.n_layers):
+            for kind, name in enumerate("KV"):
+                entry = buffer.data[kind, layer, :, :, : buffer.length].isfinite().all(-1).all(1)
+                if not bool((entry | ~visible).all()):
+                    return f"they first appear in the {name} of layer {layer}"
+    return "they first appear after the last layer's cache"
+
+
+@dataclass
+class _Row:
+    """A sequence that is being written; its newest token is not in the cache yet."""
+
+    start: int
+    stops: tuple[str, ...]
+    tokens: list[int] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def position(self) -> int:
+        """Position of the newest token."""
+        return self.start + len(self.tokens) - 1
+
+
+def generate(
+    context: Context, max_new_tokens: int, stops: Sequence[tuple[str, ...]], work: Work, exactly: int | None = None
+) -> list[Generation]:
+    """Decodes greedily until a stop token, a stop string or the budget.
+
+    Args:
+        context: the batch; its cache is consumed.
+        max_new_tokens: budget, the same for every row.
+        stops: stop strings, a tuple a row.
+        work: is charged; its clock gets the mark ``first_token``.
+        exactly: decode this many tokens whatever comes, for timing at equal length.
+    """
+    rows = [_Row(start, stop) for start, stop in zip(context.next_positions, stops, strict=True)]
+    held, logits = rows, context.logits
+    while True:
+        for row, token in zip(held, _choose(context, logits, work), strict=True):
+            if not row.done:
+                row.tokens.append(token)
+                row.done = _ends(row, context.lm, max_new_tokens) if exactly is None else len(row.tokens) == exactly
+        if len(rows[0].tokens) == 1:
+            work.clock.mark("first_token")
+        if all(row.done for row in held):
+            break
+        held = _let_finished_leave(context.buffer, held)
+        logits = _step(context, held, work)
+    work.counters.decoded_tokens += sum(len(r.tokens) for r in rows)
+    return [Generation(_text(context.lm, r), tuple(r.tokens)) for r in rows]
+
+
+def _choose(context: Context, logits: Tensor, work: Work) -> list[int]:
+    # One transfer carries the tokens and the proof that they were chosen from finite numbers.
+    best, token = logits.max(dim=-1)
+    sound = best.isfinite() & ~logits.isnan().any(-1)
+    work.counters.host_syncs += 1
+    told: list[int] = torch.where(sound, token, -1).tolist()
+    if -1 in told:
+        raise NonFiniteLogits(f"The logits are not finite; {first_non_finite(context.buffer)}.")
+    return told
+
+
+def _ends(row: _Row, lm: LM, budget: int) -> bool:
+    if row.tokens[-1] in lm.stop_ids or len(row.tokens) >= budget:
+        return True
+    if not row.stops:
+        return False
+    # A token may hold less than a character, so the tail is a little longer than the stop string.
+    tail = row.tokens[-(max(map(len, row.stops)) + 8) :]
+    text = lm.tokenizer.decode(tail, skip_special_tokens=True)
+    return any(stop in text for stop in row.stops)
+
+
+def _let_finished_leave(buffer: KVBuffer, held: list[_Row]) -> list[_Row]:
+    live = [i for i, row in enumerate(held) if not row.done]
+    if 2 * len(live) > len(held):
+        return held  # compacting copies the cache; a few idle rows cost less
+    buffer.keep_rows(torch.tensor(live, device=buffer.device))
+    return [held[i] for i in live]
+
+
+def _step(context: Context, held: list[_Row], work: Work) -> Tensor:
+    device = context.lm.device
+    ids = torch.tensor([[row.tokens[-1]] for row in held], device=device)
+    positions = torch.tensor([[row.position] for row in held], device=device)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    columns = Columns(ids, positions, real, dense=True, tokens=len(held))
+    logits = extend(context.lm, context.buffer, columns, work.counters, keep=1)
+    assert logits is not None
+    return logits[:, -1]
+
+
+def _text(lm: LM, row: _Row) -> str:
+    text = str(lm.tokenizer.decode(row.tokens, skip_special_tokens=True))
+    cuts = [text.index(stop) for stop in row.stops if stop in text]
+    return text[: min(cuts)] if cuts else text
+
+
+def score(context: Context, options: Sequence[Sequence[tuple[int, ...]]], work: Work) -> list[list[Scored]]:
+    """Scores every row's options from the one prefill that the context holds.
+
+    Options of one token need no forward call at all; longer ones are read side by side as branches of the same
+    past, so that the cache is neither copied nor read twice.
+
+    Args:
+        context: the batch; its cache is the same afterwards.
+        options: token ids, `rows x options x tokens`.
+        work: is charged.
+    """
+    first = context.logits.float().log_softmax(-1)  # [rows, vocabulary]
+    best = first.argmax(-1)
+    found = [[_Tally(first[r, o[0]], best[r] == o[0]) for o in row] for r, row in enumerate(options)]
+    most = max(map(len, options))
+    for start, stop in _groups(context, options, most):
+        _score_group(context, options, found, slice(start, stop), work)
+    work.counters.host_syncs += 1
+    flat = torch.stack([torch.stack((t.total, t.greedy.float())) for row in found for t in row]).tolist()
+    return _finite(context, [len(row) for row in options], flat)
+
+
+@dataclass
+class _Tally:
+    total: Tensor
+    greedy: Tensor
+
+
+def _finite(context: Context, sizes: list[int], flat: list[list[float]]) -> list[list[Scored]]:
+    if any(total != total or abs(total) == float("inf") for total, _ in flat):  # noqa: PLR0124 - NaN differs from itself
+        raise NonFiniteLogits(f"A loglikelihood is not finite; {first_non_finite(context.buffer)}.")
+    told = iter(flat)
+    return [[Scored(total, greedy == 1.0) for total, greedy in (next(told) for _ in range(n))] for n in sizes]
+
+
+def _groups(context: Context, options: Sequence[Sequence[tuple[int, ...]]], most: int) -> list[tuple[int, int]]:
+    """Ranges of option numbers that are read in one forward call each, within the memory for logits."""
+    longest = max(len(o) for row in options for o in row)
+    if longest == 1:
+        return []
+    per_option = len(options) * (longest - 1) * context.logits.shape[-1] * 4
+    fit = max(1, _LOGIT_BYTES // per_option) if takes_masks(context.lm) else 1
+    return [(i, i + fit) for i in range(0, most, fit)]
+
+
+def _score_group(
+    context: Context,
+    options: Sequence[Sequence[tuple[int, ...]]],
+    found: list[list[_Tally]],
+    group: slice,
+    work: Work,
+) -> None:
+    chosen = [row[group] for row in options]
+    columns = _branches(context, chosen)
+    if columns is None:
+        return
+    buffer = context.buffer
+    length, dense = buffer.length, buffer.dense
+    logits = extend(context.lm, buffer, columns, work.counters, keep=columns.ids.shape[1])
+    buffer.crop(length, dense)
+    work.counters.prompt_tokens += columns.tokens
+    assert logits is not None
+    for r, row in enumerate(chosen):
+        column = 0
+        for option, tally in zip(row, found[r][group], strict=True):
+            n = len(option) - 1
+            _add(tally, logits[r, column : column + n], option[1:])
+            column += n
+
+
+def _add(tally: _Tally, logits: Tensor, targets: tuple[int, ...]) -> None:
+    if not targets:
+        return
+    wanted = torch.tensor(targets, device=logits.device)
+    logits = logits.float()
+    picked = logits.gather(-1, wanted[:, None])[:, 0]
+    tally.total = tally.total + (picked - logits.logsumexp(-1)).sum()
+    tally.greedy = tally.greedy & (logits.argmax(-1) == wanted).all()
+
+
+def _branches(context: Context, chosen: Sequence[Sequence[tuple[int, ...]]]) -> Columns | None:
+    """Lays all but the last token of each option behind the past, an option a branch; rows are padded on the right."""
+    rows = [
+        [(token, start + j, k + 1) for k, option in enumerate(row) for j, token in enumerate(option[:-1])]
+        for row, start in zip(chosen, context.next_positions, strict=True)
+    ]
+    width = max(map(len, rows))
+    if width == 0:
+        return None
+    pad = (context.lm.pad_id, 0, 0)
+    filled = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=context.lm.device)  # [rows, width, 3]
+    real = filled[..., 2] > 0
+    tokens = sum(map(len, rows))
+    dense = tokens == width * len(rows)
+    single = all(len(row) <= 1 for row in chosen)
+    branch = None if single else filled[..., 2]
+    return Columns(filled[..., 0], filled[..., 1], real, dense, tokens, branch)

@@ -1,0 +1,226 @@
+"""Answers requests through a channel: batches by length, shared prefills, nothing lost when a batch fails.
+
+Guarantees one answer per request, in the order of the requests. A batch that fails is halved, down to one request,
+whose error then is its answer. Several arms of one channel (the message as sent and tampered with) share the
+sharer's half, so that a control costs no sharer prefill.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from harness.channels.base import Channel, Context, Message, Query, Work
+from harness.decoding import Scored, entropies, generate, score
+from harness.errors import UserError
+from harness.prompts import continuation
+
+Tamper = Callable[[Message, Sequence[Query]], Message]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted for one query: the loglikelihood of options, or a decoded text.
+
+    Attributes:
+        query: the question.
+        options: texts to score; empty for decoding.
+        max_new_tokens: decoding budget.
+        stops: stop strings.
+    """
+
+    query: Query
+    options: tuple[str, ...] = ()
+    max_new_tokens: int = 0
+    stops: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> tuple[bool, int]:
+        """Requests of different kinds are never batched together."""
+        return (bool(self.options), self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a request has no answer."""
+
+    type: str
+    message: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one request.
+
+    Attributes:
+        scored: one an option, for requests with options.
+        text: what was decoded, otherwise.
+        tokens: ids of what was decoded.
+        entropy: nats; over the options, or of the first answer token.
+        message_text: what the sharer wrote, where the message is text.
+        fault: set exactly when there is no answer.
+    """
+
+    scored: tuple[Scored, ...] = ()
+    text: str | None = None
+    tokens: tuple[int, ...] = ()
+    entropy: float | None = None
+    payload_bytes: int = 0
+    prompt_tokens: int = 0
+    message_text: str | None = None
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A channel under a control; `tamper` None leaves the message as it was sent.
+
+    Attributes:
+        control: name in records, "" for none.
+        channel: reads the message; differs from the sending one where the control changes the reader.
+    """
+
+    channel: Channel
+    control: str = ""
+    tamper: Tamper | None = None
+
+
+@dataclass
+class Budget:
+    """How much goes into one batch.
+
+    Attributes:
+        batch_size: requests at most.
+        max_batch_tokens: padded prompt tokens at most; None for no limit.
+    """
+
+    batch_size: int = 8
+    max_batch_tokens: int | None = None
+
+
+@dataclass
+class Outcome:
+    """Answers of one batch: `answers[arm][i]` belongs to request `indices[i]`."""
+
+    indices: list[int]
+    answers: list[list[Answer]]
+    notes: list[str] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def run(sender: Channel, arms: Sequence[Arm], requests: Sequence[Request], budget: Budget, work: Sequence[Work]) -> (
+    Iterator[Outcome]
+):
+    """Answers all requests through every arm, a batch at a time.
+
+    Args:
+        sender: the channel whose `send` makes the message that all arms get.
+        arms: who reads it and how it is tampered with.
+        requests: what is asked.
+        budget: how large batches are.
+        work: charged, one an arm; the first pays for the sharer.
+    """
+    lengths, faults = _measure(sender, requests)
+    if faults:
+        yield Outcome([i for i, _ in faults], [[Answer(fault=f) for _, f in faults]] * len(arms))
+    for indices in batches(lengths, requests, budget):
+        yield _answer(sender, arms, requests, indices, work)
+
+
+def batches(lengths: dict[int, int], requests: Sequence[Request], budget: Budget) -> Iterator[list[int]]:
+    """Groups requests of one kind and of like lengths, longest first, so that a lack of memory shows at once."""
+    order = sorted(lengths, key=lambda i: (requests[i].kind, -lengths[i], i))
+    batch: list[int] = []
+    for i in order:
+        if batch and not _joins(i, batch, lengths, requests, budget):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _joins(i: int, batch: list[int], lengths: dict[int, int], requests: Sequence[Request], budget: Budget) -> bool:
+    if len(batch) >= budget.batch_size or requests[i].kind != requests[batch[0]].kind:
+        return False
+    limit = budget.max_batch_tokens
+    return limit is None or lengths[batch[0]] * (len(batch) + 1) <= limit
+
+
+def _measure(channel: Channel, requests: Iterable[Request]) -> tuple[dict[int, int], list[tuple[int, Fault]]]:
+    lengths, faults = {}, []
+    for i, request in enumerate(requests):
+        try:
+            lengths[i] = channel.prompt_length(request.query)
+        except UserError:
+            raise
+        except Exception as error:
+            faults.append((i, _fault(error)))
+    return lengths, faults
+
+
+def _answer(
+    sender: Channel, arms: Sequence[Arm], requests: Sequence[Request], indices: list[int], work: Sequence[Work]
+) -> Outcome:
+    try:
+        return Outcome(indices, _through_all(sender, arms, [requests[i] for i in indices], work))
+    except UserError:
+        raise
+    except Exception as error:
+        _free_memory()
+        if len(indices) == 1:
+            return Outcome(indices, [[Answer(fault=_fault(error))] for _ in arms])
+        note = f"A batch of {len(indices)} failed ({type(error).__name__}) and was halved."
+    middle = len(indices) // 2
+    halves = [_answer(sender, arms, requests, part, work) for part in (indices[:middle], indices[middle:])]
+    joined = [first + second for first, second in zip(*(h.answers for h in halves), strict=True)]
+    return Outcome(indices, joined, [note, *halves[0].notes, *halves[1].notes])
+
+
+def _through_all(
+    sender: Channel, arms: Sequence[Arm], requests: list[Request], work: Sequence[Work]
+) -> list[list[Answer]]:
+    queries = [r.query for r in requests]
+    message = sender.send(queries, work[0])
+    answers = []
+    for arm, charged in zip(arms, work, strict=True):
+        heard = message if arm.tamper is None else arm.tamper(message, queries)
+        context = arm.channel.receive(queries, heard, charged)
+        answers.append(_read_off(context, requests, heard, charged))
+    return answers
+
+
+def _read_off(context: Context, requests: list[Request], message: Message, work: Work) -> list[Answer]:
+    texts = getattr(message, "texts", (None,) * len(requests))
+    known = list(zip(message.payload_bytes, context.prompt_tokens, texts, strict=True))
+    if requests[0].options:
+        options = [[continuation(context.lm, r.query.conversation, o) for o in r.options] for r in requests]
+        found = score(context, options, work)
+        return [
+            Answer(scored=tuple(row), entropy=_option_entropy(row), payload_bytes=b, prompt_tokens=p, message_text=t)
+            for row, (b, p, t) in zip(found, known, strict=True)
+        ]
+    doubt = entropies(context.logits)
+    written = generate(context, requests[0].max_new_tokens, [r.stops for r in requests], work)
+    return [
+        Answer(text=w.text, tokens=w.tokens, entropy=e, payload_bytes=b, prompt_tokens=p, message_text=t)
+        for w, e, (b, p, t) in zip(written, doubt, known, strict=True)
+    ]
+
+
+def _option_entropy(scored: Sequence[Scored]) -> float:
+    return entropies(torch.tensor([[s.loglikelihood for s in scored]]))[0]
+
+
+def _fault(error: Exception) -> Fault:
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__)[-3:])
+    return Fault(type(error).__name__, str(error)[:1000], trace[-2000:])
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,134 @@
+"""One KV-cache for everything that runs after a prompt: prefill, fusion, scoring, decoding.
+
+Guarantees that keys and values of all layers lie in one allocation, so that a fuser can gather and scatter
+over layers at once and decoding appends in place; the price is that all layers must share one shape. Every
+column of the cache knows its position and whether it is a real token, so attention depends on positions and
+never on how prompts happened to be padded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+_GROWTH = 1.5
+_SPARE = 32
+
+
+class KVBuffer:
+    """Keys and values of a batch, with what is known of every column.
+
+    Attributes:
+        data: `[2 (K, V), layers, rows, heads, capacity, head_dim]`; allocated at the first write.
+        positions: `[rows, capacity]`, position ids.
+        real: `[rows, capacity]`, False where nobody may look.
+        branch: `[rows, capacity]`, 0 for the common past; columns of another branch see only their own and 0.
+        length: columns in use, the same for every row; `past` of them were there before the newest `open`.
+        dense: no column of any row is a pad.
+    """
+
+    def __init__(self, rows: int, n_layers: int, device: torch.device, capacity: int) -> None:
+        self.rows, self.n_layers, self.device = rows, n_layers, device
+        self.data: Tensor | None = None
+        self.past, self.length, self.dense, self.branched = 0, 0, True, False
+        self.positions = torch.zeros(rows, capacity, dtype=torch.long, device=device)
+        self.real = torch.zeros(rows, capacity, dtype=torch.bool, device=device)
+        self.branch = torch.zeros(rows, capacity, dtype=torch.long, device=device)
+        self.view = Cache(layers=[_BufferLayer(self, layer) for layer in range(n_layers)])
+
+    @property
+    def capacity(self) -> int:
+        """Columns that fit without a new allocation."""
+        return self.positions.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values in use."""
+        return 0 if self.data is None else self.data[..., : self.length, :].numel() * self.data.element_size()
+
+    def open(self, positions: Tensor, real: Tensor, branch: Tensor | None, dense: bool) -> None:
+        """Declares the next columns, each `[rows, new]`; the model then writes their K and V."""
+        start, stop = self.length, self.length + positions.shape[1]
+        self.reserve(stop)
+        self.positions[:, start:stop] = positions
+        self.real[:, start:stop] = real
+        self.branch[:, start:stop] = 0 if branch is None else branch
+        self.past, self.length = start, stop
+        self.dense = self.dense and dense
+        self.branched = branch is not None
+
+    def crop(self, length: int, dense: bool) -> None:
+        """Forgets every column from `length` on."""
+        self.length, self.dense, self.branched = length, dense, False
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores `[rows, heads, new, head_dim]` in the newest columns and returns all columns so far."""
+        if self.data is None:
+            shape = (2, self.n_layers, keys.shape[0], keys.shape[1], self.capacity, keys.shape[3])
+            self.data = torch.empty(shape, dtype=keys.dtype, device=keys.device)
+        start = self.length - keys.shape[2]
+        self.data[0, layer, :, :, start : self.length] = keys
+        self.data[1, layer, :, :, start : self.length] = values
+        return self.data[0, layer, :, :, : self.length], self.data[1, layer, :, :, : self.length]
+
+    def reserve(self, columns: int) -> None:
+        """Makes room for `columns` in all; a rare copy instead of one at every decoded token."""
+        if columns <= self.capacity:
+            return
+        more = max(columns + _SPARE, int(self.capacity * _GROWTH)) - self.capacity
+        pad = torch.nn.functional.pad
+        self.positions, self.real = pad(self.positions, (0, more)), pad(self.real, (0, more))
+        self.branch = pad(self.branch, (0, more))
+        if self.data is not None:
+            grown = self.data.new_empty(*self.data.shape[:4], self.capacity, self.data.shape[5])
+            grown[..., : self.length, :] = self.data[..., : self.length, :]
+            self.data = grown
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drops every row that is not in `rows` (indices `[kept]`)."""
+        self.rows = rows.shape[0]
+        self.positions, self.real, self.branch = self.positions[rows], self.real[rows], self.branch[rows]
+        if self.data is not None:
+            self.data = self.data[:, :, rows]
+
+    def gather(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Returns entries (kind, layer), each `[entries]`, of single tokens: `[entries, tokens, heads * head_dim]`."""
+        assert self.data is not None
+        picked: Tensor = self.data[_entry_index(kind, layer, rows, columns)]
+        return picked.flatten(2)
+
+    def add(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor, delta: Tensor) -> None:
+        """Adds `delta [entries, tokens, heads * head_dim]` in place to what `gather` returns for the same indices."""
+        assert self.data is not None
+        index = _entry_index(kind, layer, rows, columns)
+        shaped = delta.unflatten(2, (self.data.shape[3], self.data.shape[5]))
+        self.data[index] = self.data[index] + shaped.to(self.data.dtype)
+
+
+def _entry_index(kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor) -> tuple[Any, ...]:
+    return (kind[:, None], layer[:, None], rows[None], slice(None), columns[None])
+
+
+class _BufferLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's window on a `KVBuffer`, in the shape that transformers expects of a cache layer."""
+
+    def __init__(self, buffer: KVBuffer, layer: int) -> None:
+        super().__init__()
+        self.buffer, self.layer = buffer, layer
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Stores the new columns; see `KVBuffer.write`."""
+        return self.buffer.write(self.layer, key_states, value_states)
+
+    def get_seq_length(self) -> int:
+        """Columns before the running forward call: those being written were declared by `KVBuffer.open`."""
+        return self.buffer.past
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Returns (key columns, offset) for transformers' own mask."""
+        new = query_length if isinstance(query_length, int) else int(query_length.shape[0])
+        return self.buffer.past + new, 0

@@ -1,0 +1,269 @@
+"""Loading a language model from one reference syntax: a hub id with optional ``@revision``, a folder, a GGUF file.
+
+Guarantees that nothing of the checkpoint but its weights and tokenizer takes part: sampling settings are
+dropped, remote code runs only where the user wrote so, weights are read as data.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import UserError, unknown
+from harness.paths import BUILT_IN_TEMPLATES
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, EOFError)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a model's files are."""
+
+    text: str
+    source: str
+    revision: str | None = None
+    gguf_file: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether `source` is a folder of this machine."""
+        return Path(self.source).is_dir()
+
+
+@dataclass(frozen=True, eq=False)
+class LM:
+    """A causal language model with its tokenizer, ready for inference.
+
+    `eq=False`: two loads of one checkpoint are two models.
+    """
+
+    model: Any
+    tokenizer: Any
+    reference: Reference
+    device: torch.device
+    dtype: torch.dtype
+    stop_ids: frozenset[int]
+    pad_id: int
+    max_length: int
+    cache_argument: str = field(default="cache")
+
+    @property
+    def config(self) -> Any:
+        """The text part of the model's configuration."""
+        return self.model.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers, each with one K and one V."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def window(self) -> int | None:
+        """Sliding-window width in tokens, where any layer has one."""
+        kinds = getattr(self.config, "layer_types", None)
+        if kinds is not None and "sliding_attention" not in kinds:
+            return None
+        return getattr(self.config, "sliding_window", None)
+
+
+def parse_reference(text: str) -> Reference:
+    """Reads ``hub/id``, ``hub/id@revision``, a folder or a ``.gguf`` file.
+
+    Raises:
+        UserError: a path that does not exist, or text that is none of the three.
+    """
+    path = Path(text).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"Model {text!r}: there is no such GGUF file; give the path of an existing one.")
+        return Reference(text, str(path.parent), gguf_file=path.name)
+    if path.is_dir():
+        return Reference(text, str(path))
+    name, _, revision = text.partition("@")
+    if text.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name or not name:
+        raise UserError(f"Model {text!r}: no such folder; give a folder, a .gguf file or a hub id like 'org/name@rev'.")
+    return Reference(text, name, revision or None)
+
+
+def pick_device(device: str) -> torch.device:
+    """Returns the torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"Device {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"Device {device!r} was asked for but no CUDA device is here; use --device cpu or auto.")
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Returns the torch dtype; ``auto`` is bfloat16 on GPU and float32 on CPU."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, ["auto", *DTYPES])
+    return DTYPES[dtype]
+
+
+def load(  # noqa: PLR0913 - the flags of a model, each with a default
+    reference: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    chat_template: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: str | None = None,
+) -> LM:
+    """Loads a model and its tokenizer for inference.
+
+    Args:
+        reference: see `parse_reference`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto`` or a name in `DTYPES`.
+        attention: a name in `ATTENTION`.
+        chat_template: a Jinja file, or ``simple`` for the harness's own; None keeps the tokenizer's.
+        trust_remote_code: run Python that the checkpoint brings. Off unless the user writes it.
+        device_map: handed to transformers, for a model larger than one device.
+
+    Raises:
+        UserError: the reference, a flag or the files are not usable.
+    """
+    if attention not in ATTENTION:
+        raise unknown("attention implementation", attention, ATTENTION)
+    ref, where = parse_reference(reference), pick_device(device)
+    options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}
+    if device_map is not None:
+        options["device_map"] = device_map
+    _check_folder(ref)
+    try:
+        tokenizer = _load_tokenizer(ref, trust_remote_code)
+        model = _load_weights(ref, options, trust_remote_code)
+    except _UNREADABLE as error:
+        raise UserError(f"Model {reference!r} cannot be loaded: {_first_line(error)}") from error
+    return wrap(model if device_map else model.to(where), tokenizer, ref, read_template(chat_template))
+
+
+def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_template: str | None = None) -> LM:
+    """Makes an `LM` of a model and a tokenizer that are already in memory."""
+    model.eval().requires_grad_(False)
+    _drop_sampling(model)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    parameter = next(model.parameters())
+    stop_ids = _stop_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id
+    return LM(
+        model=model,
+        tokenizer=tokenizer,
+        reference=reference or Reference("in-memory", str(getattr(model.config, "_name_or_path", ""))),
+        device=parameter.device,
+        dtype=parameter.dtype,
+        stop_ids=stop_ids,
+        pad_id=pad_id if pad_id is not None else min(stop_ids, default=0),
+        max_length=int(getattr(model.config.get_text_config(), "max_position_embeddings", 2**31 - 1)),
+        cache_argument=cache_argument(type(model)),
+    )
+
+
+def read_template(chat_template: str | None) -> str | None:
+    """Returns the text of a chat template given by path or by the name of one of ours."""
+    if chat_template is None:
+        return None
+    own = BUILT_IN_TEMPLATES / f"{chat_template}.jinja"
+    path = own if own.is_file() and os.sep not in chat_template else Path(chat_template).expanduser()
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in BUILT_IN_TEMPLATES.glob("*.jinja")))
+        raise UserError(f"Chat template {chat_template!r}: no such file; give a Jinja file or one of: {names}.")
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def cache_argument(architecture: type) -> str:
+    """Name of the forward argument that carries the KV-cache: it was renamed within transformers 5."""
+    return "cache" if "cache" in inspect.signature(architecture.forward).parameters else "past_key_values"
+
+
+def _check_folder(ref: Reference) -> None:
+    if ref.local and ref.gguf_file is None:
+        path = Path(ref.source) / "config.json"
+        if not path.is_file():
+            raise UserError(f"Model folder {ref.source!r} has no config.json; give a folder in the Hugging Face layout.")
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"Model folder {ref.source!r}: config.json is not valid JSON ({error}).") from error
+
+
+def _load_tokenizer(ref: Reference, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    extra = {"gguf_file": ref.gguf_file} if ref.gguf_file else {"trust_remote_code": trust_remote_code}
+    return AutoTokenizer.from_pretrained(ref.source, revision=ref.revision or "main", **extra)
+
+
+def _load_weights(ref: Reference, options: dict[str, Any], trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if ref.gguf_file is None:
+        return _load_whole(ref, options, trust_remote_code)
+    from transformers import GgufConfig
+
+    dequantize = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        ref.source, gguf_file=ref.gguf_file, quantization_config=dequantize, **options
+    )
+    if model.config.get_text_config().tie_word_embeddings:
+        # Some GGUF files carry the output matrix apart, quantised differently from the embedding it is tied to.
+        model.tie_weights()
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        if head is not None and head.weight is not embedding.weight:
+            head.weight = embedding.weight
+    return model.to(options["dtype"])
+
+
+def _load_whole(ref: Reference, options: dict[str, Any], trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        ref.source,
+        revision=ref.revision or "main",
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        **options,
+    )
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        # transformers fills what is missing with random numbers and only warns; a score from those is worthless.
+        raise ValueError(f"{len(missing)} tensors are missing from the weights, the first is {missing[0]!r}")
+    return model
+
+
+def _drop_sampling(model: Any) -> None:
+    from transformers import GenerationConfig
+
+    kept = model.generation_config
+    model.generation_config = GenerationConfig(
+        eos_token_id=kept.eos_token_id, pad_token_id=kept.pad_token_id, bos_token_id=kept.bos_token_id
+    )
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    eos = model.generation_config.eos_token_id
+    listed = eos if isinstance(eos, list) else [eos]
+    return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
