@@ -17,7 +17,8 @@ from pathlib import Path
 
 from harness.errors import RunError, UserError
 
-_THEIRS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_SUCH_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BLOCK_BYTES = 1 << 20
 
@@ -25,7 +26,7 @@ _BLOCK_BYTES = 1 << 20
 def explain(path: Path, error: OSError) -> UserError | RunError:
     """Turns what the file system said about `path` into the sentence that the user reads."""
     reason = error.strerror or str(error)
-    if error.errno in _THEIRS:
+    if error.errno in _REFUSED | _NO_SUCH_PATH:
         return UserError(f"Cannot use {path}: {reason}; choose a path that can be read and written.")
     todo = "free some space and resume the run" if error.errno in _FULL else "check the disk and resume the run"
     return RunError(f"Writing {path} failed: {reason}; what was written before is intact, {todo}.")

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from record_examples import run_record, sample, timing
+
+from harness.config import build
+from harness.records import docs
+
+EXAMPLES = {"run": run_record(), "sample": sample(), "timing": timing(), "config": build({})}
+
+
+def test_committed_schemas_are_the_generated_ones(tmp_path: Path) -> None:
+    docs.write(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        file.name: file.read_bytes() for file in docs.FOLDER.iterdir()
+    }, "run: python -m harness.records.docs"
+
+
+@pytest.mark.parametrize("name", docs.MODELS)
+def test_schema_accepts_what_is_written_and_refuses_more(name: str) -> None:
+    contract: dict[str, Any] = json.loads(docs.pages()[f"{name}.schema.json"])
+    jsonschema.Draft202012Validator.check_schema(contract)
+    written = EXAMPLES[name].model_dump(mode="json")
+    jsonschema.validate(written, contract)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**written, "surprise": 1}, contract)
