@@ -1,0 +1,119 @@
+"""What the task files call: loading, prompting and scoring, the same for every task.
+
+Guarantees that documents are canonical before lm-eval sees them and that scores come from
+`harness.scoring` alone. Documents are made while loading and not in `process_docs`, because only
+there the configuration that names them is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.paths import TASKS
+from harness.scoring import score_choices, score_text
+from tasks.benchmarks import BENCHMARKS
+from tasks.documents import Document, benchmark_documents, checked, refuse_duplicates
+from tasks.prompts import paper_prompt
+from tasks.rows import Candidate
+from tasks.sources import Row, read_jsonl
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def load_benchmark(*, benchmark: str, dataset_config: str, **_: Any) -> dict[str, Dataset]:
+    """Loads the split of a benchmark (`custom_dataset` of its tasks).
+
+    Args:
+        benchmark: name in `tasks.benchmarks.BENCHMARKS`.
+        dataset_config: configuration of the dataset; the subject where there are subjects.
+        _: the task's metadata, which lm-eval passes along.
+
+    Returns:
+        The split's name -> canonical documents.
+    """
+    chosen = BENCHMARKS[benchmark]
+    return {chosen.split: _dataset(benchmark_documents(chosen, dataset_config))}
+
+
+def load_canonical(
+    *, canonical_file: str, canonical_split: str = "test", where: Mapping[str, Any] | None = None, **_: Any
+) -> dict[str, Dataset]:
+    """Loads canonical rows from a JSONL file that comes with the tasks.
+
+    Args:
+        canonical_file: path below the tasks folder.
+        canonical_split: the split's name for lm-eval.
+        where: field -> value that a row must have to be kept.
+        _: the task's metadata, which lm-eval passes along.
+
+    Returns:
+        The split's name -> documents, with any further fields of the rows kept.
+
+    Raises:
+        UserError: if the file is malformed or no row is kept.
+    """
+    wanted = (where or {}).items()
+    rows = canonical_rows(TASKS / canonical_file)
+    kept = [row for row in rows if all(row.get(name) == value for name, value in wanted)]
+    if not kept:
+        raise UserError(f"No row of {canonical_file} has {dict(wanted)}.")
+    return {canonical_split: _dataset(kept)}
+
+
+def canonical_rows(path: Path) -> list[dict[str, Any]]:
+    """Reads and checks a file of canonical documents.
+
+    Raises:
+        UserError: if a line is broken or a document malformed.
+    """
+    rows = read_jsonl(path)
+    documents = [_canonical(row, f"{path.stem}-{index}", str(path)) for index, row in enumerate(rows)]
+    refuse_duplicates(documents, str(path))
+    return [{**row, **document} for row, document in zip(rows, documents, strict=True)]
+
+
+def doc_to_text(document: Mapping[str, Any]) -> str:
+    """Returns the paper's prompt."""
+    return paper_prompt(document)
+
+
+def doc_to_choice(document: Mapping[str, Any]) -> list[str]:
+    """Returns the labels, which are the continuations that the letters form compares."""
+    return list(document["labels"])
+
+
+def doc_to_target(document: Mapping[str, Any]) -> str:
+    """Returns the right label."""
+    return str(document["key"])
+
+
+def process_text(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Scores generated text with the paper's parser and the strict one."""
+    verdict = score_text(results[0], document["key"])
+    return {
+        "acc": float(verdict.correct),
+        "acc_strict": float(verdict.correct_strict),
+        "invalid": float(verdict.invalid),
+        "parsers_disagree": float(verdict.disagree),
+    }
+
+
+def process_letters(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """Scores one (loglikelihood, is greedy) pair a label."""
+    verdict = score_choices([loglikelihood for loglikelihood, _ in results], document["labels"], document["key"])
+    return {"acc": float(verdict.correct)}
+
+
+def _canonical(row: Row, place: str, where: str) -> Document:
+    candidate = Candidate(row.get("question"), row.get("choices"), row.get("labels"), row.get("key"), row.get("id"))
+    return checked(candidate, place, where, str(row.get("subject", "")), str(row.get("category", "")))
+
+
+def _dataset(documents: Sequence[Mapping[str, Any]]) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_list(list(documents))

@@ -1,0 +1,134 @@
+"""The canonical question document that every task yields, and the check each row has to pass.
+
+Guarantees that whatever reaches a model is whole: a row that is not stops the run with a sentence
+that names it. No row is skipped except by a benchmark's declared filter, which is logged with counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypedDict, TypeGuard
+
+from harness.errors import UserError
+from tasks.benchmarks import Benchmark
+from tasks.rows import READERS, Candidate
+from tasks.sources import Row, read_rows
+
+logger = logging.getLogger(__name__)
+
+
+class Document(TypedDict):
+    """One multiple-choice question.
+
+    Attributes:
+        id: unique within a run.
+        question: the question alone, without options.
+        choices: option texts, one a label.
+        labels: "A", "B", ... in the order in which they are shown.
+        key: the right label.
+        subject: empty where a benchmark has no subjects.
+        category: empty where a benchmark has no categories.
+    """
+
+    id: str
+    question: str
+    choices: list[str]
+    labels: list[str]
+    key: str
+    subject: str
+    category: str
+
+
+def benchmark_documents(benchmark: Benchmark, config: str) -> list[Document]:
+    """Loads, checks and filters one configuration of a benchmark.
+
+    Raises:
+        UserError: if the data is not there, a row is malformed or no row is left.
+    """
+    rows = read_rows(benchmark.source, config, benchmark.split)
+    where = f"{benchmark.source.hub_id} ({config}, {benchmark.split})"
+    _refuse_unlabelled(rows, benchmark, where)
+    reader = READERS[benchmark.rule]
+    places = [f"{config}-{index}" for index in range(len(rows))]
+    candidates = [reader(row, place) for row, place in zip(rows, places, strict=True)]
+    subject = config if benchmark.subjects else ""
+    documents = [
+        checked(candidate, place, where, subject, benchmark.category_of(subject))
+        for candidate, place in zip(candidates, places, strict=True)
+    ]
+    refuse_duplicates(documents, where)
+    _log_left_out(candidates, where)
+    kept = [document for document, candidate in zip(documents, candidates, strict=True) if not candidate.left_out]
+    if not kept:
+        raise UserError(f"{where} has no row that {benchmark.name} asks; kept are {benchmark.kept}.")
+    return kept
+
+
+def checked(candidate: Candidate, place: str, where: str, subject: str = "", category: str = "") -> Document:
+    """Turns a candidate into a document.
+
+    Args:
+        candidate: the row's fields.
+        place: id of the row if it brings none, and its name in errors.
+        where: the dataset, for errors.
+        subject: the document's subject.
+        category: the document's category.
+
+    Raises:
+        UserError: naming the row and the field that is wrong.
+    """
+    row = f"Row {place} of {where}"
+    question = _text(candidate.question, f"{row}: the question", candidate.may_be_blank)
+    choices, labels = candidate.choices, candidate.labels
+    if not _is_list(choices) or not _is_list(labels):
+        raise UserError(f"{row}: options and labels must be lists of text.")
+    choices = [_text(choice, f"{row}: option {number}") for number, choice in enumerate(choices, start=1)]
+    labels = [_text(label, f"{row}: label {number}") for number, label in enumerate(labels, start=1)]
+    if len(choices) < 2 or len(choices) != len(labels) or len(set(labels)) != len(labels):
+        raise UserError(
+            f"{row}: {len(choices)} options with labels {labels}; needed are two or more options, each its own label."
+        )
+    key = _text(candidate.key, f"{row}: the key")
+    if key not in labels:
+        raise UserError(f"{row}: the key is {key!r}, which is not one of its labels {', '.join(labels)}.")
+    name = place if candidate.id is None else _text(candidate.id, f"{row}: the id")
+    return Document(
+        id=name, question=question, choices=choices, labels=labels, key=key, subject=subject, category=category
+    )
+
+
+def refuse_duplicates(documents: Sequence[Document], where: str) -> None:
+    """Raises UserError if two documents share an id."""
+    name, times = Counter(document["id"] for document in documents).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{where}: the id {name!r} occurs {times} times; ids must be unique.")
+
+
+def _text(value: Any, what: str, may_be_blank: bool = False) -> str:
+    if value is None:
+        raise UserError(f"{what} is missing.")
+    if not isinstance(value, str):
+        raise UserError(f"{what} must be text, not {type(value).__name__} ({value!r}).")
+    if not may_be_blank and not value.strip():
+        raise UserError(f"{what} is blank.")
+    return value
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _refuse_unlabelled(rows: Sequence[Row], benchmark: Benchmark, where: str) -> None:
+    if all(not row.get("answer") and row.get("answer") != 0 and not row.get("answerKey") for row in rows):
+        raise UserError(
+            f"Split {benchmark.split!r} carries no answers in {where}; "
+            "use a copy of the dataset whose labels are published, or a task on another split."
+        )
+
+
+def _log_left_out(candidates: Sequence[Candidate], where: str) -> None:
+    reasons = Counter(candidate.left_out for candidate in candidates if candidate.left_out)
+    for reason, count in reasons.items():
+        logger.info("%s: %d of %d rows left out (%s).", where, count, len(candidates), reason)

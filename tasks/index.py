@@ -1,0 +1,97 @@
+"""Names of the tasks, and tasks by name.
+
+Guarantees that listing costs a scan of the task files and no import of lm-eval, and that loading is
+closed over this folder: paths, patterns and lm-eval's own tasks are refused, because a record must
+say which of our versions was run.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError, suggest
+from harness.paths import TASKS
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+
+_NAME = re.compile(r"^(group|task):[ \t]+['\"]?([\w.-]+)['\"]?[ \t]*$", re.MULTILINE)
+
+
+def available() -> dict[str, str]:
+    """Returns task name -> "task" or "group", sorted by name."""
+    return {name: kind for name, kind, _ in sorted(_entries())}
+
+
+def headlines() -> list[str]:
+    """Returns the names that stand for whole benchmarks, without their subjects and categories."""
+    return sorted(name for name, _, path in _entries() if len(path.parts) == 2)
+
+
+def task_manager() -> TaskManager:
+    """Returns an lm-eval task manager that knows the tasks of this folder only."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(TASKS), include_defaults=False)
+
+
+def load(names: Iterable[str]) -> list[Task]:
+    """Loads tasks with their documents, groups flattened.
+
+    Args:
+        names: tasks and groups; a task that is named twice, also through groups, is loaded once.
+
+    Returns:
+        lm-eval tasks in the order of `names` and, within a group, of its members.
+
+    Raises:
+        UserError: if a name is unknown or the data of a task is missing or malformed.
+    """
+    wanted = list(dict.fromkeys(names))
+    known = available()
+    for name in wanted:
+        _check(name, known)
+    manager = task_manager()
+    tasks: dict[str, Task] = {}
+    with _without_metadata_hint():
+        for name in wanted:
+            for member, task in manager.load([name])["tasks"].items():
+                tasks.setdefault(member, task)
+    return list(tasks.values())
+
+
+def _check(name: str, known: Iterable[str]) -> None:
+    if "/" in name or "\\" in name:
+        raise UserError(f"A task is given by its name, not by a path: {name!r}. Known are {', '.join(headlines())}.")
+    if name not in known:
+        near = suggest(name, known)
+        raise UserError(f"Unknown task {name!r}; allowed: {', '.join(headlines())} and their subjects.{near}")
+
+
+def _entries() -> Iterator[tuple[str, str, Path]]:
+    for path in TASKS.rglob("*.yaml"):
+        found = _NAME.search(path.read_text(encoding="utf-8"))
+        if found:
+            yield found.group(2), found.group(1), path.relative_to(TASKS)
+
+
+@contextmanager
+def _without_metadata_hint() -> Iterator[None]:
+    # lm-eval logs a hint about --metadata for every task that loads its own data: 57 a benchmark.
+    logger = logging.getLogger("lm_eval.api.task")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "Custom kwargs can be passed" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

@@ -1,0 +1,37 @@
+"""The prompt of the paper (section 4.1 and its released evaluator), byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ANSWER_PREFIX = "The correct answer is"
+
+_PROMPT = """Accurately answer the following question:
+
+{question}
+
+Choices:
+{options}
+
+Instructions:
+- Carefully read the question and all options.
+- Select the single most correct answer.
+- Respond ONLY in the following format: "The correct answer is A/B/C/D".
+- Do not include any explanations, additional text, or punctuation besides the answer.
+
+The correct answer is"""
+
+
+def paper_prompt(document: Mapping[str, Any]) -> str:
+    """Renders the user turn of a canonical document.
+
+    Each option ends in a newline, so two empty lines follow the last; there is none after the prompt.
+    """
+    return _PROMPT.format(question=document["question"], options=options(document))
+
+
+def options(document: Mapping[str, Any]) -> str:
+    """Renders the options, one a line, as `A. text` with a newline after each."""
+    pairs = zip(document["labels"], document["choices"], strict=True)
+    return "".join(f"{label}. {choice}\n" for label, choice in pairs)
