@@ -1,0 +1,121 @@
+"""Runs every check in the order that makes sense and hands the report to whoever reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.records.files import explained, write_atomic
+from harness.records.loading import RECORD, is_run, load_run
+from harness.regression.accuracy import accuracy
+from harness.regression.answers import equality, same_hardware, same_identity
+from harness.regression.comparable import coverage, finished, refusals
+from harness.regression.counters import counts
+from harness.regression.latency import latency
+from harness.regression.output import junit, lines, markdown
+from harness.regression.pairing import Run, arm_pairs
+from harness.regression.verdicts import Options, Report, Verdict
+
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+
+
+def check(baseline: Run | Sequence[Run], run: Run | Sequence[Run], options: Options | None = None) -> Report:
+    """Compares a run with its baseline.
+
+    Args:
+        baseline: The baseline, or its repetitions in the order in which they ran: the first gives the answers
+            and the counts, all of them the seconds.
+        run: The run, or its repetitions.
+        options: What counts as worse; the defaults where left out.
+
+    Returns:
+        Every verdict; its `exit_code` is 0 for same or better, 1 for a regression, 2 for not comparable.
+    """
+    chosen = options or Options()
+    bases, heads = _several(baseline), _several(run)
+    verdicts = [*finished(heads[0]), *refusals(bases[0], heads[0])]
+    if any(verdict.status == "not comparable" for verdict in verdicts):
+        return Report.of(verdicts)
+    verdicts += _outcomes(bases[0], heads[0], chosen)
+    if chosen.latency:
+        verdicts += latency(bases, heads, chosen)
+    return Report.of(verdicts)
+
+
+def _several(run: Run | Sequence[Run]) -> Sequence[Run]:
+    return run if isinstance(run, Sequence) else (run,)
+
+
+def _outcomes(baseline: Run, run: Run, options: Options) -> Iterable[Verdict]:
+    """Checks presence, answers and counts; statistics only judge what equality has not already settled."""
+    pairs = arm_pairs(baseline, run)
+    alone = [pair for pair in pairs if not pair.pooled]
+    for pair in alone:
+        yield from coverage(pair)
+    if not (options.exact and same_identity(baseline, run)):
+        yield from accuracy(pairs, options)
+        return
+    hardware = same_hardware(baseline, run)
+    verdicts = [equality(pair, hardware) for pair in alone if pair.answered]
+    yield from verdicts
+    drifted = {verdict.subject for verdict in verdicts if verdict.status == "warning"}
+    yield from accuracy([pair for pair in alone if pair.subject in drifted], options)
+    if not drifted:
+        yield from counts(baseline, run)
+
+
+def main(
+    baseline_path: str | Path,
+    run_path: str | Path,
+    *,
+    options: Options | None = None,
+    junit_path: str | Path | None = None,
+    markdown_path: str | Path | None = None,
+    echo: Callable[[str], None] = print,
+) -> int:
+    """Checks two run folders, prints a line a verdict and writes the reports that were asked for.
+
+    Args:
+        baseline_path: A run folder, or a folder of run folders: repetitions of one run.
+        run_path: The same for the run.
+        options: What counts as worse.
+        junit_path: Where JUnit XML goes; nowhere if left out.
+        markdown_path: Where the summary goes besides ``$GITHUB_STEP_SUMMARY``, to which it is appended where set.
+        echo: Prints one line.
+
+    Raises:
+        UserError: A path is no run, its schema is unknown, or a report cannot be written.
+    """
+    report = check(load(Path(baseline_path)), load(Path(run_path)), options)
+    for line in lines(report):
+        echo(line)
+    if junit_path:
+        write_atomic(Path(junit_path), junit(report))
+    summary = markdown(report)
+    if markdown_path:
+        write_atomic(Path(markdown_path), summary)
+    if summary_path := os.environ.get(SUMMARY_VARIABLE):
+        _append(Path(summary_path), summary)
+    return report.exit_code
+
+
+def load(path: Path) -> list[Run]:
+    """Loads a run folder, or every run folder directly below a folder, in the order in which they started.
+
+    Raises:
+        UserError: There is no run, or the runs below the folder are not repetitions of one.
+    """
+    folders = [path] if is_run(path) else sorted(found.parent for found in path.glob(f"*/{RECORD}"))
+    if not folders:
+        raise UserError(f"{path} is no run: it has no {RECORD}, nor has a folder in it; give the folder of a run.")
+    runs: list[Run] = sorted(map(load_run, folders), key=lambda run: run.record.started_at)
+    if len({run.record.identity for run in runs}) > 1:
+        raise UserError(f"{path} holds runs of different identities; repetitions of one run belong in a folder each.")
+    return runs
+
+
+def _append(path: Path, text: str) -> None:
+    with explained(path), path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")

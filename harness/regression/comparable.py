@@ -1,0 +1,98 @@
+"""May the two runs be compared at all, and is everything there that the baseline has?
+
+Guarantees that a difference in what was asked is never read as a difference in how it was answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.records.schema import SCHEMA_VERSION
+from harness.regression.pairing import ArmPair, Run
+from harness.regression.verdicts import Status, Verdict
+
+
+def refusals(baseline: Run, run: Run) -> list[Verdict]:
+    """Returns why the two runs cannot be compared, a sentence a reason; empty where they can."""
+    reasons = [*_schema(baseline, run), *_unfinished(baseline), *_tasks(baseline, run)]
+    return [Verdict("not comparable", "runs", "", reason) for reason in reasons]
+
+
+def _schema(baseline: Run, run: Run) -> Iterable[str]:
+    for name, side in (("baseline", baseline), ("run", run)):
+        version = side.record.schema_version
+        if version > SCHEMA_VERSION:
+            known = f"this harness knows up to {SCHEMA_VERSION}"
+            yield f"The {name} has schema version {version}, {known}; update the harness."
+
+
+def _unfinished(baseline: Run) -> Iterable[str]:
+    status = baseline.record.status
+    if status != "success":
+        yield f"The baseline has status {status!r}, only a run that ended with 'success' is one; run it again."
+    if not baseline.samples:
+        yield "The baseline has no samples; run it again."
+
+
+def _tasks(baseline: Run, run: Run) -> Iterable[str]:
+    base, head = ({sample.task: sample.kind for sample in side.samples} for side in (baseline, run))
+    if lacking := sorted(set(base) - set(head)):
+        yield f"The run lacks tasks of the baseline ({_some(lacking)}); run both with the same --tasks."
+    shared = sorted(set(base) & set(head))
+    fields = (
+        ("task version", baseline.record.task_versions, run.record.task_versions),
+        ("dataset fingerprint", baseline.record.datasets, run.record.datasets),
+        ("kind of scoring", base, head),
+    )
+    for what, old, new in fields:
+        if changed := [task for task in shared if old.get(task) != new.get(task)]:
+            first = changed[0]
+            yield (
+                f"The {what} differs for {_some(changed)} ({first}: {_short(old.get(first))} in the baseline, "
+                f"{_short(new.get(first))} in the run); make a new baseline."
+            )
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _short(value: str | None) -> str:
+    return "none" if value is None else value[:12]
+
+
+def finished(run: Run) -> list[Verdict]:
+    """Returns a regression where the run itself did not end well."""
+    status = run.record.status
+    if status == "success":
+        return []
+    return [Verdict("regression", "runs", "", f"The run has status {status!r}, the baseline ended with 'success'.")]
+
+
+def coverage(pair: ArmPair) -> list[Verdict]:
+    """Checks one arm of one task for absent arms, absent questions and new errors."""
+    if not pair.base:
+        return [Verdict("warning", "arms", pair.subject, "not in the baseline, so not checked")]
+    if not pair.head:
+        return [Verdict("regression", "arms", pair.subject, "in the baseline, but not in the run")]
+    return [*_questions(pair), *_errors(pair)]
+
+
+def _questions(pair: ArmPair) -> Iterable[Verdict]:
+    n, shared, new = len(pair.base), len(pair.shared), len(set(pair.head) - set(pair.base))
+    if shared < n:
+        text = f"{shared} of the baseline's {n} questions were asked, {n - shared} are absent"
+        yield Verdict("regression", "questions", pair.subject, text)
+    if new:
+        yield Verdict("warning", "questions", pair.subject, f"{new} questions are not in the baseline, so not checked")
+
+
+def _errors(pair: ArmPair) -> Iterable[Verdict]:
+    base, head = (sum(not sides[i].done for sides in pair.shared) for i in (0, 1))
+    if head == base:
+        return
+    status: Status = "regression" if head > base else "better"
+    yield Verdict(
+        status, "errors", pair.subject, f"{base} -> {head} questions without an answer, of {len(pair.shared)}"
+    )
