@@ -1,7 +1,8 @@
 """The writing side of a run: a folder that one process at a time may write to.
 
-Guarantees that `run.json` always holds one whole `RunRecord` whose status is true as far as the process lived: a run
-that was killed stays `started`. Samples of earlier sessions are handed out, never rewritten.
+Guarantees that `run.json` always holds one whole `RunRecord`. Its status is true as far as the process lived: a run
+that was killed, or had no room left to say so, stays `started`. Samples of earlier sessions are handed out, never
+rewritten.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 
-from harness.errors import UserError
+from harness.errors import RunError, UserError
 from harness.records import lock
 from harness.records.files import explained, write_atomic
 from harness.records.journal import Journal, encode
@@ -132,7 +134,8 @@ class RunFolder:
     ) -> None:
         if error is not None and self._lock >= 0:
             cancelled = isinstance(error, KeyboardInterrupt)
-            self.finish("cancelled" if cancelled else "error", failure(error))
+            with suppress(RunError, UserError):  # on a full disk the first error is the one to tell
+                self.finish("cancelled" if cancelled else "error", failure(error))
         self.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from record_examples import child, run_record, sample, timing
 
-from harness.errors import UserError
+from harness.errors import RunError, UserError
 from harness.records import LoadedRun, load_run
 from harness.records.folder import RunFolder
 from harness.records.loading import latest
@@ -36,6 +36,22 @@ def test_leaving_by_an_exception_is_recorded(tmp_path: Path, error: BaseExceptio
     assert record.status == status
     assert record.error is not None
     assert record.error.type == type(error).__name__
+
+
+def test_first_error_is_told_where_the_disk_cannot_take_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = RunFolder.create(tmp_path, run_record())
+    monkeypatch.setattr("harness.records.journal.write_fully", full)
+    monkeypatch.setattr("harness.records.files.write_fully", full)
+    with pytest.raises(RunError, match=r"samples\.jsonl"), run:
+        run.add_samples([sample(0)])
+    monkeypatch.undo()
+    assert load_run(tmp_path).record.status == "started"
+    RunFolder.open(tmp_path).close()
 
 
 def test_leaving_without_finish_stays_started(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from harness.config.fields import IDENTITY, Marker
 from harness.config.model import RunConfig
 
 
-def kinds() -> dict[str, str]:
-    """Returns "identity" or "runtime" for each field.
+def kinds(model: type[RunConfig] = RunConfig) -> dict[str, str]:
+    """Returns "identity" or "runtime" for each field of `model`.
 
     Raises:
         TypeError: if a field is not classified exactly once.
     """
     found = {}
-    for name, info in RunConfig.model_fields.items():
+    for name, info in model.model_fields.items():
         markers = [str(mark) for mark in info.metadata if isinstance(mark, Marker)]
         if len(markers) != 1:
             raise TypeError(f"{name} has to be Identity or Runtime, exactly one of them")
