@@ -1,15 +1,22 @@
 """What fixes a fuser: the shapes of both KV-caches, its widths, its layer map and its schedule.
 
-Guarantees immutability and needs no torch, so that records and messages can name a fuser cheaply.
+Guarantees that a config which exists is a possible one, whoever made it, and needs no torch, so that
+records and messages can name a fuser cheaply.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import ConfigDict, Field, field_validator
+from pydantic.dataclasses import dataclass
+
+Width = Annotated[int, Field(ge=1, le=1 << 16)]
+Layer = Annotated[int, Field(ge=0, lt=1024)]
+Temperature = Annotated[float, Field(gt=0, le=1e6)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class FuserConfig:
     """Everything that fixes a fuser's shape and its training schedule.
 
@@ -26,20 +33,31 @@ class FuserConfig:
         initial_temperature: Of the Gumbel gate at step 0.
         final_temperature: Of the Gumbel gate from ``anneal_steps`` on.
         anneal_steps: Optimizer steps over which the temperature falls geometrically.
+
+    Raises:
+        pydantic.ValidationError: If a value is out of range or the layer map is not ascending.
     """
 
-    sharer_heads: int
-    sharer_head_dim: int
-    receiver_heads: int
-    receiver_head_dim: int
-    hidden_dim: int
-    intermediate_dim: int
-    num_layers: int
-    layer_map: tuple[tuple[int, int], ...]
-    dropout: float = 0.1
-    initial_temperature: float = 1.0
-    final_temperature: float = 0.001
-    anneal_steps: int = 1929
+    sharer_heads: Width
+    sharer_head_dim: Width
+    receiver_heads: Width
+    receiver_head_dim: Width
+    hidden_dim: Width
+    intermediate_dim: Width
+    num_layers: Annotated[int, Field(ge=2, le=64)]
+    layer_map: Annotated[tuple[tuple[Layer, Layer], ...], Field(min_length=1, max_length=1024)]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    initial_temperature: Temperature = 1.0
+    final_temperature: Temperature = 0.001
+    anneal_steps: Annotated[int, Field(ge=1)] = 1929
+
+    @field_validator("layer_map")
+    @classmethod
+    def _ascending(cls, pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        receiver = [layer for layer, _ in pairs]
+        if receiver != sorted(set(receiver)):
+            raise ValueError("receiver layers must ascend, each once")
+        return pairs
 
     @property
     def sharer_dim(self) -> int:

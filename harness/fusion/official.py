@@ -1,0 +1,143 @@
+"""The checkpoint format of the original C2C trainer: one projector a receiver layer.
+
+Guarantees a bit-equal round trip. Reads folders with one receiver and one sharer, whatever numbers the
+trainer gave them, and one projector a layer; all layers must share their shapes, because ours are stacked.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.fusion.config import FuserConfig
+from harness.fusion.fuser import Fuser
+from harness.fusion.official_format import (
+    ARGUMENTS,
+    KINDS,
+    MAP_FILE,
+    PROJECTOR_MAP,
+    DTypeMarker,
+    Projector,
+    expected_shapes,
+    official_name,
+    projector_json,
+    split_entries,
+)
+from harness.fusion.reading import TEMPERATURE, bad_file, first_problem, inside, read_small, read_tensors
+from harness.fusion.stack import entry_shapes
+from harness.records.files import explained, write_atomic
+
+
+class _Link(NamedTuple):
+    receiver_layer: int
+    sharer_layer: int
+    projector: int
+
+
+def load_official(folder: Path) -> Fuser:
+    """Loads an official checkpoint, in eval mode on the CPU.
+
+    Raises:
+        UserError: Names the file that is missing, damaged, hostile or different from the others.
+    """
+    links = _read_links(folder)
+    layer_map = tuple((link.receiver_layer, link.sharer_layer) for link in links)
+    configs = [_read_config(folder, link, layer_map) for link in links]
+    for link, config in zip(links, configs, strict=True):
+        _check_same(folder, link, config, configs[0])
+    return _stacked(folder, links, configs[0])
+
+
+def _read_links(folder: Path) -> list[_Link]:
+    path = inside(folder, MAP_FILE)
+    try:
+        sharers = next(iter(PROJECTOR_MAP.validate_json(read_small(path), strict=True).values()))
+    except ValidationError as error:
+        raise bad_file(path, first_problem(error)) from error
+    links = []
+    for layer, sources in next(iter(sharers.values())).items():
+        if len(sources) != 1:
+            raise bad_file(path, f"receiver layer {layer} has {len(sources)} projectors, exactly 1 is supported")
+        links.append(_Link(int(layer), *sources[0]))
+    if not links:
+        raise bad_file(path, "it maps no layer")
+    return sorted(links)
+
+
+def _read_config(folder: Path, link: _Link, layer_map: tuple[tuple[int, int], ...]) -> FuserConfig:
+    path = inside(folder, f"projector_{link.projector}.json")
+    back = {ours: theirs for theirs, ours in ARGUMENTS.items()}
+    try:
+        arguments = Projector.model_validate_json(read_small(path)).init_args
+        DTypeMarker.model_validate(arguments.pop("dtype", {"__type__": "torch.dtype", "value": "float32"}))
+        unknown = [name for name in arguments if name not in ARGUMENTS]
+        if unknown:
+            raise bad_file(path, f"init argument {unknown[0]!r} is not known")
+        return FuserConfig(layer_map=layer_map, **{ARGUMENTS[name]: value for name, value in arguments.items()})
+    except ValidationError as error:
+        raise bad_file(path, first_problem(error, back)) from error
+
+
+def _check_same(folder: Path, link: _Link, config: FuserConfig, first: FuserConfig) -> None:
+    for theirs, ours in ARGUMENTS.items():
+        have, want = getattr(config, ours), getattr(first, ours)
+        if have != want:
+            raise UserError(
+                f"Checkpoint {folder}: receiver layer {link.receiver_layer} has {theirs} {have}, the first one {want}; "
+                "all layers of a fuser must share their shapes, so this checkpoint cannot be loaded."
+            )
+
+
+def _stacked(folder: Path, links: list[_Link], config: FuserConfig) -> Fuser:
+    with torch.device("meta"):
+        fuser = Fuser(config)
+    expected = expected_shapes(config)
+    state: dict[str, Tensor] = {}
+    for position, link in enumerate(links):
+        path = inside(folder, f"projector_{link.projector}.pt")
+        for name, values in split_entries(read_tensors(path, expected), config).items():
+            if name not in state:
+                state[name] = torch.empty(len(values) * len(links), *values[0].shape, dtype=values[0].dtype)
+            if state[name].dtype != values[0].dtype:
+                raise bad_file(path, f"its dtype is {values[0].dtype}, that of other layers {state[name].dtype}")
+            for kind, value in enumerate(values):
+                state[name][kind * len(links) + position] = value
+    fuser.load_state_dict(state, assign=True)
+    return fuser.eval()
+
+
+def save_official(fuser: Fuser, folder: Path) -> None:
+    """Writes the original format; the map of projectors comes last, so an unfinished folder cannot be loaded.
+
+    Raises:
+        UserError: If the folder cannot be written.
+        RunError: If the disk is full.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MAP_FILE).unlink(missing_ok=True)
+    for position in range(fuser.layers):
+        buffer = io.BytesIO()
+        torch.save(_projector_state(fuser, position), buffer)
+        write_atomic(folder / f"projector_{position}.pt", buffer.getvalue())
+        write_atomic(folder / f"projector_{position}.json", json.dumps(projector_json(fuser), indent=2))
+    layers = {str(ours): [[theirs, position]] for position, (ours, theirs) in enumerate(fuser.config.layer_map)}
+    write_atomic(folder / MAP_FILE, json.dumps({"0": {"1": layers}}, indent=2))
+
+
+def _projector_state(fuser: Fuser, position: int) -> dict[str, Tensor]:
+    """Returns copies, because ``torch.save`` would write the whole stack behind each view."""
+    rows = [kind * fuser.layers + position for kind in range(len(KINDS))]
+    state = {
+        official_name(kind, name): fuser.get_parameter(name)[row].detach().cpu().clone()
+        for name in entry_shapes(fuser.config)
+        for kind, row in zip(KINDS, rows, strict=True)
+    }
+    return {**state, TEMPERATURE: fuser.gate_temperature[position].cpu().clone()}

@@ -1,0 +1,66 @@
+"""The shape of a model's KV-cache, as far as a fuser cares, and whether a fuser fits two models.
+
+Guarantees that a mismatch is named (layer, dimension, expected, found) before any model runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UserError
+from harness.fusion.config import FuserConfig
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """Layers, KV heads and width of a head of one model's cache."""
+
+    layers: int
+    heads: int
+    head_dim: int
+
+
+def kv_shape(config: Any) -> KVShape:
+    """Reads the shape from a transformers config; of a multimodal one, from its text part.
+
+    Raises:
+        UserError: If the config does not say.
+    """
+    text = getattr(config, "text_config", None) or config
+    heads = _number(text, "num_attention_heads")
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_dim = getattr(text, "head_dim", None) or _number(text, "hidden_size") // heads
+    return KVShape(_number(text, "num_hidden_layers"), int(kv_heads), int(head_dim))
+
+
+def _number(config: Any, name: str) -> int:
+    found = getattr(config, name, None)
+    if not isinstance(found, int) or found < 1:
+        raise UserError(f"The model's config has {name} = {found!r}; a fuser needs a positive number there.")
+    return found
+
+
+def check_shapes(config: FuserConfig, receiver: KVShape, sharer: KVShape) -> None:
+    """Checks that a fuser of this config fits a receiver and a sharer.
+
+    Raises:
+        UserError: Names the layer and dimension that do not fit, what is expected and what was found.
+    """
+    last_receiver, last_sharer = (max(pair[side] for pair in config.layer_map) for side in (0, 1))
+    _fits("receiver", (config.receiver_heads, config.receiver_head_dim), receiver, last_receiver)
+    _fits("sharer", (config.sharer_heads, config.sharer_head_dim), sharer, last_sharer)
+
+
+def _fits(role: str, expected: tuple[int, int], found: KVShape, last_layer: int) -> None:
+    for name, want, have in zip(("KV heads", "head_dim"), expected, (found.heads, found.head_dim), strict=True):
+        if want != have:
+            raise UserError(
+                f"The fuser does not fit this {role}: in layer 0 it expects {name} {want}, but the {role} has {have}; "
+                "use the fuser that was trained for this pair."
+            )
+    if last_layer >= found.layers:
+        raise UserError(
+            f"The fuser does not fit this {role}: it uses layer {last_layer}, so it expects at least {last_layer + 1} "
+            f"layers, but the {role} has {found.layers}; use the fuser that was trained for this pair."
+        )
