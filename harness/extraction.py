@@ -31,7 +31,7 @@ _REST_OF_LINE = tuple(re.compile(re.escape(lead_in) + r"\s*(.*)", re.IGNORECASE)
 _STANDALONE = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"\b([A-D])\s*[.,!?:)]?\s*$",
+        r"\b([A-D])\s*(?:[.,!?:)]\s*)?$",
         r"\b([A-D])\s*[.,!?:)]\s",
         r"(?:^|\s)([A-D])\s*$",
     )
@@ -39,11 +39,11 @@ _STANDALONE = tuple(
 _WORD_LETTER = re.compile(r"\b([A-D])\b", re.IGNORECASE)
 _CAPITAL = re.compile(r"[A-D]")
 
-_WRAP = r"[\s*_\"'“”‘’(\[{]*"
+_WRAP = r"[\s:*_\"'“”‘’(\[{]*"
 _END = r"(?=[\s*_\"'“”‘’)\]}]*(?:$|[.,:;!)\]}\n]))"
 _BARE = re.compile(rf"{_WRAP}(?:(?i:option|choice)\s+)?([A-D])[\s*_\"'“”‘’)\]}}.,:;!]*")
-_LEAD_IN = r"(?i:\b(?:answer|choice|option|response)\s*(?:\bis\b\s*:?|:))"
-_DECLARED = re.compile(rf"{_LEAD_IN}{_WRAP}(?:(?i:option)\s+)?{_WRAP}([A-D]){_END}")
+_LEAD_IN = r"(?i:\b(?:answer|choice|option|response)\s*(?:\bis\b|:))"
+_DECLARED = re.compile(rf"{_LEAD_IN}{_WRAP}(?:(?i:option)\s{_WRAP})?([A-D]){_END}")
 _STANDALONE_CAPITAL = re.compile(r"(?<![\w'’-])([A-D])(?![\w'’-])")
 
 

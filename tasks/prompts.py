@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ANSWER_PREFIX = "The correct answer is"
-
 _PROMPT = """Accurately answer the following question:
 
 {question}
