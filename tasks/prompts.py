@@ -1,4 +1,4 @@
-"""The prompt of the paper (section 4.1 and its released evaluator), byte for byte."""
+"""The prompt of the paper, as its released evaluator builds it, byte for byte."""
 
 from __future__ import annotations
 
