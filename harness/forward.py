@@ -58,6 +58,7 @@ class Columns:
         dense: no pads at all (known on the host, so that nobody has to ask the device).
         tokens: how many are real.
         branch: see `KVBuffer`; None for the common line.
+        owned: True where a column belongs to its row's prompt, pads inside the prompt included.
     """
 
     ids: Tensor
@@ -66,6 +67,7 @@ class Columns:
     dense: bool
     tokens: int
     branch: Tensor | None = None
+    owned: Tensor | None = None
 
 
 def left_padded(
@@ -84,6 +86,7 @@ def left_padded(
     positions = [[0] * (width - len(r)) + list(range(s, s + len(r))) for r, s in zip(rows, starts, strict=True)]
     inside = real or [[True] * len(r) for r in rows]
     flags = [[False] * (width - len(r)) + list(r) for r in inside]
+    owned = [[False] * (width - len(r)) + [True] * len(r) for r in rows]
     tokens = sum(map(sum, flags))
     return Columns(
         ids=torch.tensor(ids, device=lm.device),
@@ -91,6 +94,7 @@ def left_padded(
         real=torch.tensor(flags, device=lm.device),
         dense=tokens == width * len(rows),
         tokens=tokens,
+        owned=torch.tensor(owned, device=lm.device),
     )
 
 
@@ -158,9 +162,9 @@ def _visible(buffer: KVBuffer, columns: Columns, real: Tensor) -> Tensor:
     if columns.branch is not None:
         past = buffer.branch[:, None, :total]
         seen &= (past == 0) | (past == columns.branch[:, :, None])
-    # A pad that sees nobody would make its softmax NaN; nobody sees the pad, so it may see itself.
+    # A pad that sees nobody would make its softmax NaN, so it may see itself.
     own = torch.arange(total, device=seen.device) == torch.arange(total - new, total, device=seen.device)[:, None]
-    return seen | own
+    return seen | (own & ~seen.any(-1, keepdim=True))
 
 
 def _in_form(lm: LM, seen: Tensor) -> Tensor:

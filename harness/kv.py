@@ -64,6 +64,11 @@ class KVBuffer:
         """Forgets every column from `length` on."""
         self.length, self.dense, self.branched = length, dense, False
 
+    def reveal(self, owned: Tensor, dense: bool) -> None:
+        """Makes the columns of `owned [rows, columns so far]` visible to whatever comes next."""
+        self.real[:, : self.length] = owned
+        self.dense = dense
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores `[rows, heads, new, head_dim]` in the newest columns and returns all columns so far."""
         if self.data is None:

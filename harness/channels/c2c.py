@@ -16,8 +16,8 @@ from torch import Tensor
 
 from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import check_fits
-from harness.channels.layout import Plan, Planner
-from harness.forward import extend, left_padded, new_buffer
+from harness.channels.layout import Plan, Planner, Span
+from harness.forward import Columns, extend, left_padded, new_buffer
 from harness.fusion.fuser import Fuser
 from harness.kv import KVBuffer
 from harness.models import LM
@@ -132,16 +132,23 @@ class CacheToCache:
         plans = [self._plan(q) for q in queries]
         steps = _steps(plans, any(link.entries for link in self.links))
         buffer = new_buffer(self.answers, len(plans), sum(max(b - a for a, b in step) for step in steps) + 1)
-        logits = None
+        logits, owned = None, []
         for number, spans in enumerate(steps):
             last = number == len(steps) - 1
             with work.clock.stage("receiver_prefill"):
-                logits, offsets = self._read(buffer, plans, spans, work, keep=int(last))
+                columns = self._columns(plans, spans)
+                logits = extend(self.answers, buffer, columns, work.counters, keep=int(last))
+                owned.append(columns.owned)
+                work.counters.prompt_tokens += columns.tokens
             if not last:
                 with work.clock.stage("fusion"):
+                    offsets = [buffer.length - b for _, b in spans]
                     self._fuse(buffer, plans, spans, offsets, message, work)
         assert logits is not None
         ends = tuple(len(p.ids[0]) for p in plans)
+        if not all(all(p.real[0]) for p in plans):
+            # The original decodes without a mask: its answer tokens do see the pads that alignment inserted.
+            buffer.reveal(torch.cat(owned, 1), dense=len(plans) * buffer.length == sum(ends))
         return Context(self.answers, buffer, logits[:, -1], ends, tuple(sum(p.real[0]) for p in plans))
 
     def _plan(self, query: Query) -> Plan:
@@ -168,24 +175,16 @@ class CacheToCache:
             rows, places = _tokens([p.fused for p in plans], offsets, lm.device)
             return buffer.gather(*link.sent_index, rows, places).to(self.answers.device)
 
-    def _read(
-        self, buffer: KVBuffer, plans: Sequence[Plan], spans: Sequence[tuple[int, int]], work: Work, keep: int
-    ) -> tuple[Tensor | None, list[int]]:
-        """Runs the receiver on one step; returns its logits and by how much columns exceed positions, a row each."""
+    def _columns(self, plans: Sequence[Plan], spans: Sequence[Span]) -> Columns:
         ids = [p.ids[0][a:b] for p, (a, b) in zip(plans, spans, strict=True)]
         real = [p.real[0][a:b] for p, (a, b) in zip(plans, spans, strict=True)]
-        columns = left_padded(ids, [a for a, _ in spans], self.answers, real)
-        before = buffer.length
-        logits = extend(self.answers, buffer, columns, work.counters, keep)
-        work.counters.prompt_tokens += columns.tokens
-        width = columns.ids.shape[1]
-        return logits, [before + width - (b - a) - a for a, b in spans]
+        return left_padded(ids, [a for a, _ in spans], self.answers, real)
 
     def _fuse(
         self,
         buffer: KVBuffer,
         plans: Sequence[Plan],
-        spans: Sequence[tuple[int, int]],
+        spans: Sequence[Span],
         offsets: list[int],
         message: CacheMessage,
         work: Work,
@@ -209,7 +208,7 @@ class CacheToCache:
             buffer.add(kind, layer, rows, columns, delta)
 
 
-def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[tuple[int, int]]]:
+def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[Span]]:
     """Spans of positions that are read in one forward call, a span a plan; shorter plans join at a later step."""
     cut = [p.cuts if fusing else (0, len(p.ids[0])) for p in plans]
     spans = [list(zip(c, c[1:], strict=False)) for c in cut]
@@ -218,12 +217,12 @@ def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[tuple[int, int]]]:
     return [list(step) for step in zip(*padded, strict=True)]
 
 
-def _within(fused: tuple[tuple[int, int], ...], span: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+def _within(fused: tuple[Span, ...], span: Span) -> tuple[Span, ...]:
     return tuple((a, b) for a, b in fused if span[0] <= a and b <= span[1])
 
 
 def _tokens(
-    spans: Sequence[tuple[tuple[int, int], ...]], offsets: Sequence[int], device: torch.device
+    spans: Sequence[tuple[Span, ...]], offsets: Sequence[int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Row and column of every token in the spans, `[tokens]` each."""
     rows = [i for i, row in enumerate(spans) for a, b in row for _ in range(a, b)]
@@ -231,7 +230,7 @@ def _tokens(
     return _two_columns(list(zip(rows, columns, strict=True)), device)
 
 
-def _in_message(plans: Sequence[Plan], now: Sequence[tuple[tuple[int, int], ...]]) -> list[int]:
+def _in_message(plans: Sequence[Plan], now: Sequence[tuple[Span, ...]]) -> list[int]:
     """Places of these tokens among the message's tokens."""
     places, start = [], 0
     for plan, spans in zip(plans, now, strict=True):
