@@ -1,0 +1,104 @@
+"""The pages of a board: an overview, and per task one page in Markdown with its CSV beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from harness.errors import UserError
+from harness.leaderboard import cells
+from harness.leaderboard.escape import markdown
+from harness.leaderboard.published import published_rows, title
+from harness.leaderboard.reading import Entry
+from harness.leaderboard.rows import BoardRow, EntryBoard, entry_board
+
+MARK = "<!-- Generated from records/; do not edit. -->"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_EFFECT_HEADINGS = (
+    "run",
+    "channel",
+    "difference",
+    "comparison",
+    "points",
+    "95% interval",
+    "p (Holm)",
+    "detectable",
+    "pairs",
+    "left out",
+    "verdict",
+)
+_OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs receiver", "content effect", "from")
+_READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
+subjects as clusters where a task has them. Differences are paired, question by question, in points; p by exact McNemar
+(by subject: sign flips), adjusted by Holm over one run; "detectable" is the smallest difference that these questions
+show with 80% power. The content effect is the matched minus the mean message. Latency is of questions answered alone
+after warm-up; the speed-up is the ratio of medians on the same questions. Reported rows were not run here: their
+interval is Wilson's from the reported accuracy and n, their time a mean. Blank means not measured."""
+
+
+def render(entries: Sequence[Entry]) -> dict[str, str]:
+    """Returns every page, file name -> content, for a set of records and the published figures.
+
+    Raises:
+        UserError: if a task's name cannot be a file name.
+    """
+    boards = [entry_board(entry) for entry in entries]
+    rows = sorted((*(row for board in boards for row in board.rows), *published_rows()), key=lambda row: row.order)
+    pages = {"README.md": _overview(rows), "overview.csv": cells.csv_text(rows)}
+    for task in sorted({row.task for row in rows}):
+        if not _NAME.fullmatch(task):
+            raise UserError(f"Task name {task!r} cannot name a page; allowed are letters, digits, '_', '.' and '-'.")
+        ours = [row for row in rows if row.task == task]
+        pages[f"{task}.md"] = _task_page(task, ours, boards)
+        pages[f"{task}.csv"] = cells.csv_text(ours)
+    return pages
+
+
+def _task_page(task: str, rows: Sequence[BoardRow], boards: Sequence[EntryBoard]) -> str:
+    effects = [
+        cells.effect_cells(board.run_id, effect) for board in boards for effect in board.effects if effect.task == task
+    ]
+    parts = [MARK, f"# {markdown(title(task))}", f"Task `{task}`. [All tasks](README.md), [CSV]({task}.csv)."]
+    parts += [cells.board_table(rows)]
+    if effects:
+        parts += ["## Differences", cells.table(_EFFECT_HEADINGS, effects, left={0, 1, 2, 3, 10})]
+    return _joined([*parts, "## How to read this", _READING])
+
+
+def _overview(rows: Sequence[BoardRow]) -> str:
+    lines = [
+        _overview_line(task, list(group))
+        for task in sorted({row.task for row in rows})
+        for _, group in groupby((row for row in rows if row.task == task), key=_run_key)
+    ]
+    table = cells.table(_OVERVIEW_HEADINGS, lines, left={0, 1, 7})
+    return _joined([MARK, "# Leaderboards", "One page a task; [all rows as CSV](overview.csv).", table, _READING])
+
+
+def _run_key(row: BoardRow) -> tuple[object, ...]:
+    return (row.receiver, row.sharers, row.kind, row.source, row.run_id)
+
+
+def _overview_line(task: str, rows: Sequence[BoardRow]) -> list[str]:
+    matched = {row.channel: row for row in rows if not row.control}
+    scores = [cells.accuracy_text(matched[name].accuracy) if name in matched else "" for name in ("receiver", "t2t")]
+    fused = matched.get("c2c")
+    return [
+        f"[{markdown(title(task))}]({task}.md)",
+        cells.pair_text(rows[0]),
+        *scores,
+        cells.accuracy_text(fused.accuracy) if fused else _self_text(rows),
+        cells.difference_text(fused.to_receiver) if fused else "",
+        cells.difference_text(fused.content) if fused else "",
+        cells.source_text(rows[0]),
+    ]
+
+
+def _self_text(rows: Iterable[BoardRow]) -> str:
+    found = [cells.accuracy_text(row.accuracy) for row in rows if (row.channel, row.control) == ("c2c", "self")]
+    return f"{found[0]} (self)" if found else ""
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,141 @@
+"""Records back to samples and timings, so that boards, terminal and page share one arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from harness.errors import UserError
+from harness.leaderboard.format import ABSENT, FAILED, RIGHT, Answers, BoardRecord, Seconds, unpack
+from harness.records.files import explained
+from harness.records.schema import Failure, ResultRow, Sample, Timing
+from harness.records.versions import load
+from harness.results import summarise
+
+_FAILED = Failure(type="Recorded", message="an error in the run")
+_COUNTS = ("n", "errors", "invalid", "accuracy", "accuracy_low", "accuracy_high", "e2e_s_p50", "ttft_s_p50")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record, ready to be summarised.
+
+    Attributes:
+        rows: Recomputed from the questions, with the means that only the run knew taken over.
+    """
+
+    name: str
+    record: BoardRecord
+    samples: list[Sample]
+    timings: list[Timing]
+    rows: list[ResultRow]
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the stored aggregates are what the stored questions give."""
+        stored = {(row.task, row.channel, row.control): row for row in self.record.results}
+        return stored.keys() == {(row.task, row.channel, row.control) for row in self.rows} and all(
+            _same(row, stored[(row.task, row.channel, row.control)]) for row in self.rows
+        )
+
+
+def read_records(folder: Path) -> list[Entry]:
+    """Reads every record of a leaderboard folder, by file name.
+
+    Raises:
+        UserError: if a file is broken or newer than this harness, or two hold the same run.
+    """
+    entries = [read_record(path) for path in sorted((folder / "records").glob("*.json"))]
+    seen: dict[str, str] = {}
+    for entry in entries:
+        other = seen.setdefault(entry.record.run.run_id, entry.name)
+        if other != entry.name:
+            raise UserError(f"{entry.name} and {other} hold the same run {entry.record.run.run_id}; delete one.")
+    return entries
+
+
+def read_record(path: Path) -> Entry:
+    """Reads and checks one record.
+
+    Raises:
+        UserError: if the file is broken or newer than this harness.
+    """
+    with explained(path):
+        content = path.read_bytes()
+    try:
+        record = load(from_json(content), BoardRecord, str(path))
+        samples = [sample for answers in record.answers for sample in _samples(record, answers)]
+        timings = [timing for seconds in record.timings for timing in _timings(record, seconds)]
+    except (ValueError, IndexError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no valid record ({reason}); export the run again.") from error
+    return Entry(path.name, record, samples, timings, _rows(record, samples, timings))
+
+
+def _rows(record: BoardRecord, samples: Sequence[Sample], timings: Sequence[Timing]) -> list[ResultRow]:
+    stored = {(row.task, row.channel, row.control): row for row in record.results}
+    rows = summarise(samples, timings, record.groups)
+    return [_with_means(row, stored.get((row.task, row.channel, row.control))) for row in rows]
+
+
+def _with_means(row: ResultRow, stored: ResultRow | None) -> ResultRow:
+    taken = ("payload_bytes_mean", "tokens_out_mean", "variant")
+    return row.model_copy(update={name: getattr(stored, name) for name in taken} if stored else {})
+
+
+def _same(row: ResultRow, stored: ResultRow) -> bool:
+    return all(_close(getattr(row, name), getattr(stored, name)) for name in _COUNTS)
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    return one is other if one is None or other is None else math.isclose(one, other, rel_tol=1e-9)
+
+
+def _samples(record: BoardRecord, arm: Answers) -> Iterator[Sample]:
+    questions = record.questions[arm.task]
+    for index, (doc_id, mark) in enumerate(zip(questions.ids, arm.marks, strict=True)):
+        if mark == ABSENT:
+            continue
+        failed = mark == FAILED
+        fields: dict[str, Any] = {
+            "task": arm.task,
+            "doc_id": doc_id,
+            "position": index,
+            "channel": arm.channel,
+            "control": arm.control,
+            "kind": arm.kind,
+            "prompt_sha256": "",
+            "subject": questions.subjects[questions.subject[index]] if questions.subject else "",
+            "key": questions.keys[index],
+            "predicted": unpack(arm.predicted, index),
+            "predicted_strict": unpack(arm.predicted_strict, index),
+            "correct": None if failed else mark == RIGHT,
+            "correct_strict": None if failed or not arm.marks_strict else arm.marks_strict[index] == RIGHT,
+            "error": _FAILED if failed else None,
+        }
+        yield Sample(**fields)
+
+
+def _timings(record: BoardRecord, arm: Seconds) -> Iterator[Timing]:
+    ids = record.questions[arm.task].ids
+    columns = zip(arm.question, arm.round, arm.ttft_s, arm.e2e_s, arm.tokens_out, strict=True)
+    for index, (question, turn, ttft_s, e2e_s, tokens_out) in enumerate(columns):
+        fields: dict[str, Any] = {
+            "task": arm.task,
+            "doc_id": ids[question],
+            "position": question,
+            "channel": arm.channel,
+            "control": arm.control,
+            "round": turn,
+            "stages_s": {stage: seconds[index] for stage, seconds in arm.stages_s.items()},
+            "ttft_s": ttft_s,
+            "e2e_s": e2e_s,
+            "tokens_out": tokens_out,
+            "equal_length": arm.equal_length,
+        }
+        yield Timing(**fields)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from subprocess import run as run_process
+
+import pytest
+
+from harness.errors import UserError
+from harness.leaderboard import add_record, check, export_record, write
+from harness.leaderboard.escape import csv_cell, markdown
+from harness.leaderboard.export import serialise
+from harness.leaderboard.published import published_rows
+from harness.leaderboard.reading import read_record
+from harness.results import effects, summarise
+from tests.synthetic import SUBJECTS, Plan, run
+from tests.synthetic import write as write_run
+
+PLANS = (
+    Plan(n=60, errors=2, timed=8),
+    Plan(n=80, task="mmlu_redux", subjects=SUBJECTS, answer="{letter}. <script>alert(1)</script> | pipe"),
+)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    add_record(tmp_path / "boards", write_run(run(PLANS), tmp_path / "run"))
+    write(tmp_path / "boards")
+    return tmp_path / "boards"
+
+
+def record_path(board: Path) -> Path:
+    return next((board / "records").glob("*.json"))
+
+
+def test_the_same_records_give_the_same_bytes(board: Path) -> None:
+    before = {path.name: path.read_bytes() for path in board.iterdir() if path.is_file()}
+    assert write(board) == []
+    for path in board.glob("*.*"):
+        path.unlink()
+    write(board)
+    assert {path.name: path.read_bytes() for path in board.iterdir() if path.is_file()} == before
+    assert check(board) == []
+
+
+def test_an_exported_record_gives_the_numbers_of_its_run(board: Path) -> None:
+    made, entry = run(PLANS), read_record(record_path(board))
+    assert entry.rows == summarise(made.samples, made.timings)
+    assert effects(entry.samples) == effects(made.samples)
+    assert entry.consistent
+
+
+def test_exporting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_run(run(PLANS), tmp_path / "run")
+    assert serialise(export_record(folder)) == serialise(export_record(folder))
+
+
+def test_a_record_holds_no_text_of_models_or_datasets(board: Path) -> None:
+    content = record_path(board).read_text()
+    assert "script" not in content
+    assert "Background" not in content
+
+
+def test_an_edited_page_a_missing_page_and_a_stale_one_are_found_and_mended(board: Path) -> None:
+    page = board / "openbookqa.md"
+    page.write_text(page.read_text().replace("60", "61"))
+    (board / "README.md").unlink()
+    (board / "gone.md").write_text(page.read_text())
+    (board / "notes.md").write_text("by hand")
+    assert check(board) == ["README.md", "gone.md", "openbookqa.md"]
+    write(board)
+    assert check(board) == []
+    assert (board / "notes.md").read_text() == "by hand"
+
+
+def test_an_edited_aggregate_is_found(board: Path) -> None:
+    path = record_path(board)
+    content = json.loads(path.read_text())
+    content["results"][0]["accuracy"] += 0.01
+    path.write_text(json.dumps(content))
+    assert check(board) == [f"records/{path.name}"]
+
+
+def test_published_figures_are_marked_and_keep_to_the_paper() -> None:
+    rows = {
+        (row.task, row.sharers[0], row.channel): row for row in published_rows() if not row.control and row.e2e_s_mean
+    }
+    assert len(rows) == 60
+    row = rows[("mmlu_redux", "Qwen/Qwen2.5-0.5B-Instruct", "c2c")]
+    assert (row.accuracy.value, row.e2e_s_mean, row.n) == (pytest.approx(0.4292), 0.40, 5632)
+    assert row.kind == "reported, not re-run"
+
+
+def test_measured_and_reported_rows_stand_on_one_page(board: Path) -> None:
+    page = (board / "openbookqa.md").read_text()
+    assert "**reported, not re-run**: Cache-to-Cache" in page
+    assert "run 20260101-openbookqa, 2026-01-01, 0123456789ab, NVIDIA A100" in page
+    rows = list(csv.DictReader(io.StringIO((board / "openbookqa.csv").read_text())))
+    fused = next(row for row in rows if (row["channel"], row["control"], row["kind"]) == ("c2c", "", "measured"))
+    assert (fused["n"], fused["peak_memory_bytes"]) == ("60", "3600000000")
+    assert float(fused["speed_up"]) > 3
+
+
+def test_without_records_the_published_figures_still_stand(tmp_path: Path) -> None:
+    names = {path.name for path in write(tmp_path)}
+    assert {"README.md", "mmlu_redux.md", "arc_challenge.csv"} <= names
+
+
+def test_names_from_outside_cannot_break_a_table(tmp_path: Path) -> None:
+    hostile = "evil|<script>alert(1)</script>\n# [x](http://e) `y` _z_"
+    made = run([Plan(n=5)])
+    models = [model.model_copy(update={"reference": hostile}) for model in made.record.models]
+    path = add_record(tmp_path, write_run(run([Plan(n=5)], models=models), tmp_path / "run"))
+    assert path.parent == tmp_path / "records"
+    write(tmp_path)
+    lines = (tmp_path / "openbookqa.md").read_text().splitlines()
+    assert not any("<script" in line for line in lines)
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table[: 2 + 8]}) == 1
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b", "..", ".hidden"])
+def test_a_run_id_cannot_leave_the_records_folder(tmp_path: Path, run_id: str) -> None:
+    path = add_record(tmp_path / "boards", write_run(run([Plan(n=3)], run_id=run_id), tmp_path / "run"))
+    assert path.resolve().parent == (tmp_path / "boards" / "records").resolve()
+
+
+def test_a_task_name_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
+    add_record(tmp_path, write_run(run([Plan(n=3, task="../up")]), tmp_path / "run"))
+    with pytest.raises(UserError, match="cannot name a page"):
+        write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "no valid record"),
+        ("[]", "expected one JSON object"),
+        ('{"schema_version": 99}', "update the harness"),
+        ('{"run": 1}', "'run"),
+    ],
+)
+def test_a_broken_record_is_one_sentence_naming_the_file(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "x.json").write_text(content)
+    with pytest.raises(UserError, match=said) as caught:
+        write(tmp_path)
+    assert "x.json" in str(caught.value)
+
+
+def test_marks_that_do_not_fit_the_questions_are_refused(board: Path) -> None:
+    path = record_path(board)
+    content = json.loads(path.read_text())
+    content["answers"][0]["marks"] = "1"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no valid record"):
+        check(board)
+
+
+def test_two_records_of_one_run_are_refused(board: Path) -> None:
+    (board / "records" / "copy.json").write_bytes(record_path(board).read_bytes())
+    with pytest.raises(UserError, match="same run"):
+        write(board)
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    folder = write_run(run([Plan(n=3)], status="cancelled"), tmp_path / "run")
+    with pytest.raises(UserError, match="cancelled"):
+        export_record(folder)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no folder"):
+        check(tmp_path / "none")
+
+
+def test_escapes() -> None:
+    assert markdown("a|b") == "a&#124;b"
+    assert markdown("<b>*x*\n") == "&lt;b&gt;\\*x\\*"
+    assert markdown("mmlu_redux _it_") == "mmlu_redux \\_it\\_"
+    assert csv_cell("=1+1") == "'=1+1"
+
+
+def test_leaderboards_never_import_a_model_library() -> None:
+    code = "import sys, harness.leaderboard; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    assert run_process([sys.executable, "-c", code], check=False).returncode == 0
