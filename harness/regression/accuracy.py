@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from harness.records.schema import Sample
 from harness.regression.pairing import ArmPair
-from harness.regression.verdicts import Options, Verdict
+from harness.regression.verdicts import Options, Verdict, p_words
 from harness.results.groups import clusters
-from harness.results.wording import p_text, percent_text, points_text
+from harness.results.wording import percent_text, points_text
 from harness.stats import PairedDifference, holm, paired
 
 # The bootstrap and the test over subjects decide nothing here, and a check may have hundreds of arms.
@@ -48,8 +48,8 @@ def accuracy(pairs: Sequence[ArmPair], options: Options) -> list[Verdict]:
         return []
     harms = holm([_one_sided(test.difference, -1) for test in tests])
     gains = holm([_one_sided(test.difference, +1) for test in tests])
-    judged = zip(tests, harms, gains, strict=True)
-    return [_judge(test, harm_p, gain_p, options) for test, harm_p, gain_p in judged if _worth_a_line(test)]
+    verdicts = [_judge(*each, options) for each in zip(tests, harms, gains, strict=True)]
+    return [verdict for test, verdict in zip(tests, verdicts, strict=True) if _worth_a_line(test, verdict)]
 
 
 def _right(sample: Sample) -> bool:
@@ -68,8 +68,8 @@ def _test(check: str, pair: ArmPair, measure: Measure, options: Options) -> _Tes
     return _Test(check, pair.subject, sum(before) / len(before), sum(after) / len(after), difference)
 
 
-def _worth_a_line(test: _Test) -> bool:
-    return test.check == "accuracy" or test.difference.difference != 0
+def _worth_a_line(test: _Test, verdict: Verdict) -> bool:
+    return test.check == "accuracy" or test.difference.difference < 0 or verdict.status == "better"
 
 
 def _one_sided(difference: PairedDifference, sign: int) -> float:
@@ -81,9 +81,9 @@ def _judge(test: _Test, harm_p: float, gain_p: float, options: Options) -> Verdi
     difference = test.difference
     figures = _figures(test)
     if harm_p < options.alpha and difference.difference < -options.margin:
-        return Verdict("regression", test.check, test.subject, f"{figures}, p = {p_text(harm_p)} after Holm")
+        return Verdict("regression", test.check, test.subject, f"{figures}, {p_words(harm_p)} after Holm")
     if gain_p < options.alpha:
-        return Verdict("better", test.check, test.subject, f"{figures}, p = {p_text(gain_p)} after Holm")
+        return Verdict("better", test.check, test.subject, f"{figures}, {p_words(gain_p)} after Holm")
     if difference.interval.low < -options.margin:
         hidden = points_text(-difference.interval.low).lstrip("+")
         text = f"{figures}; not resolved at this n: a loss of up to {hidden} points could hide"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import groupby
 from xml.etree import ElementTree
 
 from harness.regression.verdicts import Report, Status, Verdict
@@ -14,15 +15,24 @@ from harness.regression.verdicts import Report, Status, Verdict
 # Everything that XML 1.0 forbids, even escaped, and what else could steer a terminal.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ACTIVE = re.compile(r"([\\`*_\[\]|~@$#])")
+MOST = 24
 _FAILURES: dict[Status, str] = {"regression": "failure", "not comparable": "error"}
 
 
 def lines(report: Report) -> list[str]:
-    """Returns one line a verdict, the gravest last: nearest to the prompt."""
-    return [
-        *(re.sub(r"[\t\n\r]", " ", _printable(verdict.line)) for verdict in reversed(report.verdicts)),
-        report.headline,
-    ]
+    """Returns one line a verdict, the gravest last: nearest to the prompt.
+
+    Of many harmless verdicts of one kind (57 subjects, none resolved) only the first are shown, those over all tasks
+    among them; Markdown and JUnit hold every one. Whatever fails a build is always shown.
+    """
+    shown: list[str] = []
+    for (status, check), group in groupby(report.verdicts, key=lambda verdict: (verdict.status, verdict.check)):
+        printed = [_one_line(verdict.line) for verdict in group]
+        hidden = len(printed) - MOST if status in ("same", "warning") else 0
+        if hidden > 0:
+            printed[MOST:] = [f"{status.upper():<14} {check:<9} and {hidden} more, listed by --markdown and --junit"]
+        shown += printed
+    return [*reversed(shown), report.headline]
 
 
 def escape(text: str) -> str:
@@ -31,7 +41,7 @@ def escape(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(_printable(text).split())
+    return re.sub(r"[\t\n\r\u2028\u2029]", " ", _printable(text))
 
 
 def _printable(text: str) -> str:

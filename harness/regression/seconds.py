@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.regression.ranks import Seconds, aligned_rank_p, aligned_ratio
-from harness.regression.verdicts import Options, Verdict
-from harness.results.wording import p_text, seconds_text
+from harness.regression.verdicts import Options, Verdict, p_words
+from harness.results.wording import seconds_text
 
 FEWEST = 10
 
@@ -55,7 +55,7 @@ def judge(subject: str, base: Side, head: Side, options: Options) -> Verdict:
 def _compare(subject: str, base: Side, head: Side, options: Options) -> Verdict:
     blocks, limit = _blocks(base, head), options.latency_ratio
     ratio, p = aligned_ratio(blocks), aligned_rank_p(blocks)
-    text = f"{_median(base)} -> {_median(head)} (x{ratio:.3f}, p = {p_text(p)}, {len(base)} and {len(head)} timings)"
+    text = f"{_median(base)} -> {_median(head)} (x{ratio:.3f}, {p_words(p)}, {len(base)} and {len(head)} timings)"
     if 1 / limit <= ratio <= limit:
         return Verdict("same", "latency", subject, text)
     if p >= options.latency_alpha:

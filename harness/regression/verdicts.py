@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import UserError
+from harness.results.wording import p_text
 
 Status = Literal["regression", "not comparable", "warning", "better", "same"]
 ORDER: tuple[Status, ...] = ("regression", "not comparable", "warning", "better", "same")
@@ -107,5 +108,16 @@ class Report:
     def headline(self) -> str:
         """The whole report in one sentence."""
         words = ("Same or better", "Regression", "Not comparable")[self.exit_code]
-        counts = ", ".join(f"{self.count(status)} {status}" for status in ORDER if self.count(status))
+        counts = ", ".join(_counted(self.count(status), status) for status in ORDER if self.count(status))
         return f"{words}: {counts or 'nothing was compared'}."
+
+
+def _counted(count: int, status: Status) -> str:
+    plural = count > 1 and status in ("regression", "warning")
+    return f"{count} {status}{'s' if plural else ''}"
+
+
+def p_words(p: float) -> str:
+    """Writes a p-value as a statement, ``p = 0.014`` or ``p < 0.001``."""
+    text = p_text(p)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"

@@ -2,8 +2,10 @@
 
 from xml.etree import ElementTree
 
+import pytest
+
 from harness.regression.output import escape, junit, lines, markdown
-from harness.regression.verdicts import Report, Verdict
+from harness.regression.verdicts import Report, Verdict, p_words
 
 NASTY = 'a|b <script>alert(1)</script> `x` *y* [z](http://evil) \x1b[31m\x00\nnext ]]> & "q"'
 REPORT = Report.of(
@@ -41,3 +43,22 @@ def test_junit_is_well_formed_and_counts() -> None:
 def test_an_empty_report_says_that_nothing_was_compared() -> None:
     assert Report.of([]).exit_code == 2
     assert lines(Report.of([])) == ["Not comparable: nothing was compared."]
+
+
+@pytest.mark.parametrize(("p", "words"), [(0.0001, "p < 0.001"), (0.014, "p = 0.014"), (1.0, "p = 1.000")])
+def test_p_values_are_statements(p: float, words: str) -> None:
+    assert p_words(p) == words
+
+
+def test_the_headline_counts() -> None:
+    verdicts = [Verdict(status, "answers", "", "") for status in ("regression", "regression", "warning", "same")]
+    assert Report.of(verdicts).headline == "Regression: 2 regressions, 1 warning, 1 same."
+
+
+def test_many_harmless_lines_are_folded_and_no_other() -> None:
+    verdicts = [Verdict(status, "accuracy", f"task{i}", "") for status in ("warning", "regression") for i in range(100)]
+    printed = lines(Report.of(verdicts))
+    assert len(printed) == 24 + 1 + 100 + 1
+    assert "and 76 more" in printed[0]
+    assert "task0" in printed[24]
+    assert markdown(Report.of(verdicts)).count("task") == 200
