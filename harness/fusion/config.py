@@ -27,7 +27,7 @@ class FuserConfig:
         receiver_head_dim: Width of one of them.
         hidden_dim: Width of the trunk.
         intermediate_dim: Inner width of the trunk's and the projection's FFN blocks.
-        num_layers: Depth as the paper's code counts it; the projection has ``num_layers - 2`` blocks.
+        num_layers: Depth as the paper's code counts it; at least 3; the projection has ``num_layers - 2`` blocks.
         layer_map: Pairs (receiver layer, sharer layer), ascending in the receiver layer.
         dropout: Probability inside the FFN blocks.
         initial_temperature: Of the Gumbel gate at step 0.
@@ -44,7 +44,7 @@ class FuserConfig:
     receiver_head_dim: Width
     hidden_dim: Width
     intermediate_dim: Width
-    num_layers: Annotated[int, Field(ge=2, le=64)]
+    num_layers: Annotated[int, Field(ge=3, le=64)]
     layer_map: Annotated[tuple[tuple[Layer, Layer], ...], Field(min_length=1, max_length=1024)]
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     initial_temperature: Temperature = 1.0

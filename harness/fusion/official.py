@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.fusion.config import FuserConfig
 from harness.fusion.fuser import Fuser
 from harness.fusion.official_format import (
+    ARGUMENT_DEFAULTS,
     ARGUMENTS,
     KINDS,
     MAP_FILE,
@@ -80,7 +81,8 @@ def _read_config(folder: Path, link: _Link, layer_map: tuple[tuple[int, int], ..
         unknown = [name for name in arguments if name not in ARGUMENTS]
         if unknown:
             raise bad_file(path, f"init argument {unknown[0]!r} is not known")
-        return FuserConfig(layer_map=layer_map, **{ARGUMENTS[name]: value for name, value in arguments.items()})
+        complete = {**ARGUMENT_DEFAULTS, **arguments}
+        return FuserConfig(layer_map=layer_map, **{ARGUMENTS[name]: value for name, value in complete.items()})
     except ValidationError as error:
         raise bad_file(path, first_problem(error, back)) from error
 

@@ -28,6 +28,14 @@ ARGUMENTS = {
     **{name: name for name in ("hidden_dim", "intermediate_dim", "num_layers", "dropout")},
     **{name: name for name in ("initial_temperature", "final_temperature", "anneal_steps")},
 }
+# The trainer records only the arguments that it passed; these are what its constructor fills in.
+ARGUMENT_DEFAULTS = {
+    "source_num_heads": 1,
+    "target_num_heads": 1,
+    "hidden_dim": 1024,
+    "intermediate_dim": 1024,
+    "num_layers": 3,
+}
 
 _Index = Annotated[int, Field(ge=0, lt=1024)]
 _Key = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]

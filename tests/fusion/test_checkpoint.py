@@ -65,6 +65,14 @@ def test_projectors_are_found_by_the_map_not_by_their_number(tmp_path: Path) -> 
     assert _same(load(tmp_path), fuser)
 
 
+def test_arguments_that_the_trainer_did_not_record_have_its_defaults(tmp_path: Path) -> None:
+    fuser = random_fuser(sharer_heads=1, receiver_heads=1, intermediate_dim=1024, hidden_dim=1024, layer_map=((0, 0),))
+    save_official(fuser, tmp_path)
+    kept = {"source_dim": fuser.config.sharer_head_dim, "target_dim": fuser.config.receiver_head_dim}
+    (tmp_path / "projector_0.json").write_text(json.dumps({"class": "C2CProjector", "init_args": kept}))
+    assert _same(load(tmp_path), fuser)
+
+
 def test_provenance_and_digest_are_kept(tmp_path: Path) -> None:
     save(random_fuser(), tmp_path, {"receiver": "r", "steps": 3, "loss": [1.5, None]})
     header = read_header(tmp_path)

@@ -230,7 +230,7 @@ def test_initial_weights_have_the_scale_of_a_linear_layer() -> None:
     "change",
     [
         {"hidden_dim": 0},
-        {"num_layers": 1},
+        {"num_layers": 2},
         {"dropout": 1.0},
         {"dropout": math.nan},
         {"initial_temperature": 0.0},
