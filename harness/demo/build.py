@@ -1,0 +1,133 @@
+"""Builds the default pair from nothing: receiver and sharer side by side, then the fuser between them.
+
+Guarantees a folder that any loader of ordinary models and fusers reads, and a ``training.json`` that says
+how it came about. The trade-off: the two models train in two processes of one thread each, because more
+threads make models of this size slower.
+
+Run ``python -m harness.demo.build [seed] [folder]``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.demo.batches import draw
+from harness.demo.evaluate import accuracies, fuser_batch
+from harness.demo.models import load_model
+from harness.demo.recipe import FuserRecipe, Progress, Recipe, silent
+from harness.demo.rows import WORLD_SEED
+from harness.demo.side_by_side import train_models
+from harness.demo.threads import one_thread
+from harness.demo.tokenizer import build_tokenizer
+from harness.demo.train_fuser import FuserBatch, fit_fuser
+from harness.demo.world import RECEIVER, SHARER, Fact, ask_many, build_facts, names_of, seeded, select
+from harness.fusion.checkpoint import save
+from harness.fusion.config import FuserConfig
+from harness.fusion.fuser import Fuser
+from harness.fusion.layers import last_aligned
+from harness.fusion.shapes import kv_shape
+from harness.paths import PAIR
+
+
+def build(seed: int = 0, out: Path = PAIR, progress: Progress = silent, recipe: Recipe | None = None) -> dict[str, Any]:
+    """Trains receiver, sharer and fuser and writes them to ``receiver``, ``sharer`` and ``fuser`` in ``out``.
+
+    Args:
+        seed: of the weights and of the order of training; the world is the committed one whatever the seed.
+        out: folder, made if it is not there.
+        progress: called with the phase, the step, the most steps it may take and the smoothed loss.
+        recipe: the committed pair's by default.
+
+    Returns:
+        What ``training.json`` holds: seed, steps, losses, seconds, versions and held-out accuracies.
+
+    Raises:
+        RunError: if a model does not learn its facts, or a training process dies.
+    """
+    recipe, start = recipe or Recipe(), time.perf_counter()
+    phases = train_models(seed, out, progress, recipe)
+    with one_thread():
+        receiver, sharer = load_model(out / RECEIVER), load_model(out / SHARER)
+        facts = build_facts(WORLD_SEED, recipe.world)
+        tokenizer = build_tokenizer(names_of(facts))
+        torch.manual_seed(seed)
+        fuser = new_fuser(receiver, sharer, recipe.fuser)
+        batches = fuser_batches(tokenizer, facts, recipe.fuser.batch, seeded("fuser", seed))
+        fused = fit_fuser(receiver, sharer, fuser, batches, recipe.fuser.steps, recipe.fuser.learning_rate, progress)
+        held_out = held_out_accuracies(receiver, sharer, fuser, tokenizer, facts, recipe.test_questions)
+    report = {
+        "seed": seed,
+        "world_seed": WORLD_SEED,
+        "recipe": asdict(recipe),
+        "phases": {
+            name: [asdict(outcome) for outcome in found] for name, found in (phases | {"fuser": [fused]}).items()
+        },
+        "held_out_accuracy": held_out,
+        "seconds": time.perf_counter() - start,
+        "versions": versions(),
+    }
+    save(fuser, out / "fuser", provenance={"receiver": RECEIVER, "sharer": SHARER, "seed": seed})
+    (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def new_fuser(receiver: Any, sharer: Any, recipe: FuserRecipe) -> Fuser:
+    """An untrained fuser that fits two models, layers aligned from the last one down."""
+    mine, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
+    config = FuserConfig(
+        sharer_heads=theirs.heads,
+        sharer_head_dim=theirs.head_dim,
+        receiver_heads=mine.heads,
+        receiver_head_dim=mine.head_dim,
+        hidden_dim=recipe.hidden_dim,
+        intermediate_dim=recipe.intermediate_dim,
+        num_layers=recipe.num_layers,
+        layer_map=last_aligned(mine.layers, theirs.layers),
+        dropout=recipe.dropout,
+        anneal_steps=recipe.steps,
+    )
+    return Fuser(config)
+
+
+def fuser_batches(tokenizer: Any, facts: tuple[Fact, ...], batch: int, rng: random.Random) -> Iterator[FuserBatch]:
+    """Endless batches of new questions on the facts that are not held out, half of them from each model's half."""
+    halves = [select(facts, half, held_out=False) for half in (RECEIVER, SHARER)]
+    while True:
+        yield fuser_batch(tokenizer, [question for half in halves for question in draw(half, batch // 2, rng)])
+
+
+def held_out_accuracies(
+    receiver: Any, sharer: Any, fuser: Fuser, tokenizer: Any, facts: tuple[Fact, ...], count: int
+) -> dict[str, dict[str, float]]:
+    """Accuracy of each channel on held-out facts, by the model that was taught them."""
+    rng = seeded("held-out", WORLD_SEED)
+    halves = {half: ask_many(select(facts, half, held_out=True), count, rng) for half in (RECEIVER, SHARER)}
+    return {half: accuracies(receiver, sharer, fuser, tokenizer, asked) for half, asked in halves.items()}
+
+
+def versions() -> dict[str, str]:
+    """What the pair was made with."""
+    import transformers
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def _print(phase: str, step: int, steps: int, loss: float) -> None:
+    if step % 100 == 0:
+        print(f"{phase}: step {step} of at most {steps}, loss {loss:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    chosen = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else PAIR
+    print(json.dumps(build(chosen, target, _print)["held_out_accuracy"], indent=2))
