@@ -37,7 +37,7 @@ class FuserRecipe:
     hidden_dim: int = 64
     intermediate_dim: int = 128
     num_layers: int = 3
-    dropout: float = 0.0
+    dropout: float = 0.1
     steps: int = 1500
     batch: int = 64
     learning_rate: float = 3e-3
@@ -57,7 +57,7 @@ class Recipe:
 
     world: WorldConfig = field(default_factory=WorldConfig)
     read: Phase = Phase("read", most_steps=3000, enough=0.3)
-    know: Phase = Phase("know", most_steps=4000, enough=0.6, cooldown_steps=800)
+    know: Phase = Phase("know", most_steps=4000, enough=0.6, cooldown_steps=1500)
     fuser: FuserRecipe = field(default_factory=FuserRecipe)
     test_questions: int = 400
 
