@@ -69,9 +69,7 @@ def teach(model: Any, step: Step, phase: Phase, rng: random.Random, progress: Pr
         cool += cool > 0 or smooth < phase.enough
         progress(phase.name, done, phase.most_steps + phase.cooldown_steps, smooth)
         if not cool and done >= phase.most_steps:
-            raise RunError(
-                f"The {phase.name} phase is still at loss {smooth:.2f} after {done} steps; try another seed."
-            )
+            raise RunError(f"Phase {phase.name!r} is still at loss {smooth:.2f} after {done} steps; try another seed.")
     return Outcome(phase.name, done, time.perf_counter() - start, smooth)
 
 
