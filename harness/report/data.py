@@ -1,0 +1,140 @@
+"""Runs -> the plain data that the page draws from: numbers computed here, only layout is left to the browser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness import stats
+from harness.records import LoadedRun
+from harness.records.schema import ResultRow, RunRecord, Sample
+from harness.report.questions import Pool, question_columns, read_questions
+from harness.results import Effect, SpeedUp, effects, groups_of, headline, speed_ups, summarise
+from harness.results.groups import RECEIVER, Table, tables, top_level
+
+MOST_SUBJECTS = 80
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    """Everything computed of one run that more than one part of the report shows."""
+
+    run: LoadedRun
+    rows: list[ResultRow]
+    effects: list[Effect]
+    speed_ups: list[SpeedUp]
+    tables: list[Table]
+
+
+def run_numbers(run: LoadedRun) -> RunNumbers:
+    """Computes the headline numbers of a run."""
+    groups = groups_of(run.record)
+    variants = {row.channel: row.variant for row in run.record.results if row.variant}
+    shown = top_level(groups, (sample.task for sample in run.samples))
+    return RunNumbers(
+        run=run,
+        rows=headline(summarise(run.samples, run.timings, groups, variants), groups),
+        effects=effects(run.samples, groups),
+        speed_ups=[found for found in speed_ups(run.timings, groups) if found.task in shown],
+        tables=[table for table in tables(run.samples, groups) if table.name in shown],
+    )
+
+
+def page_data(numbers: Sequence[RunNumbers]) -> dict[str, Any]:
+    """Returns the data of a page over one or more runs; texts are in `texts`, everything else names their index."""
+    pool = Pool()
+    runs = [_run(found, pool) for found in numbers]
+    return {"runs": runs, "texts": pool.texts}
+
+
+def _run(found: RunNumbers, pool: Pool) -> dict[str, Any]:
+    record = found.run.record
+    asked = read_questions(found.run.path)
+    return {
+        **provenance(found.run),
+        "fusion": [_finite(layer) for layer in record.fusion],
+        "tasks": [
+            {
+                "name": table.name,
+                "rows": [_finite(row.model_dump()) for row in found.rows if row.task == table.name],
+                "effects": [
+                    {**_finite(asdict(effect)), "title": effect.title}
+                    for effect in found.effects
+                    if effect.task == table.name
+                ],
+                "speed_ups": [_finite(asdict(speed_up)) for speed_up in found.speed_ups if speed_up.task == table.name],
+                "subjects": subject_gains(table),
+                "questions": question_columns(table, asked, found.run.timings, pool),
+            }
+            for table in found.tables
+        ],
+    }
+
+
+def provenance(run: LoadedRun) -> dict[str, Any]:
+    """Says what a run was: models, machine, commit, state."""
+    record = run.record
+    return {
+        "id": record.run_id,
+        "status": record.status,
+        "started": record.started_at,
+        "receiver": references(record, "receiver"),
+        "sharers": references(record, "sharer"),
+        "fusers": [str(fuser.get("reference", fuser.get("path", ""))) for fuser in record.fusers],
+        "machine": record.hardware.gpu or record.hardware.cpu,
+        "commit": record.git.commit[:12] + (" (modified)" if record.git.dirty else ""),
+        "identity": record.identity[:12],
+        "warnings": [*record.warnings, *run.warnings],
+        "error": f"{record.error.type}: {record.error.message}" if record.error else "",
+        "peak_memory_bytes": dict(record.peak_memory_bytes),
+    }
+
+
+def references(record: RunRecord, role: str) -> list[str]:
+    """Returns the models of a role, such as every sharer."""
+    return [model.reference for model in record.models if model.role.startswith(role)]
+
+
+def subject_gains(table: Table) -> list[dict[str, Any]]:
+    """Returns per subject each channel's paired difference to the receiver; empty without subjects.
+
+    Where subjects are too many to be read (one a fact, say), categories stand in, then the tasks of a group.
+    """
+    base = table.arms.get(RECEIVER, {})
+    name_of = _naming(list(base.values()))
+    if name_of is None:
+        return []
+    found = []
+    for (channel, control), arm in table.arms.items():
+        if control or (channel, control) == RECEIVER:
+            continue
+        pairs: dict[str, list[tuple[bool, bool]]] = {}
+        for key, sample in arm.items():
+            if key in base and sample.done and base[key].done:
+                pairs.setdefault(name_of[key], []).append((bool(sample.correct), bool(base[key].correct)))
+        found += [{"channel": channel, "subject": name, **_gain(both)} for name, both in sorted(pairs.items())]
+    return found
+
+
+def _naming(samples: Sequence[Sample]) -> Mapping[tuple[str, str], str] | None:
+    for attribute in ("subject", "category", "task"):
+        names = {(sample.task, sample.doc_id): str(getattr(sample, attribute)) for sample in samples}
+        if 1 < len(set(names.values())) <= MOST_SUBJECTS and "" not in names.values():
+            return names
+    return None
+
+
+def _gain(pairs: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
+    found = stats.paired([ours for ours, _ in pairs], [theirs for _, theirs in pairs], resamples=1)
+    return {"n": found.n, "difference": found.difference, "low": found.interval.low, "high": found.interval.high}
+
+
+def _finite(values: Any) -> Any:
+    """Puts None in place of numbers that are not finite: JSON has no word for them."""
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    return [_finite(value) for value in values] if isinstance(values, (list, tuple)) else values
