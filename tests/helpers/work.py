@@ -1,0 +1,51 @@
+"""Short ways to drive a channel and to collect what an engine run answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from harness.channels.base import Channel, Context, Query, Work
+from harness.channels.single import Single
+from harness.engine import Answer, Arm, Budget, Request, run
+from harness.models import LM
+from harness.prompts import ask
+
+SENTENCES = (
+    "Hi",
+    "Why is the sky blue?",
+    "Café naïve 北京 🙂 — what does it mean?",
+    "The river bends north, then east.\nWhere does it end, and who lives at its banks?",
+    "def add(a, b):\n    return a + b",
+)
+
+
+def query(text: str, **more: Any) -> Query:
+    """A query of one user turn, whose bare question is the same text."""
+    return Query(ask(text, prefix=more.pop("prefix", "")), question=text, **more)
+
+
+def context_of(channel: Channel, queries: Sequence[Query], work: Work | None = None) -> Context:
+    """Both halves of a channel."""
+    charged = work or Work()
+    with torch.inference_mode():
+        return channel.receive(queries, channel.send(queries, charged), charged)
+
+
+def read(lm: LM, texts: Sequence[str], work: Work | None = None) -> Context:
+    """Prompts as the model reads them alone."""
+    return context_of(Single(lm), [query(t) for t in texts], work)
+
+
+def answers(
+    channel: Channel, requests: Sequence[Request], budget: Budget | None = None, work: Work | None = None
+) -> list[Answer]:
+    """What one arm answers, in the order of the requests."""
+    found: dict[int, Answer] = {}
+    for outcome in run(channel, [Arm(channel)], requests, budget or Budget(), [work or Work()]):
+        assert not set(found) & set(outcome.indices)
+        found |= dict(zip(outcome.indices, outcome.answers[0], strict=True))
+    assert sorted(found) == list(range(len(requests)))
+    return [found[i] for i in range(len(requests))]
