@@ -59,7 +59,7 @@ function questionRow(q, i, arms) {
   return h("tr", { class: "row", onclick: (event) => { if (!window.getSelection().toString() || event.detail === 0) toggle(); } },
     h("td", { class: "ask" }, h("button", { id: `q${i}`, type: "button", "aria-expanded": String(open), "aria-controls": `d${i}` }, text(q.questions[i]) ?? text(q.ids[i])),
       q.questions[i] >= 0 ? h("small", {}, text(q.ids[i])) : null),
-    h("td", {}, text(q.keys[i])), ...arms.map((arm) => h("td", {}, mark(arm, i))));
+    h("td", { "data-name": "key" }, text(q.keys[i])), ...arms.map((arm) => h("td", { "data-name": armName(arm) }, mark(arm, i))));
 }
 
 function mark(arm, i) {

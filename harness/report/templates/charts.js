@@ -12,7 +12,7 @@ function ticks(from, to, count) {
 }
 
 function logTicks(from, to) {
-  const factors = to / from > 30 ? [1] : to / from > 4 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
+  const factors = to / from > 30 ? [1] : to / from > 4 ? [1, 2, 3, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   const found = [];
   for (let power = Math.floor(Math.log10(from)); power <= Math.ceil(Math.log10(to)); power += 1) {
     for (const factor of factors) {
