@@ -24,13 +24,13 @@ def receiver_model(tokenizer: Any) -> Any:
 
 
 def sharer_model(tokenizer: Any) -> Any:
-    """The untrained sharer: Qwen2's architecture, five layers, two KV heads of 16."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    """The untrained sharer: Llama's architecture with biases in attention, five layers, two KV heads of 16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    model = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=5, **_shape(tokenizer)))
+    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=5, attention_bias=True, **_shape(tokenizer)))
     with torch.no_grad():
         for layer in model.model.layers:
-            layer.self_attn.q_proj.weight.mul_(2.0)  # Qwen2 has no query norm: the same head start by hand
+            layer.self_attn.q_proj.weight.mul_(2.0)  # Llama has no query norm: the same head start by hand
     return model
 
 
@@ -49,7 +49,7 @@ def _shape(tokenizer: Any) -> dict[str, Any]:
         "num_key_value_heads": 2,
         "intermediate_size": 128,
         "tie_word_embeddings": True,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 1024,
         "initializer_range": 0.2,  # wide: from a narrow start the look-ups do not form at all
         "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
         "bos_token_id": None,

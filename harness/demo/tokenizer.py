@@ -30,7 +30,7 @@ def build_tokenizer(names: Sequence[str]) -> Any:
         unk_token=UNK,
         eos_token=END,
         additional_special_tokens=[t for t in SPECIAL if t not in {PAD, UNK, END}],
-        model_max_length=256,
+        model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from harness.demo.build import build, fuser_batches, new_fuser
 from harness.demo.evaluate import accuracies, fuser_batch
@@ -9,9 +10,10 @@ from harness.demo.models import load_model
 from harness.demo.recipe import FuserRecipe, Phase, Recipe, silent
 from harness.demo.rows import WORLD_SEED
 from harness.demo.threads import one_thread
-from harness.demo.tokenizer import build_tokenizer
+from harness.demo.tokenizer import build_tokenizer, render
 from harness.demo.train_fuser import fit_fuser, fused_logits
 from harness.demo.train_models import teach, train_member
+from harness.demo.wording import question_chat
 from harness.demo.world import RECEIVER, SHARER, WorldConfig, ask_many, build_facts, names_of, seeded, select
 from harness.errors import RunError
 from harness.fusion.checkpoint import load
@@ -75,6 +77,13 @@ def test_a_closed_fuser_leaves_the_receiver_as_it_is(models, tokenizer):
         fused = fused_logits(receiver, sharer, fuser, batch)
         alone = receiver(batch.ids).logits[:, batch.prompt_tokens - 1 :]
     torch.testing.assert_close(fused, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [RECEIVER, SHARER])
+def test_both_committed_folders_load_the_worlds_tokenizer(tokenizer, name):
+    loaded = AutoTokenizer.from_pretrained(PAIR / name)
+    chats = [question_chat(question, "red") for question in held_out(SHARER, 8)]
+    assert render(loaded, chats) == render(tokenizer, chats)
 
 
 @pytest.mark.parametrize(("half", "knowing"), [(RECEIVER, "receiver"), (SHARER, "sharer")])
