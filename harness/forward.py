@@ -157,18 +157,19 @@ def takes_masks(lm: LM) -> bool:
 
 
 def _visible(buffer: KVBuffer, columns: Columns, real: Tensor) -> Tensor:
-    new, total = columns.positions.shape[1], buffer.length
+    total = buffer.length
     seen = real[:, None] & (buffer.positions[:, None, :total] <= columns.positions[:, :, None])
     if columns.branch is not None:
         past = buffer.branch[:, None, :total]
         seen &= (past == 0) | (past == columns.branch[:, :, None])
-    # A pad that sees nobody would make its softmax NaN, so it may see itself.
-    own = torch.arange(total, device=seen.device) == torch.arange(total - new, total, device=seen.device)[:, None]
-    return seen | (own & ~seen.any(-1, keepdim=True))
+    return seen
 
 
 def _in_form(lm: LM, seen: Tensor) -> Tensor:
-    mask = seen[:, None]
+    # A pad that sees nobody (within the window) would make its softmax NaN, so it may see itself.
+    new, total = seen.shape[1:]
+    own = torch.arange(total, device=seen.device) == torch.arange(total - new, total, device=seen.device)[:, None]
+    mask = (seen | (own & ~seen.any(-1, keepdim=True)))[:, None]
     if lm.config._attn_implementation == "sdpa":
         return mask
     return torch.zeros_like(mask, dtype=lm.dtype).masked_fill_(~mask, torch.finfo(lm.dtype).min)

@@ -160,10 +160,11 @@ class CacheToCache:
     def _share(self, number: int, plans: Sequence[Plan], work: Work) -> Tensor:
         link, row = self.links[number], number + 1
         lm = link.sharer
-        if not link.entries:
-            return torch.empty(0, sum(p.n_fused for p in plans), 1, device=self.answers.device)
+        ends = [p.fused_end for p in plans]
+        if not link.entries or not any(ends):
+            shape = (len(link.sent), sum(p.n_fused for p in plans), link.fuser.config.sharer_dim)
+            return torch.empty(shape, dtype=lm.dtype, device=self.answers.device)
         with work.clock.stage("sharer_prefill"):
-            ends = [p.fused_end for p in plans]
             ids = [p.ids[row][:end] for p, end in zip(plans, ends, strict=True)]
             real = [p.real[row][:end] for p, end in zip(plans, ends, strict=True)]
             columns = left_padded(ids, [0] * len(plans), lm, real)
