@@ -23,8 +23,8 @@ SENTENCES = (
 
 
 def query(text: str, **more: Any) -> Query:
-    """A query of one user turn, whose bare question is the same text."""
-    return Query(ask(text, prefix=more.pop("prefix", "")), question=text, **more)
+    """A query of one user turn, whose bare question is the same text where there is any."""
+    return Query(ask(text, prefix=more.pop("prefix", "")), question=text.strip() or "?", **more)
 
 
 def context_of(channel: Channel, queries: Sequence[Query], work: Work | None = None) -> Context:
