@@ -21,6 +21,7 @@ from transformers import (
 from harness.channels.c2c import CacheToCache, Link
 from harness.fusion.fuser import Fuser, FuserConfig
 from harness.fusion.layers import last_aligned
+from harness.fusion.shapes import kv_shape
 from harness.models import LM, load, wrap
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -85,16 +86,16 @@ def shared_lm(kind: str = "qwen3", seed: int = 0, words: str = OURS, attention: 
 def random_fuser(receiver: LM, sharer: LM, *, seed: int = 0, gates: Sequence[bool] | None = None) -> Fuser:
     """A fuser whose deltas are as large as what they are added to; all gates open unless given, K first."""
     torch.manual_seed(seed)
-    ours, theirs = receiver.config, sharer.config
+    ours, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
     config = FuserConfig(
-        sharer_heads=theirs.num_key_value_heads,
+        sharer_heads=theirs.heads,
         sharer_head_dim=theirs.head_dim,
-        receiver_heads=ours.num_key_value_heads,
+        receiver_heads=ours.heads,
         receiver_head_dim=ours.head_dim,
         hidden_dim=24,
         intermediate_dim=32,
         num_layers=3,
-        layer_map=last_aligned(receiver.n_layers, sharer.n_layers),
+        layer_map=last_aligned(ours.layers, theirs.layers),
     )
     fuser = Fuser(config)
     is_open = torch.tensor([True] * (2 * fuser.layers) if gates is None else list(gates))
