@@ -1,15 +1,23 @@
-"""Settings for every test: one thread, so that sums are formed in one order, and no network."""
+"""Settings for every test: one thread, so that sums are formed in one order; no network; the same examples each time.
+
+Imports nothing heavy, because most tests need no torch.
+"""
 
 from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-import torch
+import pytest
 from hypothesis import settings
 
-torch.set_num_threads(1)
-settings.register_profile("models", deadline=None, derandomize=True)
-settings.load_profile("models")
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(params=["masks", "no-masks"])
+def both_attentions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once as usual and once as with flash attention, which takes no masks of ours."""
+    if request.param == "no-masks":
+        for module in ("decoding", "forward"):
+            monkeypatch.setattr(f"harness.{module}.takes_masks", lambda lm: False)

@@ -9,10 +9,12 @@ import torch
 
 from harness.channels.base import Channel, Context, Query, Work
 from harness.channels.single import Single
+from harness.decoding import Generation, generate
 from harness.engine import Answer, Arm, Budget, Request, run
 from harness.models import LM
 from harness.prompts import ask
 
+BUDGET = 12
 SENTENCES = (
     "Hi",
     "Why is the sky blue?",
@@ -49,3 +51,9 @@ def answers(
         found |= dict(zip(outcome.indices, outcome.answers[0], strict=True))
     assert sorted(found) == list(range(len(requests)))
     return [found[i] for i in range(len(requests))]
+
+
+def written(lm: LM, texts: Sequence[str], stops: Sequence[tuple[str, ...]], **more: Any) -> list[Generation]:
+    """What the model decodes alone; `budget` tokens at most."""
+    with torch.inference_mode():
+        return generate(read(lm, texts), more.pop("budget", BUDGET), stops, Work(), **more)
