@@ -97,7 +97,7 @@ def generate(
             if not row.done:
                 row.tokens.append(token)
                 row.done = _ends(row, context.lm, max_new_tokens) if exactly is None else len(row.tokens) == exactly
-        if len(rows[0].tokens) == 1:
+        if max(len(row.tokens) for row in rows) == 1:
             work.clock.mark("first_token")
         if all(row.done for row in held):
             break
