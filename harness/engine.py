@@ -204,8 +204,8 @@ def _read_off(context: Context, requests: list[Request], message: Message, work:
             Answer(scored=tuple(row), entropy=_option_entropy(row), payload_bytes=b, prompt_tokens=p, message_text=t)
             for row, (b, p, t) in zip(found, known, strict=True)
         ]
-    doubt = entropies(context.logits)
     written = generate(context, requests[0].max_new_tokens, [r.stops for r in requests], work)
+    doubt = entropies(context.logits)  # only now known to be finite
     return [
         Answer(text=w.text, tokens=w.tokens, entropy=e, payload_bytes=b, prompt_tokens=p, message_text=t)
         for w, e, (b, p, t) in zip(written, doubt, known, strict=True)
