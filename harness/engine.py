@@ -7,8 +7,9 @@ sharer's half, so that a control costs no sharer prefill.
 
 from __future__ import annotations
 
+import itertools
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,12 +31,14 @@ class Request:
         options: texts to score; empty for decoding.
         max_new_tokens: decoding budget.
         stops: stop strings.
+        exactly: decode so many tokens whatever comes, for timing at equal length.
     """
 
     query: Query
     options: tuple[str, ...] = ()
     max_new_tokens: int = 0
     stops: tuple[str, ...] = ()
+    exactly: int | None = None
 
     @property
     def kind(self) -> tuple[bool, int]:
@@ -112,43 +115,72 @@ class Outcome:
 
 
 @torch.inference_mode()
-def run(sender: Channel, arms: Sequence[Arm], requests: Sequence[Request], budget: Budget, work: Sequence[Work]) -> (
-    Iterator[Outcome]
-):
-    """Answers all requests through every arm, a batch at a time.
+def run(
+    sender: Channel,
+    arms: Sequence[Arm],
+    requests: Sequence[Request],
+    budget: Budget,
+    work: Sequence[Work],
+    wanted: Collection[int] | None = None,
+) -> Iterator[Outcome]:
+    """Answers requests through every arm, a batch at a time.
+
+    Batches are formed over all requests whatever is wanted, so that a run that goes on where another stopped asks in
+    the same company.
 
     Args:
         sender: the channel whose `send` makes the message that all arms get.
         arms: who reads it and how it is tampered with.
-        requests: what is asked.
+        requests: what is asked, all of one task.
         budget: how large batches are.
         work: charged, one an arm; the first pays for the sharer.
+        wanted: indices of requests that need an answer; batches without any are left out. None: all.
     """
+    needed = set(range(len(requests))) if wanted is None else set(wanted)
     lengths, faults = _measure(sender, requests)
-    if faults:
-        yield Outcome([i for i, _ in faults], [[Answer(fault=f) for _, f in faults]] * len(arms))
-    for indices in batches(lengths, requests, budget):
-        yield _answer(sender, arms, requests, indices, work)
+    lost = [(i, f) for i, f in faults if i in needed]
+    if lost:
+        yield Outcome([i for i, _ in lost], [[Answer(fault=f) for _, f in lost]] * len(arms))
+    for indices in batches(lengths, requests, budget, paired=any(a.tamper is not None for a in arms)):
+        if needed & set(indices):
+            yield _answer(sender, arms, requests, indices, work)
 
 
-def batches(lengths: dict[int, int], requests: Sequence[Request], budget: Budget) -> Iterator[list[int]]:
-    """Groups requests of one kind and of like lengths, longest first, so that a lack of memory shows at once."""
+def batches(
+    lengths: dict[int, int], requests: Sequence[Request], budget: Budget, paired: bool = False
+) -> Iterator[list[int]]:
+    """Groups requests of one kind and of like lengths, longest first, so that a lack of memory shows at once.
+
+    With `paired`, neighbours that may trade messages stay together, even where that exceeds the budget by one or two.
+    """
     order = sorted(lengths, key=lambda i: (requests[i].kind, -lengths[i], i))
     batch: list[int] = []
-    for i in order:
-        if batch and not _joins(i, batch, lengths, requests, budget):
+    for unit in _units(order, requests, 2 if paired else 1):
+        if batch and not _joins(unit, batch, lengths, requests, budget):
             yield batch
             batch = []
-        batch.append(i)
+        batch.extend(unit)
     if batch:
         yield batch
 
 
-def _joins(i: int, batch: list[int], lengths: dict[int, int], requests: Sequence[Request], budget: Budget) -> bool:
-    if len(batch) >= budget.batch_size or requests[i].kind != requests[batch[0]].kind:
+def _units(order: list[int], requests: Sequence[Request], size: int) -> Iterator[list[int]]:
+    for _, group in itertools.groupby(order, key=lambda i: requests[i].kind):
+        same = list(group)
+        units = [same[i : i + size] for i in range(0, len(same), size)]
+        if len(units) > 1 and len(units[-1]) < size:
+            units[-2:] = [units[-2] + units[-1]]
+        yield from units
+
+
+def _joins(unit: list[int], batch: list[int], lengths: dict[int, int], requests: Sequence[Request], budget: Budget) -> (
+    bool
+):
+    together = len(batch) + len(unit)
+    if together > budget.batch_size or requests[unit[0]].kind != requests[batch[0]].kind:
         return False
     limit = budget.max_batch_tokens
-    return limit is None or lengths[batch[0]] * (len(batch) + 1) <= limit
+    return limit is None or lengths[batch[0]] * together <= limit
 
 
 def _measure(channel: Channel, requests: Iterable[Request]) -> tuple[dict[int, int], list[tuple[int, Fault]]]:
@@ -173,12 +205,22 @@ def _answer(
     except Exception as error:
         _free_memory()
         if len(indices) == 1:
-            return Outcome(indices, [[Answer(fault=_fault(error))] for _ in arms])
+            return Outcome(indices, [_alone(sender, arm, requests[indices[0]], work[0]) for arm in arms])
         note = f"A batch of {len(indices)} failed ({type(error).__name__}) and was halved."
     middle = len(indices) // 2
     halves = [_answer(sender, arms, requests, part, work) for part in (indices[:middle], indices[middle:])]
     joined = [first + second for first, second in zip(*(h.answers for h in halves), strict=True)]
     return Outcome(indices, joined, [note, *halves[0].notes, *halves[1].notes])
+
+
+def _alone(sender: Channel, arm: Arm, request: Request, work: Work) -> list[Answer]:
+    """One request through one arm: its error is its own and does not touch the other arms."""
+    try:
+        return _through_all(sender, [arm], [request], [work])[0]
+    except UserError:
+        raise
+    except Exception as error:
+        return [Answer(fault=_fault(error))]
 
 
 def _through_all(
@@ -190,21 +232,29 @@ def _through_all(
     for arm, charged in zip(arms, work, strict=True):
         heard = message if arm.tamper is None else arm.tamper(message, queries)
         context = arm.channel.receive(queries, heard, charged)
-        answers.append(_read_off(context, requests, heard, charged))
+        stage = "sharer_decode" if arm.channel.name == "sharer" else "receiver_decode"
+        answers.append(_read_off(context, requests, heard, charged, stage))
     return answers
 
 
-def _read_off(context: Context, requests: list[Request], message: Message, work: Work) -> list[Answer]:
+def _read_off(
+    context: Context, requests: list[Request], message: Message, work: Work, stage: str
+) -> list[Answer]:
     texts = getattr(message, "texts", (None,) * len(requests))
     known = list(zip(message.payload_bytes, context.prompt_tokens, texts, strict=True))
     if requests[0].options:
         options = [[continuation(context.lm, r.query.conversation, o) for o in r.options] for r in requests]
-        found = score(context, options, work)
+        with work.clock.stage(stage):
+            found = score(context, options, work)
+        work.clock.mark("first_token")
         return [
             Answer(scored=tuple(row), entropy=_option_entropy(row), payload_bytes=b, prompt_tokens=p, message_text=t)
             for row, (b, p, t) in zip(found, known, strict=True)
         ]
-    written = generate(context, requests[0].max_new_tokens, [r.stops for r in requests], work)
+    with work.clock.stage(stage):
+        first = requests[0]
+        written = generate(context, first.max_new_tokens, [r.stops for r in requests], work, first.exactly)
+    work.clock.mark("answered")
     doubt = entropies(context.logits)  # only now known to be finite
     return [
         Answer(text=w.text, tokens=w.tokens, entropy=e, payload_bytes=b, prompt_tokens=p, message_text=t)

@@ -216,38 +216,32 @@ def _load_tokenizer(ref: Reference, trust_remote_code: bool) -> Any:
 def _load_weights(ref: Reference, options: dict[str, Any], trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
+    model, report = AutoModelForCausalLM.from_pretrained(
+        ref.source, output_loading_info=True, **_origin(ref, trust_remote_code), **options
+    )
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        # transformers fills what is missing with random numbers and only warns; a score from those is worthless.
+        raise ValueError(f"{len(missing)} tensors are missing from the weights, the first is {missing[0]!r}")
+    return model if ref.gguf_file is None else _dequantized(model, options["dtype"])
+
+
+def _origin(ref: Reference, trust_remote_code: bool) -> dict[str, Any]:
     if ref.gguf_file is None:
-        return _load_whole(ref, options, trust_remote_code)
+        return {"revision": ref.revision or "main", "trust_remote_code": trust_remote_code}
     from transformers import GgufConfig
 
-    dequantize = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        ref.source, gguf_file=ref.gguf_file, quantization_config=dequantize, **options
-    )
+    return {"gguf_file": ref.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+
+
+def _dequantized(model: Any, dtype: torch.dtype) -> Any:
     if model.config.get_text_config().tie_word_embeddings:
         # Some GGUF files carry the output matrix apart, quantised differently from the embedding it is tied to.
         model.tie_weights()
         head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
         if head is not None and head.weight is not embedding.weight:
             head.weight = embedding.weight
-    return model.to(options["dtype"])
-
-
-def _load_whole(ref: Reference, options: dict[str, Any], trust_remote_code: bool) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    model, report = AutoModelForCausalLM.from_pretrained(
-        ref.source,
-        revision=ref.revision or "main",
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-        **options,
-    )
-    missing = sorted(report.get("missing_keys", ()))
-    if missing:
-        # transformers fills what is missing with random numbers and only warns; a score from those is worthless.
-        raise ValueError(f"{len(missing)} tensors are missing from the weights, the first is {missing[0]!r}")
-    return model
+    return model.to(dtype)
 
 
 def _drop_sampling(model: Any) -> None:

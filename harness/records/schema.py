@@ -177,6 +177,7 @@ class RunRecord(Record):
     fusers: list[dict[str, Any]] = []
     datasets: dict[str, str] = Field({}, description="task -> sha256 over its canonical rows")
     task_versions: dict[str, str] = {}
+    groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")
     packages: dict[str, str] = {}
     environment: dict[str, str] = Field({}, description="switches that change numbers")
     hardware: Hardware = Hardware()

@@ -1,0 +1,195 @@
+"""The accuracy pass: every question through every arm, batched, journalled batch by batch.
+
+Guarantees that the mean message and every tampered one depend on the task's questions and the seed alone, and that a
+question that is done is never asked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.assembly import Group
+from harness.channels.base import PromptTooLong, Work
+from harness.channels.c2c import CacheMessage, CacheToCache
+from harness.channels.controls import Tamper, band_means
+from harness.channels.single import Single
+from harness.engine import Answer, Arm, Budget, Request, run
+from harness.prompts import fingerprint_text
+from harness.records.schema import Failure, Sample
+from harness.scoring import ScoreError, Verdict, score_choices, score_text
+
+_MESSAGES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    Attributes:
+        document: canonical, see `tasks`.
+        instances: lm-eval's requests for it, in order.
+        request: what is asked of a channel.
+    """
+
+    task: str
+    position: int
+    document: dict[str, Any]
+    request: Request
+    instances: tuple[Any, ...] = ()
+
+    @property
+    def doc_id(self) -> str:
+        """The question's own id, or its place."""
+        return str(self.document.get("id", self.position))
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Of everything that is asked."""
+        r = self.request
+        extra = [r.options, r.max_new_tokens, r.stops, r.query.t2t_prompt, r.query.question]
+        return hashlib.sha256(fingerprint_text(r.query.conversation, extra).encode()).hexdigest()
+
+
+@dataclass
+class Tally:
+    """Work done by each arm, by name."""
+
+    work: dict[str, Work] = field(default_factory=dict)
+
+    def of(self, group: Group, arm: Arm) -> Work:
+        """The account of one arm."""
+        return self.work.setdefault(arm_name(group, arm.control), Work())
+
+
+def arm_name(group: Group, control: str) -> str:
+    """Name of an arm in counters: ``c2c`` or ``c2c/mean``."""
+    control = control or group.name_control
+    return f"{group.channel.name}/{control}" if control else group.channel.name
+
+
+def answer_task(
+    group: Group, items: Sequence[Item], done: set[tuple[str, str, str, str]], budget: Budget, seed: int, calibration: int,
+    tally: Tally,
+) -> Iterator[tuple[list[Sample], list[str]]]:
+    """Answers one task's open questions through a channel and its controls.
+
+    Args:
+        group: the channel with its controls.
+        items: all questions of the task, answered or not.
+        done: (task, doc_id, channel, control) that need no answer any more.
+        budget: how large batches are.
+        seed: of the controls.
+        calibration: questions whose messages make up the mean message.
+        tally: is charged.
+
+    Yields:
+        The samples of a batch, and notes about what went wrong on the way.
+    """
+    names = [group.name_control, *group.controls]
+    open_ = {i for i, item in enumerate(items) for c in names if _key(item, group, c) not in done}
+    if not open_:
+        return
+    arms = _arms(group, items, seed, calibration, tally)
+    work = [tally.of(group, arm) for arm in arms]
+    for outcome in run(group.channel, arms, [i.request for i in items], budget, work, open_):
+        made = []
+        for control, answers in zip(names, outcome.answers, strict=True):
+            for index, answer in zip(outcome.indices, answers, strict=True):
+                if _key(items[index], group, control) not in done:
+                    made.append(to_sample(items[index], group.channel.name, control, answer))
+        yield made, outcome.notes
+
+
+def to_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
+    """Scores an answer and makes it a line of the journal."""
+    document = item.document
+    scored = [s.loglikelihood for s in answer.scored] if answer.scored else None
+    base: dict[str, Any] = {
+        "task": item.task,
+        "doc_id": item.doc_id,
+        "position": item.position,
+        "channel": channel,
+        "control": control,
+        "kind": "letters" if item.request.options else "generate",
+        "prompt_sha256": item.prompt_sha256,
+        "subject": document.get("subject", ""),
+        "category": document.get("category", ""),
+        "labels": list(document.get("labels", [])),
+        "key": str(document.get("key", "")),
+        "message_text": answer.message_text,
+        "payload_bytes": answer.payload_bytes,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens_out": len(answer.tokens) or (0 if answer.fault else 1),
+        "entropy": answer.entropy,
+        "text": answer.text,
+        "loglikelihoods": scored,
+    }
+    if answer.fault is not None:
+        fault = answer.fault
+        base["tokens_out"] = 0
+        return Sample(**base, error=Failure(type=fault.type, message=fault.message, trace=fault.trace))
+    try:
+        return Sample(**base, **_scores(_verdict(item, answer)))
+    except ScoreError as error:
+        return Sample(**base, error=Failure(type="ScoreError", message=str(error)))
+
+
+def _verdict(item: Item, answer: Answer) -> Verdict:
+    if item.request.options:
+        numbers = [s.loglikelihood for s in answer.scored]
+        return score_choices(numbers, item.document["labels"], item.document["key"])
+    return score_text(answer.text or "", item.document["key"])
+
+
+def _scores(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "predicted": verdict.predicted,
+        "predicted_strict": verdict.predicted_strict,
+        "correct": verdict.correct,
+        "correct_strict": verdict.correct_strict,
+        "metrics": {"acc": float(verdict.correct)},
+    }
+
+
+def _key(item: Item, group: Group, control: str) -> tuple[str, str, str, str]:
+    return (item.task, item.doc_id, group.channel.name, control)
+
+
+def _arms(group: Group, items: Sequence[Item], seed: int, calibration: int, tally: Tally) -> list[Arm]:
+    arms = [Arm(group.channel, group.name_control)]
+    for control in group.controls:
+        if control == "closed":
+            # Gates shut means the receiver's own computation: nothing is padded, cut or fused.
+            arms.append(Arm(Single(group.channel.answers, group.channel.name), control))
+            continue
+        means: tuple[torch.Tensor, ...] = ()
+        if control == "mean" and isinstance(group.channel, CacheToCache):
+            means = _mean_message(group, items, seed, calibration, tally)
+        arms.append(Arm(group.channel, control, Tamper(control, seed, means)))
+    return arms
+
+
+@torch.inference_mode()
+def _mean_message(
+    group: Group, items: Sequence[Item], seed: int, calibration: int, tally: Tally
+) -> tuple[torch.Tensor, ...]:
+    """Averages the messages of a fixed draw of the task's questions."""
+    drawn = sorted(items, key=lambda i: hashlib.sha256(f"{seed} {i.doc_id}".encode()).digest())[:calibration]
+    work = tally.work.setdefault(f"{group.channel.name}/mean", Work())
+    fitting = [i.request.query for i in drawn if _fits(group, i)]
+    parts = [fitting[i : i + _MESSAGES_AT_ONCE] for i in range(0, len(fitting), _MESSAGES_AT_ONCE)]
+    messages = [group.channel.send(part, work) for part in parts]
+    return band_means([m for m in messages if isinstance(m, CacheMessage)]) if messages else ()
+
+
+def _fits(group: Group, item: Item) -> bool:
+    try:
+        group.channel.prompt_length(item.request.query)
+    except PromptTooLong:
+        return False
+    return True

@@ -1,0 +1,104 @@
+"""From lm-eval's requests to ours: all options of a question become one request with one prefill.
+
+Guarantees that the conversation behind a prompt is known wherever lm-eval applied our chat rendering, and that
+sampling is refused: every number of this harness is greedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.channels.base import Query
+from harness.engine import Request
+from harness.errors import UserError
+from harness.prompts import ChatText, Conversation, Turn, from_history
+
+DEFAULT_MAX_NEW_TOKENS = 256
+_QUESTION_FIELDS = ("t2t_question", "question", "question_stem", "query")
+_GREEDY = {"do_sample": (False, None), "temperature": (0, 0.0, None), "repetition_penalty": (1, 1.0, None)}
+_IGNORED = {"top_p", "top_k", "num_beams"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How text is decoded."""
+
+    max_new_tokens: int
+    stops: tuple[str, ...]
+
+
+def chat_text(history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True, **_: Any) -> ChatText:
+    """Renders a history for whoever hashes or logs it; the models read the conversation that it carries."""
+    lines = [f"{turn['role']}: {turn['content']}" for turn in history]
+    return ChatText("\n".join(lines), from_history(history, add_generation_prompt))
+
+
+def conversation_of(context: str) -> Conversation:
+    """The conversation behind an lm-eval context; a plain string is sent as it is."""
+    if isinstance(context, ChatText):
+        return context.conversation
+    return Conversation((Turn("user", context),), chat=False)
+
+
+def query_of(context: str, document: Mapping[str, Any], metadata: Mapping[str, Any], room: int) -> Query:
+    """What a channel sees of one question."""
+    return Query(
+        conversation=conversation_of(context),
+        question=_question(document, metadata.get("t2t_question")),
+        choices=tuple(map(str, document.get("choices") or ())) if isinstance(document.get("choices"), list) else (),
+        t2t_prompt=metadata.get("t2t_prompt"),
+        room=room,
+    )
+
+
+def scoring_request(
+    contexts: Sequence[tuple[str, str]], document: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> Request:
+    """One request for all continuations of one context; `contexts` are lm-eval's (context, continuation) pairs."""
+    context = contexts[0][0]
+    options = tuple(option for _, option in contexts)
+    trimmed = context.rstrip() if not isinstance(context, ChatText) else context
+    if len(trimmed) < len(context):
+        # lm-eval moves a context's trailing spaces to the continuation, so that words are tokenised whole.
+        options = tuple(context[len(trimmed) :] + option for option in options)
+    return Request(query_of(trimmed, document, metadata, max(map(len, options))), options=options)
+
+
+def decoding_request(
+    context: str, arguments: Mapping[str, Any], document: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> Request:
+    """A request for decoded text."""
+    settings = decoding_settings(arguments)
+    query = query_of(context, document, metadata, settings.max_new_tokens)
+    return Request(query, max_new_tokens=settings.max_new_tokens, stops=settings.stops)
+
+
+def decoding_settings(arguments: Mapping[str, Any]) -> Settings:
+    """Reads lm-eval's generation arguments.
+
+    Raises:
+        UserError: they ask for sampling, or for something that we do not know.
+    """
+    left = dict(arguments)
+    until = left.pop("until", None) or []
+    budgets = [left.pop(n, None) for n in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")]
+    for name, allowed in _GREEDY.items():
+        if left.pop(name, None) not in allowed:
+            raise UserError(f"Decoding is greedy here; generation setting {name!r} allows only {allowed[0]!r}.")
+    unknown = sorted(set(left) - _IGNORED)
+    if unknown:
+        raise UserError(f"Unknown generation setting {unknown[0]!r}; allowed: until, max_gen_toks, do_sample=False.")
+    budget = next((int(b) for b in budgets if b is not None), DEFAULT_MAX_NEW_TOKENS)
+    if budget < 1:
+        raise UserError(f"max_gen_toks is {budget}; at least one new token is needed.")
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    return Settings(budget, tuple(s for s in stops if s))
+
+
+def _question(document: Mapping[str, Any], wanted: str | Callable[[Mapping[str, Any]], str] | None) -> str:
+    if callable(wanted):
+        return str(wanted(document))
+    names = (wanted, *_QUESTION_FIELDS) if wanted else _QUESTION_FIELDS
+    return next((str(document[n]) for n in names if isinstance(document.get(n), str)), "")

@@ -1,0 +1,113 @@
+"""From names to channels: loads the models once and builds every channel that a run compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.channels.base import Channel
+from harness.channels.c2c import CacheToCache, Link
+from harness.channels.controls import CACHE_CONTROLS, TEXT_CONTROLS
+from harness.channels.single import Single
+from harness.channels.t2t import TextToText, TextVariant
+from harness.config import RunConfig
+from harness.errors import UserError
+from harness.fusion.checkpoint import check_fits
+from harness.fusion.checkpoint import load as load_fuser
+from harness.fusion.fuser import Fuser
+from harness.fusion.shapes import kv_shape
+from harness.models import LM, load
+
+
+@dataclass(frozen=True)
+class Group:
+    """A channel that sends, with the controls that tamper with what it sends."""
+
+    channel: Channel
+    controls: tuple[str, ...] = ()
+    name_control: str = ""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everybody who takes part in a run."""
+
+    receiver: LM
+    sharers: tuple[LM, ...]
+    fusers: tuple[Fuser, ...]
+    groups: tuple[Group, ...]
+
+
+def assemble(config: RunConfig) -> Cast:
+    """Loads what the configured channels need.
+
+    Raises:
+        UserError: a model or fuser cannot be loaded, or a fuser was made for other shapes.
+    """
+    receiver = _load(config, config.receiver, config.receiver_chat_template)
+    speaking = set(config.channels) - {"receiver"}
+    sharers = tuple(_load(config, s, config.sharer_chat_template) for s in config.sharers) if speaking else ()
+    fusers = ()
+    if "c2c" in config.channels:
+        pairs = zip(config.fusers, sharers, strict=True)
+        fusers = tuple(fitting_fuser(path, receiver, sharer) for path, sharer in pairs)
+    return Cast(receiver, sharers, fusers, tuple(_groups(config, receiver, sharers, fusers)))
+
+
+def fitting_fuser(path: str, receiver: LM, sharer: LM) -> Fuser:
+    """Loads a fuser onto the receiver's device and checks that it was made for these two models."""
+    fuser = load_fuser(hub_folder(path))
+    check_fits(fuser, kv_shape(receiver.model.config), kv_shape(sharer.model.config))
+    return fuser.to(device=receiver.device, dtype=receiver.dtype).eval().requires_grad_(False)
+
+
+def hub_folder(reference: str) -> str:
+    """Returns a local folder for a fuser reference: a folder, or ``hub/id[@revision][:subfolder]``."""
+    from pathlib import Path
+
+    if Path(reference).expanduser().is_dir():
+        return str(Path(reference).expanduser())
+    repository, _, folder = reference.partition(":")
+    name, _, revision = repository.partition("@")
+    if name.count("/") != 1 or name.startswith((".", "/")) or ".." in folder:
+        raise UserError(f"Fuser {reference!r}: no such folder; give a folder or 'org/name@revision:subfolder'.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        root = snapshot_download(name, revision=revision or None, allow_patterns=[f"{folder}/*"] if folder else None)
+    except Exception as error:
+        raise UserError(f"Fuser {reference!r} cannot be fetched: {type(error).__name__}: {str(error)[:200]}") from error
+    return str(Path(root) / folder)
+
+
+def _load(config: RunConfig, reference: str, chat_template: str | None) -> LM:
+    return load(
+        reference,
+        device=config.device,
+        dtype=config.dtype,
+        attention=config.attention,
+        chat_template=chat_template,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _groups(config: RunConfig, receiver: LM, sharers: Sequence[LM], fusers: Sequence[Fuser]) -> list[Group]:
+    made = []
+    for name in config.channels:
+        if name == "receiver":
+            made.append(Group(Single(receiver)))
+        elif name == "sharer":
+            made.append(Group(Single(sharers[0], "sharer")))
+        elif name == "t2t":
+            style = TextVariant(config.with_options, config.may_answer, config.t2t_tokens)
+            controls = tuple(c for c in config.controls if c in TEXT_CONTROLS)
+            made.append(Group(TextToText(receiver, sharers[0], style), controls))
+        elif name == "c2c":
+            links = tuple(Link(s, f) for s, f in zip(sharers, fusers, strict=True))
+            channel = CacheToCache(receiver, links, config.fusion_mode, config.alignment)
+            controls = tuple(c for c in config.controls if c in CACHE_CONTROLS or c == "closed")
+            made.append(Group(channel, controls))
+            if "self" in config.controls and config.self_fuser is not None:
+                own = Link(receiver, fitting_fuser(config.self_fuser, receiver, receiver))
+                made.append(Group(CacheToCache(receiver, (own,), config.fusion_mode), name_control="self"))
+    return made

@@ -1,0 +1,123 @@
+"""Controls: messages that keep their form and lose their content.
+
+Guarantees that what a question gets under a control depends on the question and the seed alone, never on how
+questions were batched. `mismatched` swaps neighbours in order of length, so two questions that trade messages must
+lie in one batch; `harness.engine` keeps them together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.channels.base import Message, Query
+from harness.channels.c2c import CacheMessage
+from harness.channels.t2t import TextMessage
+
+BANDS = 16
+TEXT_CONTROLS = ("mismatched", "zeroed", "shuffled_tokens")
+CACHE_CONTROLS = ("mismatched", "mean", "zeroed", "noise", "shuffled_tokens")
+
+
+@dataclass(frozen=True)
+class Tamper:
+    """Destroys the content of a batch's messages.
+
+    Attributes:
+        control: which way.
+        seed: of everything drawn.
+        means: for `mean`: a part a sharer, `[entries, bands, heads * head_dim]`, see `band_means`.
+    """
+
+    control: str
+    seed: int = 0
+    means: tuple[Tensor, ...] = ()
+
+    def __call__(self, message: Message, queries: Sequence[Query]) -> Message:
+        """Returns the tampered message."""
+        if isinstance(message, TextMessage):
+            return self._text(message, queries)
+        if isinstance(message, CacheMessage):
+            return self._cache(message, queries)
+        raise TypeError(f"no control for {type(message).__name__}")
+
+    def _text(self, message: TextMessage, queries: Sequence[Query]) -> TextMessage:
+        if self.control == "mismatched":
+            return replace(message, texts=tuple(message.texts[i] for i in swapped(len(message))))
+        if self.control == "zeroed":
+            return replace(message, texts=("",) * len(message))
+        texts = []
+        for text, query in zip(message.texts, queries, strict=True):
+            words = text.split()
+            random.Random(_seed(self.seed, query)).shuffle(words)  # noqa: S311 - reproducible, not secret
+            texts.append(" ".join(words))
+        return replace(message, texts=tuple(texts))
+
+    def _cache(self, message: CacheMessage, queries: Sequence[Query]) -> CacheMessage:
+        rows = [p.split(list(message.lengths), dim=1) for p in message.parts]
+        changed = []
+        for number, parts in enumerate(rows):
+            kept = [self._row(number, i, parts, q) for i, q in enumerate(queries)]
+            changed.append(torch.cat(kept, dim=1))
+        return replace(message, parts=tuple(changed))
+
+    def _row(self, number: int, i: int, parts: Sequence[Tensor], query: Query) -> Tensor:
+        own = parts[i]  # [entries, tokens, heads * head_dim]
+        tokens = own.shape[1]
+        if self.control == "mismatched":
+            return stretched(parts[swapped(len(parts))[i]], tokens)
+        if self.control == "zeroed":
+            return torch.zeros_like(own)
+        if self.control == "mean":
+            return self.means[number][:, bands(tokens, own.device)].to(own.dtype)
+        generator = torch.Generator().manual_seed(_seed(self.seed, query))
+        if self.control == "shuffled_tokens":
+            return own[:, torch.randperm(tokens, generator=generator).to(own.device)]
+        drawn = torch.randn(own.shape, generator=generator).to(own.device)
+        # One head after another would need the head count here; a head's features are contiguous, so a mean and
+        # deviation for each feature match every head's in particular.
+        return (own.float().mean(1, True) + drawn * own.float().std(1, keepdim=True, correction=0)).to(own.dtype)
+
+
+def swapped(rows: int) -> list[int]:
+    """Each row's donor: neighbours trade places; of an odd number the last three turn in a ring."""
+    if rows == 1:
+        raise ValueError("a mismatched message needs a second question in the batch")
+    donors = [i ^ 1 for i in range(rows)]
+    if rows % 2:
+        donors[-3:] = [rows - 2, rows - 1, rows - 3]
+    return donors
+
+
+def stretched(donor: Tensor, tokens: int) -> Tensor:
+    """A donor `[entries, its tokens, width]` cropped, or repeated from its start, to `tokens`."""
+    if donor.shape[1] == 0:
+        raise ValueError("the other question's message is empty")
+    index = torch.arange(tokens, device=donor.device) % donor.shape[1]
+    return donor[:, index]
+
+
+def bands(tokens: int, device: torch.device) -> Tensor:
+    """Position band of each of a message's tokens, by relative position."""
+    return torch.arange(tokens, device=device) * BANDS // max(tokens, 1)
+
+
+def band_means(messages: Sequence[CacheMessage]) -> tuple[Tensor, ...]:
+    """Average message: a part a sharer, `[entries, bands, heads * head_dim]`, over all tokens of each band."""
+    means = []
+    for number in range(len(messages[0].parts)):
+        tokens = torch.cat([m.parts[number] for m in messages], dim=1).float()
+        where = torch.cat([bands(n, tokens.device) for m in messages for n in m.lengths])
+        total = tokens.new_zeros(tokens.shape[0], BANDS, tokens.shape[2]).index_add_(1, where, tokens)
+        means.append(total / torch.bincount(where, minlength=BANDS).clamp(min=1)[None, :, None])
+    return tuple(means)
+
+
+def _seed(seed: int, query: Query) -> int:
+    asked = f"{seed}\n{query.conversation.plain}".encode()
+    return int.from_bytes(hashlib.sha256(asked).digest()[:7], "big")

@@ -1,0 +1,203 @@
+"""The command line: names, flags and exit codes; everything heavy is imported by the command that needs it.
+
+Guarantees that bad input ends in one sentence on standard error and exit code 2, a failed run in one sentence and
+exit code 1, and that `--help` costs no import of torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from harness.errors import RunError, UserError, suggest
+
+_SUMMARY = {
+    "run": "compare channels on tasks; without arguments the embedded pair on its own task",
+    "resume": "go on with a run that was stopped",
+    "report": "write the leaderboards, and a page or plots from runs",
+    "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable",
+    "train": "train a fuser for a pair",
+    "train-demo": "build the embedded pair from nothing",
+    "bench": "time the channels against the floor of this machine",
+    "convert": "convert a fuser between the original's format and ours",
+    "ls": "list tasks, channels and controls",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, with a near flag."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments:"):
+            seen = message.split(":", 1)[1].split()[0]
+            flags = [f for action in self._actions for f in action.option_strings]
+            message = f"unknown argument {seen!r}.{suggest(seen, flags)}"
+        raise UserError(f"{message.rstrip('.')}. See {self.prog} --help.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except (UserError, RunError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Cancelled; --resume goes on where it stopped.", file=sys.stderr)
+        return 130
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given:
+        given = ["run"]
+    if given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    name, rest = given[0], given[1:]
+    commands = _commands()
+    if name not in commands:
+        raise UserError(f"Unknown command {name!r}; allowed: {', '.join(commands)}.{suggest(name, commands)}")
+    return commands[name](rest)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<11} {text}" for name, text in _SUMMARY.items()]
+    return "\n".join(
+        ["usage: run_eval.py COMMAND [flags]", "", "Measures what one language model gains when another one talks to it,"]
+        + ["and what that costs.", "", *lines, "", "run_eval.py COMMAND --help shows a command's flags."]
+    )
+
+
+def _commands() -> dict[str, Callable[[list[str]], int]]:
+    own = [_run, _resume, _report, _check, _train, _train_demo, _bench, _convert, _ls]
+    return dict(zip(_SUMMARY, own, strict=True))
+
+
+def _parser(name: str) -> _Parser:
+    return _Parser(prog=f"run_eval.py {name}", description=_SUMMARY[name], allow_abbrev=False)
+
+
+def _run(rest: list[str]) -> int:
+    from harness.run_flags import configuration
+
+    config = configuration(_parser("run"), rest)
+    from harness.runner import run
+
+    run(config, ["run", *rest])
+    return 0
+
+
+def _resume(rest: list[str]) -> int:
+    parser = _parser("resume")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    path = parser.parse_args(rest).run
+    from harness.config import build
+    from harness.records.loading import read_record
+    from harness.runner import run
+
+    stored = read_record(path).config
+    run(build({**stored, "output_path": str(path), "resume": True}, str(path)), ["resume", *rest])
+    return 0
+
+
+def _report(rest: list[str]) -> int:
+    from harness.paths import LEADERBOARDS
+
+    parser = _parser("report")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
+    parser.add_argument("--html", type=Path, help="write one self-contained page about the runs")
+    parser.add_argument("--plots", type=Path, help="write plots of the runs as PNG and SVG into this folder")
+    parser.add_argument("--add", action="store_true", help="add the runs to the leaderboards")
+    parser.add_argument("--check", action="store_true", help="exit 1 when pages differ from their records")
+    parser.add_argument("--leaderboards_dir", "--leaderboards-dir", type=Path, default=LEADERBOARDS)
+    options = parser.parse_args(rest)
+    if (options.html or options.plots or options.add) and not options.runs:
+        raise UserError("report --html, --plots and --add need the folder of at least one run.")
+    from harness.report.command import report
+
+    return report(options)
+
+
+def _check(rest: list[str]) -> int:
+    parser = _parser("check")
+    parser.add_argument("baseline", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--margin", type=float, default=1.0, help="points of accuracy that may be lost")
+    parser.add_argument("--latency_ratio", "--latency-ratio", type=float, default=1.05, help="slowdown that may pass")
+    parser.add_argument("--no-latency", action="store_true", help="leave latency out")
+    parser.add_argument("--no-exact", action="store_true", help="test answers statistically even for one identity")
+    parser.add_argument("--junit", type=Path, help="write JUnit XML")
+    parser.add_argument("--markdown", type=Path, help="write a summary")
+    options = parser.parse_args(rest)
+    from harness.regression import Options, main
+
+    wanted = Options(
+        margin_points=options.margin,
+        latency_ratio=options.latency_ratio,
+        latency=not options.no_latency,
+        exact=not options.no_exact,
+    )
+    return main(
+        options.baseline, options.run, options=wanted, junit_path=options.junit, markdown_path=options.markdown
+    )
+
+
+def _train(rest: list[str]) -> int:
+    from harness.training.main import add_arguments, main
+
+    parser = _parser("train")
+    add_arguments(parser)
+    return main(parser.parse_args(rest))
+
+
+def _train_demo(rest: list[str]) -> int:
+    from harness.paths import PAIR
+
+    parser = _parser("train-demo")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=PAIR, help="folder for receiver, sharer and fuser")
+    options = parser.parse_args(rest)
+    from harness.demo.build import main
+
+    return main([str(options.seed), str(options.output)])
+
+
+def _bench(rest: list[str]) -> int:
+    from harness.bench.main import add_arguments, main
+
+    parser = _parser("bench")
+    add_arguments(parser)
+    return main(parser.parse_args(rest))
+
+
+def _convert(rest: list[str]) -> int:
+    parser = _parser("convert")
+    parser.add_argument("source", help="fuser folder, in either format")
+    parser.add_argument("target", type=Path, help="new folder")
+    parser.add_argument("--official", action="store_true", help="write the original's format instead of ours")
+    options = parser.parse_args(rest)
+    if options.target.exists():
+        raise UserError(f"{options.target} exists already; name a new folder.")
+    from harness.fusion.checkpoint import load, save, save_official
+
+    fuser = load(options.source)
+    (save_official if options.official else save)(fuser, options.target)
+    print(f"Wrote {options.target}")
+    return 0
+
+
+def _ls(rest: list[str]) -> int:
+    parser = _parser("ls")
+    parser.add_argument("what", nargs="?", default="tasks", choices=["tasks", "subtasks", "channels", "controls"])
+    what = parser.parse_args(rest).what
+    from harness.config.rules import CHANNELS, CONTROLS
+    from tasks import index
+
+    lists = {"tasks": index.headlines, "subtasks": lambda: sorted(index.available())}
+    names = lists[what]() if what in lists else (CHANNELS if what == "channels" else CONTROLS)
+    print("\n".join(names))
+    return 0

@@ -1,0 +1,88 @@
+"""What is really behind the names of a run: weights, fusers, documents and prompts, by digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.assembly import Cast, hub_folder
+from harness.config import RunConfig
+from harness.loading_tasks import Benchmark
+from harness.models import LM
+from harness.records.files import sha256_files
+from harness.records.schema import ModelInfo
+
+_CONTENT = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
+
+
+def model_info(role: str, lm: LM) -> ModelInfo:
+    """Describes a loaded model with a digest of its files."""
+    config, model = lm.model.config, lm.model
+    return ModelInfo(
+        role=role,
+        reference=lm.reference.text,
+        revision=lm.reference.revision or str(getattr(config, "_commit_hash", None) or ""),
+        fingerprint=sha256_files(_files(lm)),
+        architecture=type(model).__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        dtype=str(lm.dtype).removeprefix("torch."),
+        weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+    )
+
+
+def models_of(cast: Cast) -> list[ModelInfo]:
+    """The receiver, then the sharers."""
+    return [model_info("receiver", cast.receiver), *(model_info("sharer", s) for s in cast.sharers)]
+
+
+def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
+    """Every fuser's reference, digest and size."""
+    return [
+        {
+            "reference": reference,
+            "fingerprint": sha256_files(sorted(p for p in Path(hub_folder(reference)).iterdir() if p.is_file())),
+            "parameters": sum(p.numel() for p in fuser.parameters()),
+            "layers": len(fuser.config.layer_map),
+        }
+        for reference, fuser in zip(config.fusers, cast.fusers, strict=False)
+    ]
+
+
+def gates_of(cast: Cast) -> list[dict[str, Any]]:
+    """Gate logits by receiver layer, a fuser after the other."""
+    rows = []
+    for number, fuser in enumerate(cast.fusers):
+        keys, values = fuser.gates().tolist()
+        for (layer, source), key, value in zip(fuser.config.layer_map, keys, values, strict=True):
+            rows.append({"layer": layer, "sharer": number, "sharer_layer": source, "gate_k": key, "gate_v": value})
+    return rows
+
+
+def extra_identity(benchmark: Benchmark, models: list[ModelInfo], fusers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What names alone do not pin; the prompts' digest catches an edited prompt without a new version."""
+    return {
+        "weights": [m.fingerprint for m in models],
+        "fuser_weights": [f["fingerprint"] for f in fusers],
+        "dtypes": [m.dtype for m in models],
+        "documents": benchmark.fingerprints,
+        "task_versions": benchmark.versions,
+        "prompts": {task: _prompts(items) for task, items in benchmark.items.items()},
+    }
+
+
+def _prompts(items: list[Any]) -> str:
+    import hashlib
+
+    return hashlib.sha256("".join(i.prompt_sha256 for i in items).encode()).hexdigest()
+
+
+def _files(lm: LM) -> list[Path]:
+    reference = lm.reference
+    if reference.gguf_file is not None:
+        return [Path(reference.source) / reference.gguf_file]
+    folder = Path(reference.source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(reference.source, revision=reference.revision, local_files_only=True))
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _CONTENT)

@@ -1,0 +1,104 @@
+"""The latency pass: questions answered one at a time, channels in turn, after warm-up.
+
+Guarantees that compared channels run next to each other in one process, in an order that rotates from question to
+question, and that a timed answer is checked against the accuracy pass. Controls are not timed: they cost what their
+channel costs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from harness.accuracy import Item, to_sample
+from harness.channels.base import Channel, Work
+from harness.engine import Answer, Arm, Budget, run
+from harness.records.schema import Sample, Timing
+from harness.timing import Clock
+
+Known = dict[tuple[str, str, str], Sample]
+ROUNDS = 2
+
+
+def time_questions(
+    channels: Sequence[Channel],
+    items: Sequence[Item],
+    known: Known,
+    warm_up: int,
+    equal_tokens: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[list[Timing]]:
+    """Times questions through every channel.
+
+    Args:
+        channels: what is compared.
+        items: the questions; the first `warm_up` are answered once more before timing starts.
+        known: (task, doc_id, channel) -> the accuracy pass's sample.
+        warm_up: questions that are answered untimed.
+        equal_tokens: make every channel decode exactly so many tokens.
+        tick: called after every question.
+
+    Yields:
+        The timings of one question, a channel each.
+    """
+    for item in items[:warm_up]:
+        for channel in channels:
+            _once(channel, item, equal_tokens)
+    for round_ in range(ROUNDS):
+        for number, item in enumerate(items):
+            turn = (number + round_) % len(channels)
+            made = []
+            for channel in [*channels[turn:], *channels[:turn]]:
+                clock, answer = _once(channel, item, equal_tokens)
+                if answer.fault is None:
+                    made.append(_timing(channel, item, clock, answer, known, round_, equal_tokens))
+            tick()
+            yield made
+
+
+def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+    """Picks the questions to time: a fixed draw by seed, in the order of the task."""
+    chosen = random.Random(seed).sample(range(len(items)), min(count, len(items)))  # noqa: S311 - not for secrets
+    return [items[i] for i in sorted(chosen)]
+
+
+def _once(channel: Channel, item: Item, equal_tokens: int | None) -> tuple[Clock, Answer]:
+    device = channel.answers.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    work = Work(clock=Clock(device))
+    request = item.request if item.request.options else replace(item.request, exactly=equal_tokens)
+    work.clock.mark("start")
+    outcome = next(run(channel, [Arm(channel)], [request], Budget(1), [work]))
+    return work.clock, outcome.answers[0][0]
+
+
+def _timing(
+    channel: Channel, item: Item, clock: Clock, answer: Answer, known: Known, round_: int, equal_tokens: int | None
+) -> Timing:
+    sample = to_sample(item, channel.name, "", answer)
+    before = known.get((item.task, item.doc_id, channel.name))
+    compared = before is not None and before.done and equal_tokens is None
+    last = "first_token" if item.request.options else "answered"
+    return Timing(
+        task=item.task,
+        doc_id=item.doc_id,
+        position=item.position,
+        channel=channel.name,
+        round=round_,
+        stages_s=clock.stages_s(),
+        ttft_s=clock.since_start_s("first_token"),
+        e2e_s=clock.since_start_s(last),
+        tokens_out=sample.tokens_out,
+        equal_length=equal_tokens is not None,
+        same_answer=same_answer(sample, before) if compared and before is not None else None,
+        payload_bytes=answer.payload_bytes,
+    )
+
+
+def same_answer(a: Sample, b: Sample) -> bool:
+    """Whether two samples say the same: equal text, or the same most likely option."""
+    return a.text == b.text and a.predicted == b.predicted

@@ -1,0 +1,108 @@
+"""Tasks by name, as questions: lm-eval builds the requests, we keep one item a question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.accuracy import Item
+from harness.asking import chat_text, decoding_request, scoring_request
+from harness.config import RunConfig
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The questions of a run.
+
+    Attributes:
+        items: task -> its questions in order.
+        groups: name as given -> tasks that it stands for, where these are several.
+        loaded: what lm-eval loaded, for its own results file.
+        fingerprints: task -> sha256 over its documents.
+        versions: task -> version.
+    """
+
+    items: dict[str, list[Item]]
+    groups: dict[str, list[str]]
+    loaded: dict[str, Any]
+    fingerprints: dict[str, str]
+    versions: dict[str, str]
+
+    @property
+    def all_items(self) -> list[Item]:
+        """Every question."""
+        return [item for items in self.items.values() for item in items]
+
+
+def load_benchmark(config: RunConfig) -> Benchmark:
+    """Loads the configured tasks with their documents.
+
+    Raises:
+        UserError: a name is unknown or the data is missing or malformed.
+    """
+    from tasks import index
+
+    items: dict[str, list[Item]] = {}
+    groups: dict[str, list[str]] = {}
+    loaded: dict[str, Any] = {}
+    fingerprints, versions = {}, {}
+    for name in config.tasks:
+        members = index.load([name])
+        if len(members) > 1:
+            groups[name] = [str(t.config.task) for t in members]
+        for task in members:
+            task_name = str(task.config.task)
+            if task_name in items:
+                continue
+            items[task_name] = _items(task, task_name, config)
+            loaded[task_name] = task
+            fingerprints[task_name] = _fingerprint([i.document for i in items[task_name]])
+            versions[task_name] = str(task.VERSION)
+    return Benchmark(items, groups, loaded, fingerprints, versions)
+
+
+def _items(task: Any, name: str, config: RunConfig) -> list[Item]:
+    task.build_all_requests(
+        limit=config.limit,
+        rank=0,
+        world_size=1,
+        apply_chat_template=config.chat,
+        chat_template=chat_text if config.chat else None,
+        tokenizer_name="harness",
+    )
+    by_doc: dict[int, list[Any]] = defaultdict(list)
+    for instance in task.instances:
+        by_doc[instance.doc_id].append(instance)
+    metadata = dict(task.config.metadata or {})
+    return [_item(name, position, by_doc[position], metadata, config) for position in sorted(by_doc)]
+
+
+def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str, Any], config: RunConfig) -> Item:
+    ordered = sorted(instances, key=lambda i: i.idx)
+    document = dict(ordered[0].doc)
+    missing = {"id", "labels", "key"} - set(document)
+    if missing:
+        raise UserError(
+            f"Task {name!r} yields documents without {', '.join(sorted(missing))}; this command runs tasks with "
+            "canonical documents, other lm-eval tasks run through python -m harness.lm_eval."
+        )
+    if ordered[0].request_type == "loglikelihood":
+        request = scoring_request([i.args for i in ordered], document, metadata)
+    else:
+        context, arguments = ordered[0].args
+        arguments = {**arguments, **config.gen_kwargs}
+        request = decoding_request(context, arguments, document, metadata)
+        if config.max_new_tokens is not None:
+            query = replace(request.query, room=config.max_new_tokens)
+            request = replace(request, query=query, max_new_tokens=config.max_new_tokens)
+    return Item(name, position, document, request, tuple(ordered))
+
+
+def _fingerprint(documents: Sequence[dict[str, Any]]) -> str:
+    text = json.dumps(documents, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

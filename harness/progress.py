@@ -1,0 +1,64 @@
+"""Progress: a bar with rate and ETA on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_EVERY_S = 15.0
+
+
+class Progress(Protocol):
+    """Counts steps of a stretch of work."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Adds finished steps."""
+
+
+class _Lines:
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.began = self.told = time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now - self.told >= _EVERY_S:
+            self.told = now
+            rate = self.done / (now - self.began)
+            left_s = (self.total - self.done) / rate
+            print(f"{self.title}: {self.done}/{self.total}, {rate:.1f}/s, {left_s:.0f} s left", file=sys.stderr)
+
+
+class _Silent:
+    def advance(self, steps: int = 1) -> None:
+        pass
+
+
+@contextmanager
+def progress(title: str, total: int, shown: bool = True) -> Iterator[Progress]:
+    """Shows progress on standard error while the block runs."""
+    if not shown or total == 0:
+        yield _Silent()
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total)
+            yield _Bar(bar, task)
+    else:
+        yield _Lines(title, total)
+
+
+class _Bar:
+    def __init__(self, bar: object, task: int) -> None:
+        self.bar, self.task = bar, task
+
+    def advance(self, steps: int = 1) -> None:
+        self.bar.advance(self.task, steps)  # type: ignore[attr-defined]
