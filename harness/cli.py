@@ -7,6 +7,7 @@ exit code 1, and that `--help` costs no import of torch.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,6 +86,7 @@ def _run(rest: list[str]) -> int:
     from harness.run_flags import configuration
 
     config = configuration(_parser("run"), rest)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar is enough, and it is ours
     from harness.runner import run
 
     run(config, ["run", *rest])
@@ -163,7 +165,7 @@ def _train_demo(rest: list[str]) -> int:
     options = parser.parse_args(rest)
     from harness.demo.build import main
 
-    return main([str(options.seed), str(options.output)])
+    return main(options.seed, options.output)
 
 
 def _bench(rest: list[str]) -> int:

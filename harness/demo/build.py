@@ -127,7 +127,11 @@ def _print(phase: str, step: int, steps: int, loss: float) -> None:
         print(f"{phase}: step {step} of at most {steps}, loss {loss:.3f}", flush=True)
 
 
+def main(seed: int, out: Path) -> int:
+    """Builds a pair with progress on the terminal and prints its held-out accuracy."""
+    print(json.dumps(build(seed, out, _print)["held_out_accuracy"], indent=2))
+    return 0
+
+
 if __name__ == "__main__":
-    chosen = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else PAIR
-    print(json.dumps(build(chosen, target, _print)["held_out_accuracy"], indent=2))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0, Path(sys.argv[2]) if len(sys.argv) > 2 else PAIR)

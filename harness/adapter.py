@@ -1,0 +1,153 @@
+"""lm-eval's model interface over any channel, registered as `single`, `t2t` and `c2c`.
+
+Guarantees that all options of a question share one prefill and that every model of a pair reads the conversation
+through its own chat template. Only `loglikelihood` and `generate_until` are overridden, because only they see the
+document, which a text sharer needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lm_eval.models  # noqa: F401 - get_model("hf") must still find lm-eval's own models after this one is imported
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+
+from harness.asking import chat_text, decoding_request, scoring_request
+from harness.assembly import assemble
+from harness.channels.base import Channel, Work
+from harness.channels.single import Single
+from harness.config import RunConfig, build
+from harness.engine import Answer, Arm, Budget, Request, run
+from harness.errors import RunError, UserError
+
+_RENAMED = {"sharer": "sharers", "fuser": "fusers", "pretrained": "receiver", "path": "receiver"}
+_DROPPED = ("max_batch_size",)
+
+
+class ChannelLM(LM):  # type: ignore[misc]
+    """A channel as an lm-eval model.
+
+    Attributes:
+        channel: what answers.
+        work: counts of everything done so far.
+    """
+
+    def __init__(self, channel: Channel, batch_size: int = 8, max_batch_tokens: int | None = None) -> None:
+        super().__init__()
+        self.channel, self.work = channel, Work()
+        self.budget = Budget(batch_size, max_batch_tokens)
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Scores continuations; those of one context and document are read from one prefill."""
+        grouped: dict[tuple[Any, ...], list[int]] = {}
+        for number, instance in enumerate(requests):
+            key = (instance.task_name, instance.doc_id, str(instance.args[0]))
+            grouped.setdefault(key, []).append(number)
+        places = list(grouped.values())
+        asked = [scoring_request([requests[i].args for i in p], requests[p[0]].doc or {}, {}) for p in places]
+        scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        for place, answer in zip(places, self._answers(asked), strict=True):
+            for number, scored in zip(place, answer.scored, strict=True):
+                scores[number] = (scored.loglikelihood, scored.greedy)
+        return scores
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Decodes greedily."""
+        asked = [decoding_request(r.args[0], r.args[1], r.doc or {}, {}) for r in requests]
+        return [answer.text or "" for answer in self._answers(asked)]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Loglikelihood of whole texts, for single models."""
+        if not isinstance(self.channel, Single):
+            raise UserError(
+                f"Rolling loglikelihoods are defined for single models, not for {self.channel.name}: a message answers "
+                "a prompt, and a rolling text has none. Use --model single."
+            )
+        lm = self.channel.answers
+        start = lm.tokenizer.decode([_start_id(lm)])
+        asked = [scoring_request([(start, r.args[0])], r.doc or {}, {}) for r in requests]
+        return [answer.scored[0].loglikelihood for answer in self._answers(asked)]
+
+    def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        """Carries the conversation to `loglikelihood` and `generate_until`, where each model renders its own."""
+        return chat_text(chat_history, add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The answering model's template, for lm-eval's records."""
+        return self.channel.answers.tokenizer.chat_template or ""
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the answering model in lm-eval's request cache."""
+        return self.channel.answers.reference.text.replace("/", "__")
+
+    def _answers(self, asked: Sequence[Request]) -> list[Answer]:
+        answers: list[Answer] = [Answer()] * len(asked)
+        for outcome in run(self.channel, [Arm(self.channel)], asked, self.budget, [self.work]):
+            for index, answer in zip(outcome.indices, outcome.answers[0], strict=True):
+                answers[index] = answer
+        failed = [a.fault for a in answers if a.fault is not None]
+        if failed:
+            # lm-eval has no notion of an error; an invented answer would be scored.
+            raise RunError(f"{len(failed)} of {len(asked)} requests failed; the first said: {failed[0].message}")
+        return answers
+
+
+def channel_lm(name: str, batch_size: Any = 8, device: str | None = None, **arguments: Any) -> ChannelLM:
+    """Builds the model from lm-eval's ``--model_args``."""
+    config = _config(name, {**arguments, **({"device": device} if device else {})})
+    if config.device.startswith("cuda"):
+        import torch
+
+        # lm-eval asks for cuda:0 unless told otherwise, also where there is none.
+        config = config if torch.cuda.is_available() else config.model_copy(update={"device": "cpu"})
+    cast = assemble(config)
+    if str(batch_size).startswith("auto"):
+        raise UserError("batch_size 'auto' is not supported; give a number.")
+    return ChannelLM(cast.groups[0].channel, int(batch_size), config.max_batch_tokens)
+
+
+def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
+    values: dict[str, Any] = {"channels": [name], "controls": [], "tasks": ["given-by-lm-eval"]}
+    for key, value in arguments.items():
+        if key in _DROPPED or value is None:
+            continue
+        renamed = _RENAMED.get(key, key)
+        values[renamed] = str(value).split("+") if renamed in ("sharers", "fusers") else value
+    if "receiver" not in values:
+        raise UserError("model_args needs receiver=...; several sharers or fusers are joined by '+'.")
+    return build(values, "model_args")
+
+
+def _start_id(lm: Any) -> int:
+    token = lm.tokenizer.bos_token_id
+    return int(token if token is not None else lm.tokenizer.eos_token_id)
+
+
+@register_model("single")
+class SingleLM(ChannelLM):
+    """One model alone: ``--model single --model_args receiver=...``."""
+
+    def __init__(self, **arguments: Any) -> None:
+        built = channel_lm("receiver", **arguments)
+        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens)
+
+
+@register_model("t2t")
+class TextLM(ChannelLM):
+    """A sharer that writes: ``--model t2t --model_args receiver=...,sharer=...``."""
+
+    def __init__(self, **arguments: Any) -> None:
+        built = channel_lm("t2t", **arguments)
+        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens)
+
+
+@register_model("c2c")
+class FusedLM(ChannelLM):
+    """A sharer whose cache is fused: ``--model c2c --model_args receiver=...,sharer=...,fuser=...``."""
+
+    def __init__(self, **arguments: Any) -> None:
+        built = channel_lm("c2c", **arguments)
+        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens)

@@ -1,0 +1,30 @@
+"""`python -m harness.lm_eval run --model c2c ...`: lm-eval's own command line with our models and tasks.
+
+For lm-eval releases without plugins; later ones find the models through this distribution's entry points.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from harness.errors import RunError, UserError
+from harness.paths import TASKS
+
+
+def main() -> int:
+    """Registers the models and hands over to lm-eval."""
+    import harness.adapter  # noqa: F401 - registers
+    from lm_eval.__main__ import cli_evaluate
+
+    if "--include_path" not in sys.argv and "run" in sys.argv[1:2]:
+        sys.argv += ["--include_path", str(TASKS)]
+    try:
+        cli_evaluate()
+    except (UserError, RunError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
