@@ -73,7 +73,12 @@ def arm_name(group: Group, control: str) -> str:
 
 
 def answer_task(
-    group: Group, items: Sequence[Item], done: set[tuple[str, str, str, str]], budget: Budget, seed: int, calibration: int,
+    group: Group,
+    items: Sequence[Item],
+    done: set[tuple[str, str, str, str]],
+    budget: Budget,
+    seed: int,
+    calibration: int,
     tally: Tally,
 ) -> Iterator[tuple[list[Sample], list[str]]]:
     """Answers one task's open questions through a channel and its controls.

@@ -26,7 +26,7 @@ _RENAMED = {"sharer": "sharers", "fuser": "fusers", "pretrained": "receiver", "p
 _DROPPED = ("max_batch_size",)
 
 
-class ChannelLM(LM):  # type: ignore[misc]
+class ChannelLM(LM):
     """A channel as an lm-eval model.
 
     Attributes:

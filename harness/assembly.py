@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.channels.base import Channel
 from harness.channels.c2c import CacheToCache, Link
@@ -47,7 +48,7 @@ def assemble(config: RunConfig) -> Cast:
     receiver = _load(config, config.receiver, config.receiver_chat_template)
     speaking = set(config.channels) - {"receiver"}
     sharers = tuple(_load(config, s, config.sharer_chat_template) for s in config.sharers) if speaking else ()
-    fusers = ()
+    fusers: tuple[Fuser, ...] = ()
     if "c2c" in config.channels:
         pairs = zip(config.fusers, sharers, strict=True)
         fusers = tuple(fitting_fuser(path, receiver, sharer) for path, sharer in pairs)
@@ -63,8 +64,6 @@ def fitting_fuser(path: str, receiver: LM, sharer: LM) -> Fuser:
 
 def hub_folder(reference: str) -> str:
     """Returns a local folder for a fuser reference: a folder, or ``hub/id[@revision][:subfolder]``."""
-    from pathlib import Path
-
     if Path(reference).expanduser().is_dir():
         return str(Path(reference).expanduser())
     repository, _, folder = reference.partition(":")

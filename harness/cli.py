@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
-            seen = message.split(":", 1)[1].split()[0]
+            seen = message.partition(":")[2].split()[0]
             flags = [f for action in self._actions for f in action.option_strings]
             message = f"unknown argument {seen!r}.{suggest(seen, flags)}"
         raise UserError(f"{message.rstrip('.')}. See {self.prog} --help.")
@@ -66,10 +66,11 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<11} {text}" for name, text in _SUMMARY.items()]
-    return "\n".join(
-        ["usage: run_eval.py COMMAND [flags]", "", "Measures what one language model gains when another one talks to it,"]
-        + ["and what that costs.", "", *lines, "", "run_eval.py COMMAND --help shows a command's flags."]
+    commands = "\n".join(f"  {name:<11} {text}" for name, text in _SUMMARY.items())
+    return (
+        "usage: run_eval.py COMMAND [flags]\n\n"
+        "Measures what one language model gains when another one talks to it, and what that costs.\n\n"
+        f"{commands}\n\nrun_eval.py COMMAND --help shows a command's flags."
     )
 
 

@@ -117,7 +117,7 @@ def _entry_index(kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor) -> 
     return (kind[:, None], layer[:, None], rows[None], slice(None), columns[None])
 
 
-class _BufferLayer(DynamicLayer):  # type: ignore[misc]
+class _BufferLayer(DynamicLayer):
     """One layer's window on a `KVBuffer`, in the shape that transformers expects of a cache layer."""
 
     def __init__(self, buffer: KVBuffer, layer: int) -> None:

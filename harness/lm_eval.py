@@ -13,8 +13,9 @@ from harness.paths import TASKS
 
 def main() -> int:
     """Registers the models and hands over to lm-eval."""
-    import harness.adapter  # noqa: F401 - registers
     from lm_eval.__main__ import cli_evaluate
+
+    import harness.adapter  # noqa: F401 - registers
 
     if "--include_path" not in sys.argv and "run" in sys.argv[1:2]:
         sys.argv += ["--include_path", str(TASKS)]

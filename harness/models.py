@@ -21,7 +21,6 @@ from harness.paths import BUILT_IN_TEMPLATES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def parse_reference(text: str) -> Reference:
         if not path.is_file():
             raise UserError(f"Model {text!r}: there is no such GGUF file; give the path of an existing one.")
         return Reference(text, str(path.parent), gguf_file=path.name)
-    if path.is_dir():
+    if text and path.is_dir():
         return Reference(text, str(path))
     name, _, revision = text.partition("@")
     if text.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name or not name:
@@ -116,7 +115,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def load(  # noqa: PLR0913 - the flags of a model, each with a default
+def load(
     reference: str,
     *,
     device: str = "auto",
@@ -150,7 +149,7 @@ def load(  # noqa: PLR0913 - the flags of a model, each with a default
     try:
         tokenizer = _load_tokenizer(ref, trust_remote_code)
         model = _load_weights(ref, options, trust_remote_code)
-    except _UNREADABLE as error:
+    except Exception as error:  # what reads the files raises every kind, tokenizers even the bare class
         raise UserError(f"Model {reference!r} cannot be loaded: {_first_line(error)}") from error
     return wrap(model if device_map else model.to(where), tokenizer, ref, read_template(chat_template))
 
@@ -173,7 +172,7 @@ def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_te
         stop_ids=stop_ids,
         pad_id=pad_id if pad_id is not None else min(stop_ids, default=0),
         max_length=int(getattr(model.config.get_text_config(), "max_position_embeddings", 2**31 - 1)),
-        cache_argument=cache_argument(type(model)),
+        cache_argument=cache_argument(model.__class__),
     )
 
 
@@ -190,7 +189,7 @@ def read_template(chat_template: str | None) -> str | None:
 
 
 @functools.cache
-def cache_argument(architecture: type) -> str:
+def cache_argument(architecture: Any) -> str:
     """Name of the forward argument that carries the KV-cache: it was renamed within transformers 5."""
     return "cache" if "cache" in inspect.signature(architecture.forward).parameters else "past_key_values"
 
@@ -199,7 +198,9 @@ def _check_folder(ref: Reference) -> None:
     if ref.local and ref.gguf_file is None:
         path = Path(ref.source) / "config.json"
         if not path.is_file():
-            raise UserError(f"Model folder {ref.source!r} has no config.json; give a folder in the Hugging Face layout.")
+            raise UserError(
+                f"Model folder {ref.source!r} has no config.json; give a folder in the Hugging Face layout."
+            )
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

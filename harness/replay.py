@@ -18,7 +18,7 @@ from harness.records.schema import Sample
 Answers = dict[tuple[str, int], Sample]
 
 
-class ReplayLM(LM):  # type: ignore[misc]
+class ReplayLM(LM):
     """Answers from recorded samples of one arm."""
 
     def __init__(self, answers: Answers, places: dict[str, list[int]]) -> None:

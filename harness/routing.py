@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from harness.records.schema import Sample
 
 
-def route(receiver: Sequence[Sample], sharer: Sequence[Sample], fraction: float, control: str, seed: int) -> list[Sample]:
+def route(
+    receiver: Sequence[Sample], sharer: Sequence[Sample], fraction: float, control: str, seed: int
+) -> list[Sample]:
     """Composes the routed samples of one task from both models' samples of the same questions."""
     other = {s.doc_id: s for s in sharer}
     both = sorted((s for s in receiver if s.doc_id in other), key=lambda s: s.position)

@@ -84,8 +84,8 @@ def _accuracy_pass(session: Session) -> None:
         total = arms * len(session.benchmark.all_items)
         with progress(f"{group.channel.name}{' and controls' if arms > 1 else ''}", total, config.progress) as bar:
             for items in session.benchmark.items.values():
-                batches = answer_task(group, items, done, budget, config.seed, config.calibration_samples, session.tally)
-                for made, notes in batches:
+                drawn = (config.seed, config.calibration_samples)
+                for made, notes in answer_task(group, items, done, budget, *drawn, session.tally):
                     session.folder.add_samples(made)
                     session.samples += made
                     bar.advance(len(made))
@@ -183,7 +183,8 @@ def _write_questions(session: Session) -> None:
         document = item.document
         kept = {k: document.get(k, "") for k in ("question", "choices", "labels", "key", "subject")}
         prompt = item.request.query.conversation.plain
-        lines.append(json.dumps({"task": item.task, "doc_id": item.doc_id, **kept, "prompt": prompt}, ensure_ascii=False))
+        line = {"task": item.task, "doc_id": item.doc_id, **kept, "prompt": prompt}
+        lines.append(json.dumps(line, ensure_ascii=False))
     write_atomic(session.folder.path / "questions.jsonl", "\n".join(lines) + "\n")
 
 

@@ -7,6 +7,7 @@ bit for bit. Prompts are cut only behind a fused stretch, because what follows m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -138,7 +139,7 @@ class CacheToCache:
             with work.clock.stage("receiver_prefill"):
                 columns = self._columns(plans, spans)
                 logits = extend(self.answers, buffer, columns, work.counters, keep=int(last))
-                owned.append(columns.owned)
+                owned.append(columns.owned if columns.owned is not None else columns.real)
                 work.counters.prompt_tokens += columns.tokens
             if not last:
                 with work.clock.stage("fusion"):
@@ -212,7 +213,7 @@ class CacheToCache:
 def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[Span]]:
     """Spans of positions that are read in one forward call, a span a plan; shorter plans join at a later step."""
     cut = [p.cuts if fusing else (0, len(p.ids[0])) for p in plans]
-    spans = [list(zip(c, c[1:], strict=False)) for c in cut]
+    spans = [list(itertools.pairwise(c)) for c in cut]
     most = max(map(len, spans))
     padded = [[(0, 0)] * (most - len(s)) + s for s in spans]
     return [list(step) for step in zip(*padded, strict=True)]

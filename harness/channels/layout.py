@@ -76,7 +76,8 @@ class Planner:
         if conversation not in self._known:
             if len(self._known) >= 4096:
                 self._known.clear()
-            self._known[conversation] = self._same(conversation) if self.strategy == "off" else self._aligned(conversation)
+            lay_out = self._same if self.strategy == "off" else self._aligned
+            self._known[conversation] = lay_out(conversation)
         return self._known[conversation]
 
     def _same(self, conversation: Conversation) -> Plan:

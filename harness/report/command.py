@@ -17,6 +17,17 @@ def report(options: argparse.Namespace) -> int:
     """
     if options.check:
         return _check(options)
+    _views(options)
+    if options.add:
+        for path in options.runs:
+            leaderboard.add_record(options.leaderboards_dir, path)
+    if options.add or not (options.html or options.plots):
+        for path in leaderboard.write(options.leaderboards_dir):
+            print(f"Wrote {path}")
+    return 0
+
+
+def _views(options: argparse.Namespace) -> None:
     runs = [load_run(path) for path in options.runs]
     if options.html:
         from harness.report.page import write_html
@@ -27,13 +38,6 @@ def report(options: argparse.Namespace) -> int:
 
         for path in write_plots(runs, options.plots):
             print(f"Wrote {path}")
-    if options.add:
-        for path in options.runs:
-            leaderboard.add_record(options.leaderboards_dir, path)
-    if options.add or not (options.html or options.plots):
-        for path in leaderboard.write(options.leaderboards_dir):
-            print(f"Wrote {path}")
-    return 0
 
 
 def _check(options: argparse.Namespace) -> int:
