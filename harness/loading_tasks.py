@@ -53,8 +53,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     fingerprints, versions = {}, {}
     for name in config.tasks:
         members = index.load([name])
-        if len(members) > 1:
-            groups[name] = [str(t.config.task) for t in members]
+        groups[name] = [str(t.config.task) for t in members]
         for task in members:
             task_name = str(task.config.task)
             if task_name in items:

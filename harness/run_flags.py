@@ -105,7 +105,7 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
         if "c2c" in filled.get("channels", ["c2c"]):
             filled["fusers"] = [str(PAIR / "fuser")]
         if "tasks" not in filled:
-            filled["tasks"] = ["factworld"]
+            filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]
             filled.setdefault("leaderboards_dir", str(LEADERBOARDS))
         if "channels" not in filled:
             filled.setdefault("controls", _DEFAULT_CONTROLS.split(","))

@@ -139,13 +139,12 @@ def _latency_pass(session: Session) -> None:
 
 
 def _headlines(benchmark: Benchmark) -> Iterator[list[Item]]:
-    """Questions to draw from: a group as one, a task that is in no group by itself."""
-    inside = {task for tasks in benchmark.groups.values() for task in tasks}
-    for tasks in benchmark.groups.values():
-        yield [item for task in tasks for item in benchmark.items[task]]
-    for task, items in benchmark.items.items():
-        if task not in inside:
-            yield items
+    """Questions to draw from: a group as one; what a larger group holds is not drawn from again."""
+    seen: set[str] = set()
+    for tasks in sorted(benchmark.groups.values(), key=len, reverse=True):
+        if not seen.issuperset(tasks):
+            yield [item for task in tasks for item in benchmark.items[task]]
+        seen.update(tasks)
 
 
 def _finish(session: Session) -> None:

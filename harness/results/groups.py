@@ -59,14 +59,22 @@ def members(groups: Groups | None, tasks: Iterable[str]) -> dict[str, list[str]]
 
 
 def top_level(groups: Groups | None, tasks: Iterable[str]) -> list[str]:
-    """Returns the names that no larger group holds: what a headline shows and a family of tests covers."""
+    """Returns the names that no larger group holds: what a headline shows and a family of tests covers.
+
+    A task that was asked for beside its group, a group of itself alone, is among them.
+    """
     sets = {name: set(inside) for name, inside in members(groups, tasks).items()}
-    return [name for name, inside in sets.items() if not any(inside < other for other in sets.values())]
+    asked = _asked_alone(groups)
+    return [n for n, inside in sets.items() if n in asked or not any(inside < other for other in sets.values())]
+
+
+def _asked_alone(groups: Groups | None) -> set[str]:
+    return {name for name, inside in (groups or {}).items() if list(inside) == [name]}
 
 
 def headline(rows: Sequence[ResultRow], groups: Groups | None) -> list[ResultRow]:
     """Keeps the rows of names that no larger group holds."""
-    alone = {row.task for row in rows} - set(groups or {})
+    alone = {row.task for row in rows} - (set(groups or {}) - _asked_alone(groups))
     shown = set(top_level(groups, alone))
     return [row for row in rows if row.task in shown]
 
