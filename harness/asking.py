@@ -90,9 +90,9 @@ def decoding_settings(arguments: Mapping[str, Any]) -> Settings:
     unknown = sorted(set(left) - _IGNORED)
     if unknown:
         raise UserError(f"Unknown generation setting {unknown[0]!r}; allowed: until, max_gen_toks, do_sample=False.")
-    budget = next((int(b) for b in budgets if b is not None), DEFAULT_MAX_NEW_TOKENS)
-    if budget < 1:
-        raise UserError(f"max_gen_toks is {budget}; at least one new token is needed.")
+    budget = next((b for b in budgets if b is not None), DEFAULT_MAX_NEW_TOKENS)
+    if type(budget) is not int or budget < 1:
+        raise UserError(f"max_gen_toks is {str(budget)[:40]!r}; it has to be a whole number from 1.")
     stops = (until,) if isinstance(until, str) else tuple(until)
     return Settings(budget, tuple(s for s in stops if s))
 

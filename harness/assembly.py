@@ -18,6 +18,7 @@ from harness.fusion.checkpoint import load as load_fuser
 from harness.fusion.fuser import Fuser
 from harness.fusion.shapes import kv_shape
 from harness.models import LM, load
+from harness.prompts import ask, render
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def hub_folder(reference: str) -> str:
 
 
 def _load(config: RunConfig, reference: str, chat_template: str | None) -> LM:
-    return load(
+    lm = load(
         reference,
         device=config.device,
         dtype=config.dtype,
@@ -88,6 +89,9 @@ def _load(config: RunConfig, reference: str, chat_template: str | None) -> LM:
         chat_template=chat_template,
         trust_remote_code=config.trust_remote_code,
     )
+    if config.chat:
+        render(lm, ask(""))  # a missing or broken template is refused before anything is asked
+    return lm
 
 
 def _groups(config: RunConfig, receiver: LM, sharers: Sequence[LM], fusers: Sequence[Fuser]) -> list[Group]:

@@ -62,11 +62,14 @@ def run(config: RunConfig, command: Sequence[str] = ()) -> Path:
         RunError: too many samples failed, or the disk is full.
     """
     _quiet()
+    _refuse_early(config)
     benchmark = load_benchmark(config)
     cast = assemble(config)
     record = _record(config, cast, benchmark, command)
     with _sigterm_as_interrupt(), _opened(config, record) as folder:
-        session = Session(config, cast, benchmark, folder, list(folder.samples), [], Tally())
+        # What failed before is asked again, so that its error does not count beside its answer.
+        answered = [s for s in folder.samples if s.done]
+        session = Session(config, cast, benchmark, folder, answered, [], Tally())
         _write_questions(session)
         _accuracy_pass(session)
         _route(session)
@@ -74,6 +77,14 @@ def run(config: RunConfig, command: Sequence[str] = ()) -> Path:
         _finish(session)
     _publish(config, folder.path)
     return folder.path
+
+
+def _refuse_early(config: RunConfig) -> None:
+    """Says what would otherwise show only after hours."""
+    if "routed" in config.channels and not {"receiver", "sharer"} <= set(config.channels):
+        raise UserError("Channel routed chooses between receiver and sharer; add both to --channels.")
+    if config.leaderboards_dir is not None and Path(config.leaderboards_dir).is_file():
+        raise UserError(f"--leaderboards_dir {config.leaderboards_dir} is a file; give a folder.")
 
 
 def _accuracy_pass(session: Session) -> None:
@@ -110,8 +121,6 @@ def _route(session: Session) -> None:
     config = session.config
     if "routed" not in config.channels:
         return
-    if not {"receiver", "sharer"} <= set(config.channels):
-        raise UserError("Channel routed chooses between receiver and sharer; add both to --channels.")
     done = {(s.task, s.doc_id, s.control) for s in session.samples if s.channel == "routed"}
     for task in session.benchmark.items:
         alone = {c: [s for s in session.samples if s.task == task and s.arm == (c, "")] for c in ("receiver", "sharer")}
@@ -239,7 +248,7 @@ def _opened(config: RunConfig, record: RunRecord) -> RunFolder:
         names = differing(folder.record.identity_fields, record.identity_fields)
         folder.close()
         raise UserError(f"The run in {path} was another one; differing: {', '.join(names)}. Use a new --output_path.")
-    (path / "timings.jsonl").write_bytes(b"")  # timings of an earlier session are never mixed with this one's
+    folder.clear_timings()  # timings of an earlier session are never mixed with this one's
     kept = sum(s.done for s in folder.samples)
     folder.update(record.model_copy(update={"run_id": folder.record.run_id, "resumed": kept}))
     return folder

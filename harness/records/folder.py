@@ -100,6 +100,14 @@ class RunFolder:
         """
         self._timings.append(timings)
 
+    def clear_timings(self) -> None:
+        """Drops every timing.
+
+        Raises:
+            RunError: if the disk is failing.
+        """
+        self._timings.clear()
+
     def update(self, record: RunRecord) -> None:
         """Replaces `run.json` in one step.
 

@@ -113,6 +113,17 @@ class Journal(Generic[R]):
             raise
         self._size += len(data)
 
+    def clear(self) -> None:
+        """Drops every record.
+
+        Raises:
+            RunError: if the disk is failing.
+        """
+        with explained(self.path):
+            os.ftruncate(self._fd, 0)
+            os.fsync(self._fd)
+        self._size = 0
+
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         if self._fd >= 0:
