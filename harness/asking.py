@@ -93,7 +93,9 @@ def decoding_settings(arguments: Mapping[str, Any]) -> Settings:
     budget = next((b for b in budgets if b is not None), DEFAULT_MAX_NEW_TOKENS)
     if type(budget) is not int or budget < 1:
         raise UserError(f"max_gen_toks is {str(budget)[:40]!r}; it has to be a whole number from 1.")
-    stops = (until,) if isinstance(until, str) else tuple(until)
+    stops = [until] if isinstance(until, str) else until
+    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) for s in stops):
+        raise UserError(f"until is {str(until)[:40]!r}; it has to be a text or a list of texts.")
     return Settings(budget, tuple(s for s in stops if s))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,7 +47,10 @@ def load_benchmark(config: RunConfig) -> Benchmark:
         UserError: a name is unknown or the data is missing or malformed.
     """
     from tasks import index
+    from tasks.sources import DATASETS_DIR_VARIABLE
 
+    if config.datasets_dir is not None:
+        os.environ[DATASETS_DIR_VARIABLE] = config.datasets_dir
     items: dict[str, list[Item]] = {}
     groups: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}

@@ -102,7 +102,8 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     filled = dict(values)
     if not any(filled.get(n) for n in ("receiver", "sharers", "fusers")):
         filled |= {"receiver": str(PAIR / "receiver"), "sharers": [str(PAIR / "sharer")]}
-        if "c2c" in filled.get("channels", ["c2c"]):
+        channels = filled.get("channels", ["c2c"])
+        if isinstance(channels, list | tuple) and "c2c" in channels:
             filled["fusers"] = [str(PAIR / "fuser")]
         if "tasks" not in filled:
             filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]

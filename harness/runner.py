@@ -35,6 +35,12 @@ from harness.replay import lm_eval_results
 from harness.results import effects, headline, render_table, summarise
 from harness.routing import route
 
+_FIXED: dict[str, tuple[Any, str]] = {
+    "include_path": ((), "its tasks are those of run_eval.py ls; others run through python -m harness.lm_eval"),
+    "message_tokens": (None, "the whole prompt is sent"),
+    "log_samples": (True, "the answers are what a run is continued from, so they are always kept"),
+}
+
 
 @dataclass
 class Session:
@@ -80,7 +86,10 @@ def run(config: RunConfig, command: Sequence[str] = ()) -> Path:
 
 
 def _refuse_early(config: RunConfig) -> None:
-    """Says what would otherwise show only after hours."""
+    """Says what would otherwise show only after hours, or never."""
+    for name, (kept, why) in _FIXED.items():
+        if getattr(config, name) != kept:
+            raise UserError(f"{name} cannot be set for this command: {why}.")
     if "routed" in config.channels and not {"receiver", "sharer"} <= set(config.channels):
         raise UserError("Channel routed chooses between receiver and sharer; add both to --channels.")
     if config.leaderboards_dir is not None and Path(config.leaderboards_dir).is_file():

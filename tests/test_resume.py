@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -10,11 +11,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.refusals import refused
 from safetensors.torch import load_file, save_file
 
 from harness import cli, engine
@@ -25,6 +28,8 @@ from harness.records.schema import Sample
 TASK = "factworld_receiver_knows"
 ARMS = ["--channels", "receiver,sharer,c2c,routed", "--controls", "mismatched,mean"]
 QUESTIONS, BATCH = 8, 4
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["harness.runner", "harness.demo.wording", "tasks.common", "lm_eval.tasks"])
 BASE = [
     "--limit", str(QUESTIONS), "--batch_size", str(BATCH), "--latency_samples", "0", "--no-progress", "--tasks", TASK,
 ]  # fmt: skip
@@ -42,24 +47,24 @@ def record(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "run.json").read_text()))
 
 
-def forked(work: Callable[[], int]) -> int:
-    """Starts `work` in a copy of this process, silent, and returns its number."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            silent = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silent, 1)
-            os.dup2(silent, 2)
-            code = work()
-        finally:
-            os._exit(code)
+def forked(work: Callable[..., int], *arguments: Any) -> BaseProcess:
+    """Starts `work` in a process of its own, silent; it comes from one that has everything imported but no thread."""
+    child = _SERVER.Process(target=_silently, args=(work, *arguments))
+    child.start()
     return child
 
 
-def ended(child: int) -> int:
+def _silently(work: Callable[..., int], *arguments: Any) -> None:
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    os._exit(work(*arguments))
+
+
+def ended(child: BaseProcess) -> int | None:
     """Exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child.join(60)
+    return child.exitcode
 
 
 def begin(folder: Path) -> list[str]:
@@ -79,6 +84,13 @@ def counted(log: Path) -> None:
     engine._answer = noting
 
 
+def run(arguments: list[str], log: Path | None = None) -> int:
+    """The command line, in whatever process."""
+    if log is not None:
+        counted(log)
+    return cli.main(arguments)
+
+
 def asked(log: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
@@ -88,13 +100,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, float]:
     """An undisturbed run: its folder, its batches, its seconds once everything is imported."""
     root = tmp_path_factory.mktemp("undisturbed")
     assert cli.main(command(root / "first")) == 0
-
-    def work() -> int:
-        counted(root / "log")
-        return cli.main(command(root / "run"))
-
     start = time.perf_counter()
-    assert ended(forked(work)) == 0
+    assert ended(forked(run, command(root / "run"), root / "log")) == 0
     return root / "run", asked(root / "log"), time.perf_counter() - start
 
 
@@ -121,39 +128,30 @@ def test_kills_at_random_moments_change_nothing(
     draw = random.Random(seed)
     for number in range(kills):
         folder, log = tmp_path / f"run{number}", tmp_path / f"log{number}"
-
-        def work(folder: Path = folder, log: Path = log) -> int:
-            counted(log)
-            return cli.main(begin(folder))
-
-        child = forked(work)
+        child = forked(run, begin(folder), log)
         time.sleep(draw.uniform(0, whole[2]))
-        os.kill(child, signal.SIGKILL)
+        child.kill()
         ended(child)
-        assert ended(forked(work)) == 0
+        assert ended(forked(run, begin(folder), log)) == 0
         check_equal(folder, whole[0])
         assert asked(log) <= whole[1] + 1
 
 
-def dying(log: Path, folder: Path, batch: int, written: float) -> Callable[[], int]:
-    """A run that dies with a part of its `batch`-th new line of samples written."""
+def dying(arguments: list[str], log: Path, batch: int, written: float) -> int:
+    """Dies with a part of its `batch`-th write to the journal done."""
     left = [batch]
     write = journal.write_fully
 
     def half(fd: int, data: bytes) -> None:
         left[0] -= 1
         if left[0] > 0:
-            return write(fd, data)
+            write(fd, data)
+            return
         write(fd, data[: int(len(data) * written)])
         os.kill(os.getpid(), signal.SIGKILL)
-        return None
 
-    def work() -> int:
-        journal.write_fully = half
-        counted(log)
-        return cli.main(begin(folder))
-
-    return work
+    journal.write_fully = half
+    return run(arguments, log)
 
 
 @pytest.mark.parametrize("written", [0.0, 0.4, 1.0])
@@ -163,11 +161,23 @@ def test_a_run_killed_within_every_write_ends_the_same(
     folder, log = tmp_path / "run", tmp_path / "log"
     kills = 2
     for _ in range(kills):
-        assert ended(forked(dying(log, folder, 2, written))) == -signal.SIGKILL
+        assert ended(forked(dying, begin(folder), log, 2, written)) == -signal.SIGKILL
         assert record(folder)["status"] == "started"
-    assert ended(forked(lambda: counted(log) or cli.main(begin(folder)))) == 0
+    assert ended(forked(run, begin(folder), log)) == 0
     check_equal(folder, whole[0])
     assert asked(log) <= whole[1] + kills
+
+
+def interrupting(arguments: list[str], sent: signal.Signals) -> int:
+    """Sends itself a signal after its first batch."""
+    append = journal.Journal.append
+
+    def interrupted(self: Any, records: Any) -> None:
+        append(self, records)
+        os.kill(os.getpid(), sent)
+
+    journal.Journal.append = interrupted
+    return cli.main(arguments)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -175,20 +185,10 @@ def test_an_interrupted_run_is_cancelled_and_goes_on(
     whole: tuple[Path, int, float], tmp_path: Path, sent: signal.Signals
 ) -> None:
     folder = tmp_path / "run"
-    append = journal.Journal.append
-
-    def work() -> int:
-        def interrupted(self: Any, records: Any) -> None:
-            append(self, records)
-            os.kill(os.getpid(), sent)
-
-        journal.Journal.append = interrupted
-        return cli.main(command(folder))
-
-    assert ended(forked(work)) == 130
+    assert ended(forked(interrupting, command(folder), sent)) == 130
     assert record(folder)["status"] == "cancelled"
     assert 0 < len(lines(folder)) < len(lines(whole[0]))
-    assert ended(forked(lambda: cli.main(["resume", str(folder)]))) == 0
+    assert ended(forked(run, ["resume", str(folder)])) == 0
     check_equal(folder, whole[0])
 
 
@@ -201,39 +201,33 @@ def stopped(whole: tuple[Path, int, float], tmp_path: Path) -> Path:
     return folder
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    capsys.readouterr()
-    assert cli.main(arguments) == code
-    said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if line.startswith("Error: ")] == said[-1:], said
-    return said[-1]
+def pausing(arguments: list[str], reached: Path) -> int:
+    """Stands still after its first batch."""
+    append = journal.Journal.append
+
+    def slow(self: Any, records: Any) -> None:
+        append(self, records)
+        reached.touch()
+        time.sleep(60)
+
+    journal.Journal.append = slow
+    return cli.main(arguments)
 
 
 def test_a_second_process_on_the_folder_is_refused(
     whole: tuple[Path, int, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = stopped(whole, tmp_path)
-    append = journal.Journal.append
-    (waiting := tmp_path / "reached").unlink(missing_ok=True)
-
-    def work() -> int:
-        def slow(self: Any, records: Any) -> None:
-            append(self, records)
-            waiting.touch()
-            time.sleep(60)
-
-        journal.Journal.append = slow
-        return cli.main(["resume", str(folder)])
-
-    child = forked(work)
+    reached = tmp_path / "reached"
+    child = forked(pausing, ["resume", str(folder)], reached)
     try:
-        while not waiting.exists():
+        while not reached.exists() and child.is_alive():
             time.sleep(0.02)
         before = lines(folder)
-        assert "in use by another process" in refused(["resume", str(folder)], capsys)
+        assert "in use by another process" in refused(capsys, ["resume", str(folder)])
         assert lines(folder) == before
     finally:
-        os.kill(child, signal.SIGKILL)
+        child.kill()
         ended(child)
 
 
@@ -252,7 +246,7 @@ def test_another_run_is_not_continued(
 ) -> None:
     folder = stopped(whole, tmp_path)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    assert f"differing: {named}." in refused(command(folder, "--resume", *more), capsys)
+    assert f"differing: {named}." in refused(capsys, command(folder, "--resume", *more))
     assert before.keys() <= {path.name for path in folder.iterdir()}
     assert all((folder / name).read_bytes() == content for name, content in before.items() if name != ".lock")
 
@@ -276,7 +270,7 @@ def test_an_edited_prompt_without_a_new_version_is_refused(
     folder = stopped(whole, tmp_path)
     text = wording.doc_to_text
     monkeypatch.setattr(wording, "doc_to_text", lambda document: text(document) + " ")
-    assert "differing: prompts." in refused(["resume", str(folder)], capsys)
+    assert "differing: prompts." in refused(capsys, ["resume", str(folder)])
 
 
 def broken_pair(folder: Path) -> list[str]:
@@ -291,13 +285,13 @@ def broken_pair(folder: Path) -> list[str]:
 
 def test_nan_weights_stop_the_run_and_are_never_a_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, pair = tmp_path / "run", broken_pair(tmp_path / "receiver")
-    said = refused(["run", *BASE, *pair, "--output_path", str(folder)], capsys, code=1)
+    said = refused(capsys, ["run", *BASE, *pair, "--output_path", str(folder)], code=1)
     assert "--max_error_rate 0.01" in said
     assert record(folder)["status"] == "error"
     samples = [Sample.model_validate_json(line) for line in lines(folder)]
     assert len(samples) == BATCH
     assert all(s.error is not None and s.correct is None for s in samples)
-    assert "--max_error_rate 0.01" in refused(["resume", str(folder)], capsys, code=1)
+    assert "--max_error_rate 0.01" in refused(capsys, ["resume", str(folder)], code=1)
 
 
 def test_errors_that_are_allowed_stay_in_the_denominator(tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""No command of these tests may write beside the test's own folder, even where it is not refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import run_flags
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_flags, "LEADERBOARDS", tmp_path / "leaderboards")

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.refusals import refused
+
+TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "factworld_receiver_knows"]
+ONE = [*TINY, "--channels", "receiver", "--controls", ""]
+
+NUMBERS = ["limit", "max_new_tokens", "t2t_tokens", "calibration_samples", "batch_size", "max_batch_tokens"]
+BAD_NUMBERS = ["0", "-1", "ten", "1.5", ""]
+OTHERS = [
+    (["--seed", "-1"], "seed is -1"),
+    (["--seed", "x"], "whole number"),
+    (["--latency_samples", "-1"], "latency_samples is -1"),
+    (["--latency_warm_up", "-2"], "latency_warm_up is -2"),
+    (["--latency_equal_tokens", "1"], "at least 2"),
+    (["--max_error_rate", "1.1"], "at most 1"),
+    (["--max_error_rate", "nan"], "max_error_rate"),
+    (["--max_error_rate", "half"], "not a number"),
+    (["--routed_fraction", "-0.1"], "at least 0"),
+    (["--routed_fraction", "inf"], "routed_fraction"),
+    (["--dtype", "float"], "one of 'auto', 'float32'"),
+    (["--dtype", "bf16"], "dtype"),
+    (["--dtype", "int8"], "dtype"),
+    (["--device", "tpu"], "auto, cpu, cuda"),
+    (["--device", "cuda:x"], "device"),
+    (["--device", ""], "device"),
+    (["--attention", "flash"], "attention"),
+    (["--fusion_mode", "both"], "fusion_mode"),
+    (["--alignment", "shortest"], "alignment"),
+    (["--channels", ""], "channels is empty"),
+    (["--channels", "recever"], "Did you mean 'receiver'?"),
+    (["--channels", "c2cc"], "Did you mean 'c2c'?"),
+    (["--channels", "receiver,receiver"], "twice"),
+    (["--channels", "routed", "--controls", ""], "add both"),
+    (["--channels", "receiver,routed", "--controls", ""], "add both"),
+    (["--channels", "receiver", "--controls", "mean"], "no channel carries any"),
+    (["--controls", "means"], "Did you mean 'mean'?"),
+    (["--controls", "mean,mean"], "twice"),
+    (["--controls", "shufled_tokens"], "Did you mean 'shuffled_tokens'?"),
+    (["--channels", "c2c", "--controls", "self"], "--self_fuser"),
+    (["--tasks", ""], "No task"),
+    (["--tasks", "factwrld"], "Did you mean 'factworld'?"),
+    (["--tasks", "openbookq"], "Did you mean 'openbookqa'?"),
+    (["--tasks", "factworld,factworld"], "twice"),
+    (["--tasks", "../factworld"], "not by a path"),
+    (["--gen_kwargs", "max_gen_toks"], "name=value"),
+    (["--gen_kwargs", "temperature=1.0"], "greedy"),
+    (["--gen_kwargs", "do_sample=true"], "greedy"),
+    (["--gen_kwargs", "max_gen_toks=few"], "whole number"),
+    (["--gen_kwargs", "max_gen_toks=0"], "whole number"),
+    (["--gen_kwargs", "max_gen_toks=-3"], "whole number"),
+    (["--gen_kwargs", "colour=red"], "Unknown generation setting"),
+    (["--gen_kwargs", "until={a: 1}"], "gen_kwargs"),
+    (["--gen_kwargs", "until=["], "cannot be read"),
+    (["--gen_kwargs", "until=5"], "until"),
+    (["--gen_kwargs", "until=[1]"], "gen_kwargs"),
+    (["--gen_kwargs", "max_gen_toks=5", "--max_new_tokens", "4"], "give one of them"),
+    (["--resume"], "--output_path"),
+    (["--limt", "3"], "Did you mean '--limit'?"),
+    (["--batchsize", "3"], "Did you mean '--batch"),
+    (["--chanels", "c2c"], "Did you mean '--channels'?"),
+    (["--limit"], "expected one argument"),
+    (["--include_path", "more"], "harness.lm_eval"),
+    (["--message_tokens", "5"], "whole prompt"),
+    (["one.yaml", "two.yaml"], "unknown argument 'two.yaml'"),
+    (["--receiver_chat_template", "none.jinja"], "no such file"),
+    (["--sharer", "somewhere"], "no receiver"),
+    (["--receiver", "somewhere"], "need a sharer"),
+]
+
+
+@pytest.mark.parametrize("value", BAD_NUMBERS)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_count_is_a_whole_number_from_one(
+    name: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert name in refused(capsys, [*ONE, f"--{name}", value])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("more", "words"), OTHERS, ids=[" ".join(more) for more, _ in OTHERS])
+def test_a_flag_is_refused_in_a_sentence(
+    more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refused(capsys, [*TINY, *more])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rum"], "Did you mean 'run'?"),
+        (["--limit", "3"], "Unknown command '--limit'"),
+        (["ls", "task"], "invalid choice"),
+        (["resume"], "required: run"),
+        (["check", "only-one"], "required: run"),
+        (["check", "a", "b", "--margin", "wide"], "invalid float"),
+        (["report", "--html", "page.html"], "at least one run"),
+        (["report", "--plot", "x"], "Did you mean '--plots'?"),
+        (["convert", "nowhere"], "required: target"),
+        (["convert", "nowhere", "new"], "not a folder"),
+        (["train-demo", "--seed", "x"], "invalid int"),
+    ],
+)
+def test_every_command_refuses_in_a_sentence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refused(capsys, arguments)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert "file/run" in refused(capsys, [*ONE, "--output_path", str(tmp_path / "file" / "run")])
+    assert "is a file" in refused(capsys, [*ONE, "--leaderboards_dir", str(tmp_path / "file")])
