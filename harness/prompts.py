@@ -142,10 +142,16 @@ def continuation(lm: LM, conversation: Conversation, option: str) -> tuple[int, 
 
     The option is tokenised together with what stands before it, as lm-eval does, because a tokenizer may merge
     across the seam.
+
+    Raises:
+        ValueError: the option adds no token, so it has no loglikelihood.
     """
     text = render(lm, conversation) + conversation.prefix
     before = tokenize(lm, text, conversation.chat)
-    return tokenize(lm, text + option, conversation.chat)[len(before) :]
+    added = tokenize(lm, text + option, conversation.chat)[len(before) :]
+    if not added:
+        raise ValueError(f"The option {option!r} adds no token to the prompt.")
+    return added
 
 
 def fingerprint_text(conversation: Conversation, extra: Any) -> str:
