@@ -46,7 +46,8 @@ class ChannelLM(LM):
             key = (instance.task_name, instance.doc_id, str(instance.args[0]))
             grouped.setdefault(key, []).append(number)
         places = list(grouped.values())
-        asked = [scoring_request([requests[i].args for i in p], requests[p[0]].doc or {}, {}) for p in places]
+        pairs = [[self._begun(requests[i].args) for i in p] for p in places]
+        asked = [scoring_request(these, requests[p[0]].doc or {}, {}) for p, these in zip(places, pairs, strict=True)]
         scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for place, answer in zip(places, self._answers(asked), strict=True):
             for number, scored in zip(place, answer.scored, strict=True):
@@ -65,9 +66,7 @@ class ChannelLM(LM):
                 f"Rolling loglikelihoods are defined for single models, not for {self.channel.name}: a message answers "
                 "a prompt, and a rolling text has none. Use --model single."
             )
-        lm = self.channel.answers
-        start = lm.tokenizer.decode([_start_id(lm)])
-        asked = [scoring_request([(start, r.args[0])], r.doc or {}, {}) for r in requests]
+        asked = [scoring_request([self._begun(("", r.args[0]))], r.doc or {}, {}) for r in requests]
         return [answer.scored[0].loglikelihood for answer in self._answers(asked)]
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
@@ -82,6 +81,10 @@ class ChannelLM(LM):
     def tokenizer_name(self) -> str:
         """Names the answering model in lm-eval's request cache."""
         return self.channel.answers.reference.text.replace("/", "__")
+
+    def _begun(self, pair: tuple[str, str]) -> tuple[str, str]:
+        """An empty context becomes the token that a text begins with, as in lm-eval."""
+        return pair if pair[0] else (_start_text(self.channel.answers.tokenizer), pair[1])
 
     def _answers(self, asked: Sequence[Request]) -> list[Answer]:
         answers: list[Answer] = [Answer()] * len(asked)
@@ -121,9 +124,10 @@ def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
     return build(values, "model_args")
 
 
-def _start_id(lm: Any) -> int:
-    token = lm.tokenizer.bos_token_id
-    return int(token if token is not None else lm.tokenizer.eos_token_id)
+def _start_text(spoken: Any) -> str:
+    if spoken("")["input_ids"]:
+        return ""  # this tokenizer opens every text itself; a second opening would change the numbers
+    return str(spoken.decode([spoken.eos_token_id if spoken.bos_token_id is None else spoken.bos_token_id]))
 
 
 @register_model("single")
