@@ -1,0 +1,213 @@
+"""A control keeps a message's form and destroys its content, and depends on the question and the seed alone."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from helpers.work import query
+
+from harness.accuracy import Tally, answer_task
+from harness.assembly import Cast, assemble
+from harness.channels.c2c import CacheMessage
+from harness.channels.controls import Tamper, band_means, stretched, swapped
+from harness.channels.t2t import TextMessage
+from harness.config import RunConfig
+from harness.engine import Budget
+from harness.loading_tasks import load_benchmark
+from harness.paths import PAIR
+from harness.records.schema import Sample
+
+LENGTHS = (5, 3, 21, 4)
+QUERIES = [query(f"question {i}") for i in range(len(LENGTHS))]
+CONTROLS = ("mismatched", "mean", "zeroed", "noise", "closed", "shuffled_tokens")
+TASKS = {"letters": "factworld_sharer_knows_letters", "words": "factworld_sharer_knows"}
+BUDGETS = (Budget(1), Budget(2), Budget(3), Budget(8), Budget(64, max_batch_tokens=90))
+
+
+def message(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> CacheMessage:
+    generator = torch.Generator().manual_seed(seed)
+    part = 3 * torch.randn(2, sum(lengths), 6, generator=generator) + torch.arange(6.0)
+    return CacheMessage((part,), lengths)
+
+
+def rows(sent: Any) -> tuple[torch.Tensor, ...]:
+    return sent.parts[0].split(list(sent.lengths), dim=1)
+
+
+def tampered(control: str, seed: int = 0, **more: Any) -> tuple[torch.Tensor, ...]:
+    return rows(Tamper(control, seed, **more)(message(), QUERIES))
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_swapping_gives_everybody_another_ones_message(count: int) -> None:
+    donors = swapped(count)
+    assert sorted(donors) == list(range(count))
+    assert all(donor != own for own, donor in enumerate(donors))
+
+
+def test_one_question_alone_cannot_swap() -> None:
+    with pytest.raises(ValueError, match="second question"):
+        swapped(1)
+
+
+def test_a_swapped_message_is_cropped_or_repeated_to_the_questions_length() -> None:
+    sent, heard = rows(message()), tampered("mismatched")
+    torch.testing.assert_close(heard[1], sent[0][:, :3], rtol=0, atol=0)
+    torch.testing.assert_close(heard[0], torch.cat([sent[1], sent[1][:, :2]], 1), rtol=0, atol=0)
+    assert [h.shape for h in heard] == [s.shape for s in sent]
+
+
+def test_an_empty_message_cannot_be_stretched() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        stretched(torch.empty(2, 0, 6), 3)
+
+
+def test_the_mean_message_is_the_same_for_every_question_of_a_length() -> None:
+    means = band_means([message(seed=1), message(seed=2)])
+    lengths = (7, 7, 2, 7)
+    heard = rows(Tamper("mean", means=means)(message(lengths, 3), QUERIES))
+    assert torch.equal(heard[0], heard[1])
+    assert torch.equal(heard[0], heard[3])
+
+
+def test_the_mean_is_over_all_tokens_of_a_band() -> None:
+    sent = message((2, 32))
+    (mean,) = band_means([sent])
+    long, short = sent.parts[0][:, 2:], sent.parts[0][:, :2]
+    torch.testing.assert_close(mean[:, 0], (long[:, 0] + long[:, 1] + short[:, 0]) / 3)
+    torch.testing.assert_close(mean[:, 5], (long[:, 10] + long[:, 11]) / 2)
+
+
+def test_zeroed_is_zero_and_keeps_its_size() -> None:
+    heard = Tamper("zeroed")(message(), QUERIES)
+    assert heard.payload_bytes == message().payload_bytes
+    assert not any(row.any() for row in rows(heard))
+
+
+def test_noise_has_the_messages_mean_and_deviation_in_every_feature() -> None:
+    long = message((4000,), 5)
+    heard = rows(Tamper("noise")(long, QUERIES[:1]))[0]
+    own = rows(long)[0]
+    torch.testing.assert_close(heard.mean(1), own.mean(1), rtol=0, atol=0.25)
+    torch.testing.assert_close(heard.std(1), own.std(1), rtol=0.06, atol=0)
+    correlation = ((heard - heard.mean(1, True)) * (own - own.mean(1, True))).mean(1) / (heard.std(1) * own.std(1))
+    assert correlation.abs().max() < 0.08
+
+
+@pytest.mark.parametrize("control", ["noise", "shuffled_tokens"])
+def test_what_is_drawn_depends_on_question_and_seed_alone(control: str) -> None:
+    together, again, other = tampered(control), tampered(control), tampered(control, seed=1)
+    assert all(map(torch.equal, together, again))
+    assert not torch.equal(together[2], other[2])
+    part = rows(message())[2]
+    alone = Tamper(control)(CacheMessage((part,), (LENGTHS[2],)), QUERIES[2:3])
+    assert torch.equal(rows(alone)[0], together[2])
+
+
+def test_shuffling_permutes_whole_tokens() -> None:
+    own, heard = rows(message())[2], tampered("shuffled_tokens")[2]
+    assert not torch.equal(own, heard)
+    assert sorted(own.transpose(0, 1).flatten(1).tolist()) == sorted(heard.transpose(0, 1).flatten(1).tolist())
+
+
+def test_controls_of_text() -> None:
+    texts = ("the sky is blue because of air", "two", "three words here", "four")
+    sent = TextMessage(texts, ("asked",) * 4)
+    assert Tamper("mismatched")(sent, QUERIES).texts == ("two", texts[0], "four", texts[2])  # type: ignore[attr-defined]
+    assert Tamper("zeroed")(sent, QUERIES).payload_bytes == (0, 0, 0, 0)
+    shuffled = Tamper("shuffled_tokens")(sent, QUERIES).texts  # type: ignore[attr-defined]
+    assert [Counter(t.split()) for t in shuffled] == [Counter(t.split()) for t in texts]
+    assert shuffled[0] != texts[0]
+    assert Tamper("shuffled_tokens")(sent, QUERIES).texts == shuffled  # type: ignore[attr-defined]
+
+
+def test_an_unknown_message_is_refused() -> None:
+    from harness.channels.base import NoMessage
+
+    with pytest.raises(TypeError, match="NoMessage"):
+        Tamper("zeroed")(NoMessage(2), QUERIES[:2])
+
+
+def config(kind: str) -> RunConfig:
+    return RunConfig(
+        receiver=str(PAIR / "receiver"),
+        sharers=(str(PAIR / "sharer"),),
+        fusers=(str(PAIR / "fuser"),),
+        channels=("receiver", "t2t", "c2c"),
+        controls=CONTROLS,
+        tasks=(TASKS[kind],),
+        limit=11,
+        t2t_tokens=8,
+        calibration_samples=6,
+        device="cpu",
+        dtype="float32",
+    )
+
+
+@functools.cache
+def cast() -> Cast:
+    return assemble(config("words"))
+
+
+@functools.cache
+def answered(kind: str, budget: int) -> tuple[dict[tuple[str, str, str], Sample], Tally]:
+    (items,) = load_benchmark(config(kind)).items.values()
+    tally, found = Tally(), {}
+    for group in cast().groups:
+        for made, _ in answer_task(group, items, set(), BUDGETS[budget], 0, 6, tally):
+            found |= {(s.channel, s.control, s.doc_id): s for s in made}
+    return found, tally
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("budget", range(1, len(BUDGETS)))
+def test_no_arm_depends_on_the_batch_size(kind: str, budget: int) -> None:
+    expected, found = answered(kind, 0)[0], answered(kind, budget)[0]
+    assert len(expected) == 11 * (1 + 1 + 3 + 1 + len(CONTROLS))
+    assert expected.keys() == found.keys()
+    loose = {"loglikelihoods", "entropy"}
+    for key, sample in expected.items():
+        assert sample.done, key
+        assert found[key].model_dump(exclude=loose) == sample.model_dump(exclude=loose), key
+        assert found[key].loglikelihoods == pytest.approx(sample.loglikelihoods, abs=1e-4), key
+        assert found[key].entropy == pytest.approx(sample.entropy, abs=1e-4), key
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_closed_gates_give_the_receivers_own_answers(kind: str) -> None:
+    found = answered(kind, 3)[0]
+    closed = {doc: s for (channel, control, doc), s in found.items() if (channel, control) == ("c2c", "closed")}
+    assert len(closed) == 11
+    for doc, sample in closed.items():
+        alone = found["receiver", "", doc]
+        assert (sample.text, sample.predicted) == (alone.text, alone.predicted)
+        assert sample.loglikelihoods == pytest.approx(alone.loglikelihoods, abs=1e-5)
+
+
+def test_controls_change_what_is_read() -> None:
+    found = answered("letters", 3)[0]
+    for control in set(CONTROLS):
+        pairs = [(s, found["c2c", "", doc]) for (ch, c, doc), s in found.items() if (ch, c) == ("c2c", control)]
+        assert any(a.loglikelihoods != pytest.approx(b.loglikelihoods, abs=1e-3) for a, b in pairs), control
+
+
+@pytest.mark.parametrize("control", ["mismatched", "zeroed", "noise", "closed", "shuffled_tokens"])
+def test_controls_never_ask_the_sharer_again(control: str) -> None:
+    work = answered("words", 3)[1].work
+    sharer_share = work["c2c"].counters.forwards - work["c2c/zeroed"].counters.forwards
+    assert sharer_share > 0
+    assert work[f"c2c/{control}"].counters.bytes_moved == 0
+    receiver = cast().receiver
+    assert work[f"c2c/{control}"].counters.prompt_tokens == sum(
+        s.prompt_tokens for (ch, c, _), s in answered("words", 3)[0].items() if (ch, c) == ("c2c", control)
+    ), receiver.reference.text
+
+
+def test_means_are_made_once_from_the_calibration_draw() -> None:
+    work = answered("words", 3)[1].work
+    assert work["c2c/mean"].counters.bytes_moved > 0
+    assert work["c2c/mean"].counters.bytes_moved < work["c2c"].counters.bytes_moved
