@@ -1,0 +1,151 @@
+"""Builds a pair of models and a fuser with random weights at given shapes, and questions that they can read.
+
+Guarantees that the real channels run on them: the tokenizer is a real one whose words are numbers, word ``17``
+being id 17, so a prompt of any length is known to the token. Random weights cost what trained ones cost, but the
+texts mean nothing and no model ever stops by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.bench.shapes import ModelShape
+from harness.channels.base import Query
+from harness.channels.c2c import CacheToCache, Link
+from harness.errors import UserError
+from harness.fusion.fuser import Fuser, FuserConfig
+from harness.fusion.layers import last_aligned
+from harness.fusion.shapes import kv_shape
+from harness.models import LM, wrap
+from harness.prompts import ask
+
+_TEMPLATE = "{% for m in messages %}1 2 3 {{ m.content }} 4 5 {% endfor %}1 2 6"
+_FRAME_TOKENS = 8
+_FIRST_WORD = 10
+# Random weights grow no outliers, so the default spread of weights keeps every number finite in every dtype.
+_NO_STOP = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+
+
+@dataclass(frozen=True)
+class FuserWidths:
+    """Sizes of the fuser; the defaults are the published checkpoints'."""
+
+    hidden: int = 1024
+    intermediate: int = 1024
+    layers: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A receiver, a sharer and a fuser whose gates are all open."""
+
+    receiver: LM
+    sharer: LM
+    fuser: Fuser
+
+    @property
+    def words(self) -> int:
+        """Words that both tokenizers know."""
+        return min(len(self.receiver.tokenizer), len(self.sharer.tokenizer))
+
+    def c2c(self) -> CacheToCache:
+        """The channel between the two."""
+        return CacheToCache(self.receiver, (Link(self.sharer, self.fuser),))
+
+
+def build_pair(
+    shapes: tuple[ModelShape, ModelShape], dtype: torch.dtype, device: torch.device, widths: FuserWidths
+) -> Pair:
+    """Builds both models and the fuser.
+
+    Raises:
+        UserError: a local configuration cannot be built.
+    """
+    configs = [_config(shape) for shape in shapes]
+    sizes = _vocabularies(configs)
+    models = [_model(config, dtype, device) for config in configs]
+    receiver, sharer = (wrap(m, tokenizer(size)) for m, size in zip(models, sizes, strict=True))
+    with torch.device(device):
+        fuser = Fuser(_fuser_config(receiver, sharer, widths))
+    fuser.gate_logit.data.fill_(1.0)
+    return Pair(receiver, sharer, fuser.to(dtype).eval().requires_grad_(False))
+
+
+def tokenizer(words: int) -> Any:
+    """A fast tokenizer that writes the numbers from 1 to `words - 1`, each as its own id; 0 is unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<0>": 0} | {str(i): i for i in range(1, words)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<0>"))  # noqa: S106 - a word, not a secret
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<0>", pad_token="<0>")  # noqa: S106
+    wrapped.chat_template = _TEMPLATE
+    return wrapped
+
+
+def questions(pair: Pair, rows: int, prompt_tokens: int, options: tuple[int, int], rng: random.Random) -> list[Query]:
+    """Random questions whose prompts have exactly `prompt_tokens` tokens; `options` are how many, and their tokens.
+
+    Raises:
+        UserError: the template alone is longer.
+    """
+    if prompt_tokens <= _FRAME_TOKENS:
+        raise UserError(f"Prompt length {prompt_tokens}: give more than {_FRAME_TOKENS}, the template's own tokens.")
+    return [_question(pair, prompt_tokens - _FRAME_TOKENS, options, rng) for _ in range(rows)]
+
+
+def _question(pair: Pair, words: int, options: tuple[int, int], rng: random.Random) -> Query:
+    text = _words(pair, words, rng)
+    choices = tuple(" " + _words(pair, options[1], rng) for _ in range(options[0]))
+    return Query(ask(text), question=text, choices=choices, t2t_prompt="{question}")
+
+
+def _words(pair: Pair, count: int, rng: random.Random) -> str:
+    return " ".join(str(rng.randrange(_FIRST_WORD, pair.words)) for _ in range(count))
+
+
+def _config(shape: ModelShape) -> Any:
+    from transformers import AutoConfig
+
+    if shape.folder is None:
+        return AutoConfig.for_model(shape.architecture, **(shape.settings or {}))
+    try:
+        return AutoConfig.from_pretrained(shape.folder).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"Shapes {shape.name!r}: its config.json cannot be read ({error}).") from error
+
+
+def _vocabularies(configs: list[Any]) -> list[int]:
+    """Models of one family share a vocabulary, though they pad the embedding to different sizes."""
+    families = {re.sub(r"\d.*", "", c.model_type) for c in configs}
+    sizes = [int(c.vocab_size) for c in configs]
+    return [min(sizes)] * 2 if len(families) == 1 else sizes
+
+
+def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    for name, value in _NO_STOP.items():
+        setattr(config, name, value)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def _fuser_config(receiver: LM, sharer: LM, widths: FuserWidths) -> FuserConfig:
+    ours, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
+    return FuserConfig(
+        sharer_heads=theirs.heads,
+        sharer_head_dim=theirs.head_dim,
+        receiver_heads=ours.heads,
+        receiver_head_dim=ours.head_dim,
+        hidden_dim=widths.hidden,
+        intermediate_dim=widths.intermediate,
+        num_layers=widths.layers,
+        layer_map=last_aligned(ours.layers, theirs.layers),
+    )

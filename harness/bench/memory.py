@@ -1,0 +1,56 @@
+"""Peak memory of one call above what was there before it.
+
+Guarantees a figure of its own for every call, or none: on a GPU the allocator's, on Linux the kernel's high-water
+mark of resident memory, which can be reset. Elsewhere nothing is reported rather than something else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+_RESET_PEAK = "5"
+
+
+def with_peak(device: torch.device, call: Callable[[], T]) -> tuple[T, int | None]:
+    """Runs `call` and returns its result with the bytes by which memory rose meanwhile."""
+    return _on_gpu(device, call) if device.type == "cuda" else _resident(call)
+
+
+def _on_gpu(device: torch.device, call: Callable[[], T]) -> tuple[T, int | None]:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = call()
+    torch.cuda.synchronize(device)
+    return result, torch.cuda.max_memory_allocated(device) - before
+
+
+def _resident(call: Callable[[], T], process: Path = Path("/proc/self")) -> tuple[T, int | None]:
+    _give_freed_memory_back()
+    try:
+        (process / "clear_refs").write_text(_RESET_PEAK)
+        before = _status_bytes(process, "VmRSS")
+    except OSError:
+        return call(), None
+    result = call()
+    return result, max(0, _status_bytes(process, "VmHWM") - before)
+
+
+def _give_freed_memory_back() -> None:
+    # What the allocator keeps for later would be counted as there before and hide a peak.
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _status_bytes(process: Path, field: str) -> int:
+    lines = (process / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

@@ -1,0 +1,135 @@
+"""What a bench measured: raw seconds first, everything else derived from them.
+
+Guarantees that every figure can be made again from the raw values in the file, and needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+BASELINE = "transformers"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Raw seconds of one thing, a value a repetition, and the floor beneath them."""
+
+    raw_s: tuple[float, ...]
+    floor_s: float | None = None
+
+    @property
+    def median_s(self) -> float:
+        """The middle of the raw values."""
+        return float(np.median(self.raw_s))
+
+    @property
+    def p90_s(self) -> float:
+        """Nine in ten repetitions took no longer."""
+        return float(np.quantile(self.raw_s, 0.9))
+
+    @property
+    def ratio(self) -> float | None:
+        """Median over floor."""
+        return self.median_s / self.floor_s if self.floor_s else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The raw values with what follows from them."""
+        return {**asdict(self), "median_s": self.median_s, "p90_s": self.p90_s, "ratio_to_floor": self.ratio}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The conditions of one comparison; `new_tokens` 0 means that options were scored."""
+
+    dtype: str
+    prompt_tokens: int
+    batch_size: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One arm in one cell.
+
+    Attributes:
+        total: from the questions to the answers.
+        ttft: to the first token, where it is known.
+        stages: by stage.
+        peak_bytes: by which memory rose above weights and all that was there before; None where nobody knows.
+        cache_bytes: of the receiver's cache, part of the peak.
+        payload_bytes: crossed, for one question.
+        tokens_out: decoded for all questions of the batch.
+        times_baseline: median over the median of `BASELINE` in the same cell.
+    """
+
+    arm: str
+    cell: Cell
+    total: Series
+    ttft: Series | None = None
+    stages: dict[str, Series] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    cache_bytes: int = 0
+    payload_bytes: int = 0
+    tokens_out: int = 0
+    times_baseline: float | None = None
+
+    @property
+    def questions_per_s(self) -> float:
+        """Questions answered a second."""
+        return self.cell.batch_size / self.total.median_s
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens decoded a second, the prompt's reading included in the time."""
+        return self.tokens_out / self.total.median_s if self.tokens_out else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "arm": self.arm,
+            **asdict(self.cell),
+            "total": self.total.as_dict(),
+            "ttft": self.ttft.as_dict() if self.ttft else None,
+            "stages": {name: series.as_dict() for name, series in self.stages.items()},
+            "questions_per_s": self.questions_per_s,
+            "tokens_per_s": self.tokens_per_s,
+            "peak_bytes": self.peak_bytes,
+            "cache_bytes": self.cache_bytes,
+            "payload_bytes": self.payload_bytes,
+            "times_baseline": self.times_baseline,
+        }
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that one call of the bench found.
+
+    Attributes:
+        about: settings, machine and packages.
+        speeds: by dtype, operations and bytes a second of this machine.
+    """
+
+    about: dict[str, Any]
+    speeds: dict[str, dict[str, float]]
+    results: tuple[Result, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {"about": self.about, "speeds": self.speeds, "results": [r.as_dict() for r in self.results]}
+
+
+def arms_of(results: Iterable[Result]) -> list[str]:
+    """Names of the arms in the order in which they first appear."""
+    return list(dict.fromkeys(r.arm for r in results))
+
+
+def in_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
+    """Groups results by cell."""
+    grouped: dict[Cell, list[Result]] = {}
+    for result in results:
+        grouped.setdefault(result.cell, []).append(result)
+    return grouped

@@ -1,0 +1,89 @@
+"""The bench as Markdown: one table of totals, one of stages.
+
+Guarantees that a figure stands beside its floor and that what was not measured shows as a dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+from harness.bench.results import Bench, Cell, Result, Series, in_cell
+
+_TOTALS = (
+    "arm",
+    "median s",
+    "p90 s",
+    "floor s",
+    "x floor",
+    "x transformers",
+    "TTFT s",
+    "questions/s",
+    "tokens/s",
+    "peak MB",
+    "cache MB",
+    "payload B",
+)
+_STAGES = ("arm", "stage", "median s", "p90 s", "floor s", "x floor")
+
+
+def markdown(bench: Bench) -> str:
+    """The whole page."""
+    parts = ["# Bench", _about(bench)]
+    for cell, results in in_cell(bench.results).items():
+        parts += [
+            f"## {heading(cell)}",
+            _table(_TOTALS, map(_total_row, results)),
+            _table(_STAGES, _stage_rows(results)),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def heading(cell: Cell) -> str:
+    """A cell in words."""
+    task = f"{cell.new_tokens} new tokens" if cell.new_tokens else "scoring options"
+    return f"{cell.dtype}, prompt {cell.prompt_tokens}, batch {cell.batch_size}, {task}"
+
+
+def _about(bench: Bench) -> str:
+    lines = [f"- {name}: {value}" for name, value in bench.about.items()]
+    for dtype, speed in bench.speeds.items():
+        rate, bandwidth = speed["flops_per_s"] / 1e9, speed["bytes_per_s"] / 1e9
+        lines.append(f"- this machine, {dtype}: {rate:.0f} GFLOP/s in products, {bandwidth:.1f} GB/s read")
+    return "\n".join(lines)
+
+
+def _total_row(r: Result) -> list[str]:
+    return [
+        r.arm,
+        *_seconds(r.total),
+        _number(r.times_baseline),
+        _number(r.ttft.median_s if r.ttft else None, 3),
+        _number(r.questions_per_s, 3),
+        _number(r.tokens_per_s, 1),
+        _number(None if r.peak_bytes is None else r.peak_bytes / 1e6, 0),
+        _number(r.cache_bytes / 1e6 if r.cache_bytes else None, 0),
+        str(r.payload_bytes),
+    ]
+
+
+def _stage_rows(results: Iterable[Result]) -> list[list[str]]:
+    return [[r.arm, stage, *_seconds(series)] for r in results for stage, series in r.stages.items()]
+
+
+def _seconds(series: Series) -> list[str]:
+    return [
+        _number(series.median_s, 4),
+        _number(series.p90_s, 4),
+        _number(series.floor_s, 4),
+        _number(series.ratio),
+    ]
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return str(tabulate(list(rows), headers, tablefmt="pipe", disable_numparse=True))
