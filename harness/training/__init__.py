@@ -1,0 +1,1 @@
+"""Training of fusers between frozen models, through the engine's own channel code."""

@@ -1,0 +1,50 @@
+"""The fuser as it is trained: token by token in chunks, in mixed precision, recomputed in the backward pass if asked.
+
+Guarantees the same random numbers with and without recomputation, because both go through the same chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from harness.fusion.fuser import Fuser, FuserConfig
+
+CHUNK_BYTES = 2**30
+
+
+class TrainedFuser(Fuser):
+    """A fuser with float32 master weights.
+
+    Attributes:
+        recompute: computes activations again in the backward pass instead of keeping them.
+        product_dtype: of the matrix products; None for that of the weights.
+    """
+
+    recompute: bool = False
+    product_dtype: torch.dtype | None = None
+
+    def __init__(self, config: FuserConfig, *, recompute: bool = False, product_dtype: torch.dtype | None = None):
+        super().__init__(config)
+        self.recompute, self.product_dtype = recompute, product_dtype
+
+    def forward(self, sharer: Tensor, receiver: Tensor, entries: Sequence[int] | Tensor | None = None) -> Tensor:
+        """See `Fuser.forward`; in training one token dimension, ``[entries, tokens, width]``."""
+        if not self.training:
+            return super().forward(sharer, receiver, entries)
+        step = self.tokens_per_chunk(receiver.shape[0], CHUNK_BYTES)
+        with torch.autocast(receiver.device.type, self.product_dtype, enabled=self.product_dtype is not None):
+            parts = [
+                self._chunk(theirs, ours, entries)
+                for theirs, ours in zip(sharer.split(step, 1), receiver.split(step, 1), strict=True)
+            ]
+        return torch.cat(parts, dim=1)
+
+    def _chunk(self, sharer: Tensor, receiver: Tensor, entries: Sequence[int] | Tensor | None) -> Tensor:
+        if not self.recompute:
+            return super().forward(sharer, receiver, entries)
+        added: Tensor = checkpoint(super().forward, sharer, receiver, entries, use_reentrant=False)
+        return added

@@ -1,0 +1,176 @@
+"""The training loop.
+
+Guarantees that a step's gradient is that of the mean over its response tokens, however they are spread over micro
+batches and processes, and that what a step does depends on the recipe, the weights and its number alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+from harness.errors import RunError
+from harness.training.batching import Batches, Micro
+from harness.training.checkpoints import Checkpoints, Position
+from harness.training.log import Log
+from harness.training.objective import summed_loss
+from harness.training.optim import Optimisation
+from harness.training.order import derived_seed
+from harness.training.session import Session
+from harness.training.validation import Quiz, score
+
+
+@dataclass
+class Loop:
+    """A run under way.
+
+    Attributes:
+        session: models, objective, processes.
+        batches: this process's share of the rows.
+        optimisation: optimizer and schedule.
+        checkpoints: where the run is saved; only the first process writes.
+        log: what it tells.
+        quizzes: this process's share of the validation questions.
+        position: steps done so far.
+    """
+
+    session: Session
+    batches: Batches
+    optimisation: Optimisation
+    checkpoints: Checkpoints
+    log: Log
+    quizzes: Sequence[Quiz] = ()
+    position: Position = field(default_factory=Position)
+
+    def run(self) -> Position:
+        """Trains to the end.
+
+        Raises:
+            RunError: if the loss or its gradient stops being finite, or nothing can be learned from the data.
+        """
+        recipe, total, position = self.session.recipe, self.session.steps, self.position
+        speed = _Speed(position.step, position.tokens)
+        while position.step < total:
+            started = time.perf_counter()
+            values = self._step(position.step)
+            position.seconds += time.perf_counter() - started
+            speed.seconds += time.perf_counter() - started
+            done, last = position.step, position.step == total
+            if last or done % recipe.log_every == 0:
+                self.log.write(done, total, values | speed.of(position, total))
+            if last or done % recipe.validate_every == 0:
+                self._validate()
+            if last or done % recipe.save_every == 0:
+                self._save()
+        return position
+
+    def _step(self, step: int) -> dict[str, float]:
+        objective, position = self.session.objective, self.position
+        objective.train()
+        objective.set_step(step)
+        micros = self.batches.of(step)
+        tokens, used = self._counts(micros)
+        loss = torch.stack([self._backward(micro, tokens, micro is micros[-1]) for micro in micros]).sum()
+        mean = float(self._sum(loss)) / tokens
+        if not math.isfinite(mean):
+            raise RunError(f"The loss is {mean} at step {step + 1}; resume with a lower learning rate or in float32.")
+        told = {"loss": mean, "learning_rate": self.optimisation.learning_rate, **self._gates()}
+        told["grad_norm"] = self.optimisation.step()
+        told["skipped"] = self.session.recipe.global_batch - used
+        position.step, position.tokens = step + 1, position.tokens + tokens
+        position.skipped += self.session.recipe.global_batch - used
+        return told
+
+    def _backward(self, micro: Micro, tokens: int, last: bool) -> torch.Tensor:
+        """Adds the gradient of one micro batch; processes average theirs, so each counts as many times as there are."""
+        session = self.session
+        with nullcontext() if last else session.accelerator.no_sync(session.wrapped):
+            torch.manual_seed(derived_seed(session.recipe.seed, "noise", self.position.step, micro.number))
+            loss: torch.Tensor = session.wrapped(micro.lessons, self.batches.kept(micro))
+            (loss * (session.accelerator.num_processes / tokens)).backward()
+        return loss.detach()
+
+    def _counts(self, micros: Sequence[Micro]) -> tuple[int, int]:
+        tokens = sum(len(one.response) for micro in micros for one in micro.lessons)
+        rows = sum(len(micro.lessons) for micro in micros)
+        all_tokens, all_rows = self._sum(torch.tensor([tokens, rows], device=self.session.device)).tolist()
+        if not all_tokens:
+            raise RunError(
+                f"No row of step {self.position.step + 1} can be learned from: they have no answer, or their prompts "
+                f"are longer than {self.session.recipe.max_length} tokens."
+            )
+        return int(all_tokens), int(all_rows)
+
+    def _gates(self) -> dict[str, float]:
+        fusers = [link.fuser for link in self.session.objective.channel.links]
+        logits = torch.cat([fuser.gate_logit.detach() for fuser in fusers])
+        return {
+            "temperature": float(fusers[0].gate_temperature[0]),
+            "gates_open": float((logits > 0).float().mean()),
+            "gate_logit_mean": float(logits.mean()),
+        }
+
+    def _validate(self) -> None:
+        told = self._held_out() | self._accuracies()
+        if not told:
+            return
+        self.log.write(self.position.step, self.session.steps, told)
+        accuracy = [value for name, value in told.items() if name.startswith("accuracy/")]
+        value = sum(accuracy) / len(accuracy) if accuracy else -told["held_out_loss"]
+        if self.position.best_score is None or value > self.position.best_score:
+            self.position.best_step, self.position.best_score = self.position.step, value
+            self._save()
+
+    @torch.no_grad()
+    def _held_out(self) -> dict[str, float]:
+        if not self.session.recipe.held_out_rows:
+            return {}
+        channel, found = self.session.objective.as_evaluated(), torch.zeros(2, device=self.session.device)
+        for micro in self.batches.held_out():
+            if micro.lessons:
+                tokens = sum(len(one.response) for one in micro.lessons)
+                found += torch.stack([summed_loss(channel, micro.lessons), torch.tensor(tokens, device=found.device)])
+        loss, tokens = self._sum(found).tolist()
+        return {"held_out_loss": loss / tokens} if tokens else {}
+
+    def _accuracies(self) -> dict[str, float]:
+        told = {}
+        for quiz in self.quizzes:
+            here = score(quiz, self.session.objective.as_evaluated(), self.session.recipe.validate_batch)
+            counts = torch.tensor([here.asked, here.right, here.errors], device=self.session.device)
+            asked, right, errors = self._sum(counts).tolist()
+            told[f"accuracy/{quiz.name}"] = right / asked
+            if errors:
+                told[f"errors/{quiz.name}"] = errors
+        return told
+
+    def _save(self) -> None:
+        if self.session.accelerator.is_main_process and self.checkpoints.newest() != self.position:
+            fusers = [link.fuser for link in self.session.objective.channel.links]
+            self.checkpoints.write(self.position, fusers, self.optimisation)
+        self.session.accelerator.wait_for_everyone()
+
+    def _sum(self, value: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.session.accelerator.reduce(value, "sum")
+        return total
+
+
+@dataclass
+class _Speed:
+    """Tokens and seconds of this session, whatever went before it."""
+
+    step: int
+    tokens: int
+    seconds: float = 0.0
+
+    def of(self, position: Position, total: int) -> dict[str, float]:
+        done = position.step - self.step
+        return {
+            "tokens_per_s": (position.tokens - self.tokens) / self.seconds,
+            "eta_s": self.seconds / done * (total - position.step),
+        }

@@ -1,0 +1,140 @@
+"""``train``: a fuser from a receiver, its sharers and a data set.
+
+Guarantees a folder that says what it holds: the recipe, the log, checkpoints to resume from, and at the end the
+fuser in the harness's format with its origin in its header; and that the frozen models are still what they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import RunError, UserError
+from harness.training.recipe import Recipe, add_arguments, from_options, identity
+
+if TYPE_CHECKING:
+    from harness.training.loop import Loop
+    from harness.training.session import Session
+
+__all__ = ["add_arguments", "main", "train"]
+
+
+def main(options: argparse.Namespace) -> int:
+    """Trains as the parsed flags say.
+
+    Raises:
+        UserError: if the recipe, a model, the data or a checkpoint to resume cannot be used.
+        RunError: if the training cannot be finished.
+    """
+    train(from_options(options))
+    return 0
+
+
+def train(recipe: Recipe) -> Path:
+    """Trains and returns the run's folder; see `main`."""
+    # Fork warnings: tokenizers are used before data-loading libraries start threads of their own.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from harness.records.files import explained
+    from harness.records.lock import Held
+    from harness.training.session import open_session
+
+    folder = Path(recipe.output_path).expanduser()
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    session = open_session(recipe)
+    with Held(folder) if session.accelerator.is_main_process else nullcontext():
+        _run(session)
+    return folder
+
+
+def _run(session: Session) -> None:
+    from harness.records.files import write_atomic
+    from harness.training.store import weights_sha256
+
+    weights = [weights_sha256(lm) for lm in session.models]
+    loop = _loop(session, weights)
+    if session.accelerator.is_main_process:
+        write_atomic(session.folder / "recipe.json", session.recipe.model_dump_json(indent=2) + "\n")
+    loop.run()
+    loop.log.close()
+    if [weights_sha256(lm) for lm in session.models] != weights:
+        raise RunError("A frozen model's weights have changed during training; do not use the fuser, report this.")
+    if session.accelerator.is_main_process:
+        _finish(session, loop)
+    session.accelerator.wait_for_everyone()
+
+
+def _loop(session: Session, weights: list[str]) -> Loop:
+    from harness.training.batching import Batches
+    from harness.training.checkpoints import Checkpoints, Position
+    from harness.training.log import Log
+    from harness.training.loop import Loop
+    from harness.training.optim import optimisation
+    from harness.training.validation import load_quizzes
+
+    recipe, accelerator, channel = session.recipe, session.accelerator, session.objective.channel
+    rank, world = accelerator.process_index, accelerator.num_processes
+    optimiser = optimisation(session.objective, recipe, session.steps)
+    pinned = {**identity(recipe), "data_fingerprint": session.corpus.fingerprint, "weights_sha256": weights}
+    checkpoints = Checkpoints(session.folder / "checkpoints", pinned, recipe.keep, _provenance(session, weights))
+    fusers = [link.fuser for link in channel.links]
+    position = checkpoints.read(fusers, optimiser) if recipe.resume else _from_start(checkpoints, Position())
+    quizzes = load_quizzes(recipe.validate_tasks, recipe.validate_limit, rank, world)
+    writes = accelerator.is_main_process
+    log = Log(session.folder, position.step, progress=recipe.progress, tensorboard=recipe.tensorboard, writes=writes)
+    batches = Batches(recipe, session.corpus, channel, rank, world, _store(session, weights))
+    return Loop(session, batches, optimiser, checkpoints, log, quizzes, position)
+
+
+def _from_start(checkpoints: Any, position: Any) -> Any:
+    if checkpoints.steps():
+        raise UserError(
+            f"{checkpoints.folder.parent} already holds a training run; add --resume to continue it or choose another "
+            "folder."
+        )
+    return position
+
+
+def _provenance(session: Session, weights: list[str]) -> dict[str, Any]:
+    recipe = session.recipe
+    return {
+        "receiver": recipe.receiver,
+        "sharers": list(recipe.sharers),
+        "weights_sha256": weights,
+        "recipe": identity(recipe),
+        "data_fingerprint": session.corpus.fingerprint,
+        "steps": session.steps,
+    }
+
+
+def _store(session: Session, weights: list[str]) -> Any:
+    from harness.training.store import Store, store_name
+
+    recipe = session.recipe
+    if recipe.cache_messages == "off":
+        return None
+    maps = [link.fuser.config.layer_map for link in session.objective.channel.links]
+    name = store_name(identity(recipe), [weights, maps])
+    place = session.folder / "messages" / name if recipe.cache_messages == "disk" else None
+    return Store(place, recipe.cache_gib)
+
+
+def _finish(session: Session, loop: Loop) -> None:
+    """Writes the last weights as the result, the best ones beside them, and the original format if asked."""
+    from harness.fusion.checkpoint import save_official
+    from harness.training.checkpoints import fuser_name, load_fusers, save_fusers
+
+    fusers = [link.fuser for link in session.objective.channel.links]
+    provenance = {**loop.checkpoints.provenance, "step": loop.position.step}
+    save_fusers(fusers, session.folder, provenance)
+    best = loop.position.best_step
+    if best is not None:
+        found = load_fusers(loop.checkpoints.at(best), len(fusers))
+        score = {"step": best, "validation_score": loop.position.best_score}
+        save_fusers(found, session.folder / "best", {**provenance, **score})
+    if session.recipe.official:
+        for number, fuser in enumerate(fusers):
+            save_official(fuser, session.folder / "official" / fuser_name(number, len(fusers)))

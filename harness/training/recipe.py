@@ -1,0 +1,254 @@
+"""Everything a training run can be told, under the names of the command line's flags; the paper's recipe by default.
+
+Guarantees that a recipe which exists is a possible one and that each field says whether it changes the result
+(*identity*: a resumed run must agree) or only speed and place (*runtime*). Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.config.fields import (
+    IDENTITY,
+    Alignment,
+    Attention,
+    Count,
+    CountOrZero,
+    Device,
+    Dtype,
+    Fraction,
+    FusionMode,
+    Identity,
+    Names,
+    Runtime,
+)
+from harness.config.hashing import kinds
+from harness.config.wording import sentence
+from harness.errors import UserError, suggest
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+SINGULAR = {"sharer": "sharers", "validate_task": "validate_tasks"}
+
+
+class Recipe(BaseModel):
+    """One training run. Build it from outside input with `build`, which explains errors in a sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    # the models
+    receiver: Identity[str]
+    """Model that answers: hub id, folder or GGUF file."""
+    sharers: Identity[Names]
+    """Models whose caches are fused, in order; a fuser is trained for each, all together."""
+    receiver_chat_template: Identity[str | None] = None
+    """Jinja file or `simple` in place of the receiver's own chat template."""
+    sharer_chat_template: Identity[str | None] = None
+    """Jinja file or `simple` in place of the sharers' own chat template."""
+    trust_remote_code: Identity[bool] = False
+    """Run model code that comes with the weights."""
+
+    # the data
+    data: Identity[str] = "teknium/OpenHermes-2.5"
+    """Data set on the hub, or a local JSON lines file, of chats (`messages` or `conversations`) or questions."""
+    data_revision: Identity[str | None] = None
+    """Revision of a data set on the hub."""
+    data_config: Identity[str | None] = None
+    """Configuration of a data set on the hub."""
+    data_split: Identity[str] = "train"
+    """Split of a data set on the hub."""
+    prompt_of: Identity[str | None] = None
+    """Task whose wording turns question documents into prompts; their labels are the responses."""
+    max_rows: Identity[Count | None] = 500_000
+    """Only the first so many rows."""
+    held_out_rows: Identity[CountOrZero] = 0
+    """Rows at the end of the data that are kept for the validation loss."""
+    max_length: Identity[Count] = 2048
+    """Tokens of prompt and response; longer responses are cut, longer prompts skipped."""
+
+    # the fuser
+    init: Identity[Names] = ()
+    """Fuser folders to start from, one a sharer; none = random weights."""
+    layer_alignment: Identity[Literal["last_aligned", "k_nearest"]] = "last_aligned"
+    """Which sharer layer a receiver layer reads."""
+    alignment: Identity[Alignment] = "auto"
+    """Token alignment between different tokenizers; auto = off for equal vocabularies."""
+    fusion_mode: Identity[FusionMode] = "sequential"
+    """Several sharers: each fuser reads the cache as left by the one before, or all read the clean one."""
+    fuse_layers: Identity[str | None] = None
+    """Receiver layers that are fused, such as `0-13,20`; none = all."""
+    fuse_kinds: Identity[Literal["kv", "k", "v"]] = "kv"
+    """What is fused: keys, values or both; the gates of the other kind stay shut."""
+    hidden_dim: Identity[Count] = 1024
+    """Width of the fuser's trunk."""
+    intermediate_dim: Identity[Count] = 1024
+    """Inner width of its FFN blocks."""
+    num_layers: Identity[Annotated[int, Field(ge=3, le=64)]] = 3
+    """Depth as the paper's code counts it."""
+    dropout: Identity[Annotated[float, Field(ge=0, lt=1)]] = 0.1
+    """Probability inside the FFN blocks."""
+    initial_temperature: Identity[Positive] = 1.0
+    """Of the Gumbel gates at the first step."""
+    final_temperature: Identity[Positive] = 0.001
+    """Of the Gumbel gates from `anneal_steps` on."""
+    anneal_steps: Identity[Count | None] = None
+    """Steps over which the temperature falls; none = all."""
+
+    # the optimisation
+    steps: Identity[Count | None] = None
+    """Optimizer steps; none = as many as `epochs` take."""
+    epochs: Identity[Positive] = 1.0
+    """Passes over the data, where `steps` is not given."""
+    global_batch: Identity[Count] = 256
+    """Rows of one optimizer step, over all processes and accumulated micro batches."""
+    micro_batch: Identity[Count] = 4
+    """Rows of one forward pass of one process."""
+    learning_rate: Identity[Positive] = 1e-4
+    """Peak of the schedule."""
+    schedule: Identity[Literal["linear", "cosine", "constant_with_warmup"]] = "linear"
+    """What follows the warm-up."""
+    warm_up: Identity[Fraction] = 0.1
+    """Part of the steps over which the learning rate rises."""
+    weight_decay: Identity[NotNegative] = 0.01
+    """Of AdamW."""
+    adam_beta1: Identity[Momentum] = 0.9
+    """Of AdamW."""
+    adam_beta2: Identity[Momentum] = 0.999
+    """Of AdamW."""
+    grad_norm: Identity[Positive] = 1.0
+    """Gradients are clipped to this norm."""
+    seed: Identity[CountOrZero] = 0
+    """Of initial weights, data order, dropout and gate noise."""
+
+    # the engine
+    device: Identity[Device] = "auto"
+    """auto, cpu, cuda or cuda:N; with several processes each takes its own."""
+    dtype: Identity[Dtype] = "auto"
+    """Number format of the frozen models; auto = bfloat16 on GPU, float32 on CPU."""
+    fuser_dtype: Identity[Literal["auto", "float32", "bfloat16"]] = "auto"
+    """Number format of the fuser's products; its master weights are float32. auto = that of the models."""
+    attention: Identity[Attention] = "sdpa"
+    """Attention kernel."""
+    gradient_checkpointing: Runtime[bool] = False
+    """Compute activations twice instead of keeping them."""
+    cache_messages: Identity[Literal["off", "memory", "disk"]] = "off"
+    """Keep the frozen models' prompt caches from one epoch to the next."""
+    cache_gib: Runtime[NotNegative] = 16.0
+    """Most that `cache_messages` may take in one process; what does not fit is computed again."""
+
+    # validation
+    validate_tasks: Identity[Names] = ()
+    """Tasks whose accuracy is measured with the gates as they are at inference."""
+    validate_every: Identity[Count] = 200
+    """Steps between two validations; the last step is always validated."""
+    validate_limit: Identity[Count | None] = None
+    """Only the first so many questions of each task."""
+    validate_batch: Runtime[Count] = 16
+    """Questions answered at once."""
+
+    # what is left behind
+    output_path: Runtime[str]
+    """Folder of the training run; the fuser ends up in its `fuser` (several sharers: `fuser-0`, ...)."""
+    official: Runtime[bool] = False
+    """Also write the original trainer's format, to `official`."""
+    save_every: Runtime[Count] = 200
+    """Steps between two checkpoints."""
+    keep: Runtime[Count] = 2
+    """Newest checkpoints to keep beside the best one."""
+    log_every: Runtime[Count] = 10
+    """Steps between two lines of progress."""
+    tensorboard: Runtime[bool] = False
+    """Write TensorBoard logs, to `tensorboard`."""
+    resume: Runtime[bool] = False
+    """Continue the training in `output_path`."""
+    progress: Runtime[bool] = True
+    """Show progress on the terminal."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        if not self.sharers:
+            raise UserError("sharers is empty; name at least one model with --sharer.")
+        if self.init and len(self.init) != len(self.sharers):
+            raise UserError(f"init names {len(self.init)} fusers for {len(self.sharers)} sharers; give one for each.")
+        if self.global_batch % self.micro_batch:
+            raise UserError(
+                f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}; make it one."
+            )
+        return self
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """Returns what decides the result, as plain JSON values."""
+    names = {name for name, kind in kinds(cast(Any, Recipe)).items() if kind == IDENTITY}
+    return recipe.model_dump(mode="json", include=names)
+
+
+def build(values: Mapping[str, Any], where: str = "command line") -> Recipe:
+    """Checks values and returns the recipe; `where` says in an error where they came from.
+
+    Raises:
+        UserError: naming the key, what was seen and what is allowed.
+    """
+    for name in ("receiver", "sharers", "output_path"):
+        if name not in values:
+            raise UserError(f"{where}: {name} is missing; give it as a flag or in the YAML file.")
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(f"{where}: {sentence(error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns a file's values under the names of `Recipe`, unchecked, for flags to be laid over.
+
+    Raises:
+        UserError: if it cannot be read, is no flat YAML or has an unknown key.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"Cannot read the recipe {path}: {reason}; give a YAML file.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}; a recipe is a list of `name: value` lines.")
+    return {_known(str(key), path): value for key, value in data.items()}
+
+
+def _known(key: str, path: Path) -> str:
+    name = SINGULAR.get(key.replace("-", "_"), key.replace("-", "_"))
+    if name not in Recipe.model_fields:
+        raise UserError(f"{path}: unknown key {key[:40]!r}.{suggest(name, Recipe.model_fields)}")
+    return name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds one flag for each field of `Recipe`, and ``--config`` for a YAML file of them."""
+    parser.add_argument("--config", type=Path, help="YAML file with any of the settings below; flags come first")
+    aliases = {plural: name for name, plural in SINGULAR.items()}
+    for name, info in Recipe.model_fields.items():
+        spellings = dict.fromkeys([name, name.replace("_", "-"), aliases.get(name, name)])
+        flags = [f"--{spelling}" for spelling in spellings]
+        about = f"{info.description} (default: {info.default})" if not info.is_required() else f"{info.description}"
+        kind: dict[str, Any] = {"metavar": "VALUE"}
+        if isinstance(info.default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        help_text = about.replace("%", "%%")
+        parser.add_argument(*flags, dest=name, default=argparse.SUPPRESS, help=help_text, **kind)
+
+
+def from_options(options: argparse.Namespace) -> Recipe:
+    """Builds the recipe from parsed flags laid over the YAML file.
+
+    Raises:
+        UserError: see `build` and `read_yaml`.
+    """
+    path = getattr(options, "config", None)
+    given = {name: value for name, value in vars(options).items() if name in Recipe.model_fields}
+    return build({**(read_yaml(path) if path else {}), **given}, "training recipe")

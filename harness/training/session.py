@@ -1,0 +1,170 @@
+"""Everything a training run works with, built from its recipe.
+
+Guarantees that models are frozen before anything runs and that every process starts from the same fuser weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.errors import UserError
+from harness.fusion.checkpoint import check_fits, load
+from harness.fusion.config import FuserConfig
+from harness.fusion.layers import LayerMap, k_nearest, last_aligned
+from harness.fusion.shapes import KVShape, kv_shape
+from harness.models import DTYPES, LM, pick_device
+from harness.models import load as load_model
+from harness.training.corpus import Corpus, read_corpus
+from harness.training.fuser import TrainedFuser
+from harness.training.objective import Objective
+from harness.training.order import derived_seed
+from harness.training.recipe import Recipe
+
+LAYER_ALIGNMENTS: dict[str, Callable[[int, int], LayerMap]] = {"last_aligned": last_aligned, "k_nearest": k_nearest}
+
+
+@dataclass
+class Session:
+    """A run that is ready to start.
+
+    Attributes:
+        recipe: what was asked.
+        accelerator: of the library of that name; knows the processes and the device.
+        corpus: the rows.
+        models: receiver and sharers, frozen.
+        objective: the loss, with the fusers as its parameters.
+        wrapped: the same, wrapped for several processes where there are any.
+        steps: optimizer steps in all.
+    """
+
+    recipe: Recipe
+    accelerator: Any
+    corpus: Corpus
+    models: tuple[LM, ...]
+    objective: Objective
+    wrapped: nn.Module
+    steps: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.models[0].device
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return Path(self.recipe.output_path).expanduser()
+
+
+def open_session(recipe: Recipe) -> Session:
+    """Reads the data, loads the models and builds or loads the fusers.
+
+    Raises:
+        UserError: if any of it does not exist, does not fit or contradicts the number of processes.
+    """
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+
+    where = pick_device(recipe.device)
+    accelerator = Accelerator(cpu=where.type == "cpu")
+    if recipe.global_batch % (recipe.micro_batch * accelerator.num_processes):
+        raise UserError(
+            f"global_batch {recipe.global_batch} cannot be dealt out to {accelerator.num_processes} processes in micro "
+            f"batches of {recipe.micro_batch}; make it a multiple of {recipe.micro_batch * accelerator.num_processes}."
+        )
+    corpus = read_corpus(recipe)
+    steps = recipe.steps or max(1, int(recipe.epochs * (len(corpus) - recipe.held_out_rows) / recipe.global_batch))
+    device = str(accelerator.device) if accelerator.num_processes > 1 else str(where)
+    receiver = _model(recipe, recipe.receiver, recipe.receiver_chat_template, device)
+    sharers = [_model(recipe, name, recipe.sharer_chat_template, device) for name in recipe.sharers]
+    fusers = [_fuser(recipe, number, receiver, sharer, steps) for number, sharer in enumerate(sharers)]
+    objective = Objective(receiver, sharers, fusers, recipe).to(receiver.device).train()
+    wrapped = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
+    return Session(recipe, accelerator, corpus, (receiver, *sharers), objective, wrapped, steps)
+
+
+def _model(recipe: Recipe, name: str, template: str | None, device: str) -> LM:
+    lm = load_model(
+        name,
+        device=device,
+        dtype=recipe.dtype,
+        attention=recipe.attention,
+        chat_template=template,
+        trust_remote_code=recipe.trust_remote_code,
+    )
+    if recipe.gradient_checkpointing:
+        recompute_layers(lm.model)
+    return lm
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Makes every decoder layer compute its activations again in the backward pass.
+
+    PyTorch's wrapper and not transformers' own switch, which would drop the cache; ours may be read twice.
+    """
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    apply_activation_checkpointing(model, check_fn=lambda layer: isinstance(layer, GradientCheckpointingLayer))
+
+
+def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) -> TrainedFuser:
+    shapes = kv_shape(receiver.config), kv_shape(sharer.config)
+    dtype = receiver.dtype if recipe.fuser_dtype == "auto" else DTYPES[recipe.fuser_dtype]
+    product = None if dtype == torch.float32 else dtype
+    if recipe.init:
+        found = load(recipe.init[number])
+        check_fits(found, *shapes)
+        fuser = TrainedFuser(found.config, recompute=recipe.gradient_checkpointing, product_dtype=product)
+        fuser.load_state_dict(found.state_dict())
+        return fuser
+    torch.manual_seed(derived_seed(recipe.seed, "weights", number))
+    config = fuser_config(recipe, *shapes, steps)
+    return TrainedFuser(config, recompute=recipe.gradient_checkpointing, product_dtype=product)
+
+
+def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int) -> FuserConfig:
+    """The shape of a new fuser.
+
+    Raises:
+        UserError: if `fuse_layers` names layers that the receiver does not have.
+    """
+    chosen = chosen_layers(recipe.fuse_layers, receiver.layers)
+    pairs = LAYER_ALIGNMENTS[recipe.layer_alignment](receiver.layers, sharer.layers)
+    return FuserConfig(
+        sharer_heads=sharer.heads,
+        sharer_head_dim=sharer.head_dim,
+        receiver_heads=receiver.heads,
+        receiver_head_dim=receiver.head_dim,
+        hidden_dim=recipe.hidden_dim,
+        intermediate_dim=recipe.intermediate_dim,
+        num_layers=recipe.num_layers,
+        layer_map=tuple(pair for pair in pairs if pair[0] in chosen),
+        dropout=recipe.dropout,
+        initial_temperature=recipe.initial_temperature,
+        final_temperature=recipe.final_temperature,
+        anneal_steps=recipe.anneal_steps or steps,
+    )
+
+
+def chosen_layers(text: str | None, layers: int) -> frozenset[int]:
+    """Reads a choice of layers such as ``0-13,20``; None is all.
+
+    Raises:
+        UserError: if it is no such choice, or names a layer that is not there.
+    """
+    if text is None:
+        return frozenset(range(layers))
+    try:
+        ends = [[int(end) for end in part.split("-")] for part in str(text).split(",")]
+        found = frozenset(layer for part in ends for layer in range(part[0], part[-1] + 1))
+    except ValueError:
+        found = frozenset()
+    if not found or max(found) >= layers:
+        raise UserError(f"fuse_layers is {text!r}; give layers from 0 to {layers - 1}, such as '0-{layers - 1}'.")
+    return found
