@@ -150,7 +150,7 @@ def load(
         tokenizer = _load_tokenizer(ref, trust_remote_code)
         model = _load_weights(ref, options, trust_remote_code)
     except Exception as error:  # what reads the files raises every kind, tokenizers even the bare class
-        raise UserError(f"Model {reference!r} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"Model {reference!r} cannot be loaded: {_one_line(error)}") from error
     return wrap(model if device_map else model.to(where), tokenizer, ref, read_template(chat_template))
 
 
@@ -211,7 +211,10 @@ def _load_tokenizer(ref: Reference, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     extra = {"gguf_file": ref.gguf_file} if ref.gguf_file else {"trust_remote_code": trust_remote_code}
-    return AutoTokenizer.from_pretrained(ref.source, revision=ref.revision or "main", **extra)
+    tokenizer = AutoTokenizer.from_pretrained(ref.source, revision=ref.revision or "main", **extra)
+    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
+        raise ValueError("it has no tokenizer, or one without a vocabulary")  # transformers makes one up and is silent
+    return tokenizer
 
 
 def _load_weights(ref: Reference, options: dict[str, Any], trust_remote_code: bool) -> Any:
@@ -260,5 +263,5 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

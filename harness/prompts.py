@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 from harness.errors import UserError
 from harness.models import LM
 
@@ -117,7 +115,7 @@ def render(lm: LM, conversation: Conversation) -> str:
                 **TEMPLATE_ARGUMENTS,
             )
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template is a program of somebody else's and may raise anything
         raise UserError(f"The chat template of {lm.reference.text!r} refuses the conversation: {error}") from error
 
 
