@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from helpers.refusals import refused
+
+from harness.paths import TASKS
 
 TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "factworld_receiver_knows"]
 ONE = [*TINY, "--channels", "receiver", "--controls", ""]
@@ -115,3 +119,13 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, capsys: pytest.
     (tmp_path / "file").touch()
     assert "file/run" in refused(capsys, [*ONE, "--output_path", str(tmp_path / "file" / "run")])
     assert "is a file" in refused(capsys, [*ONE, "--leaderboards_dir", str(tmp_path / "file")])
+
+
+@pytest.mark.parametrize("arguments", [["rum"], ["run", "--tasks", "factwrld"], ["resume", "nowhere"]])
+def test_a_shell_sees_one_line_and_exit_code_2(arguments: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, str(TASKS.parent / "run_eval.py"), *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("Error: ")
+    assert ended.stderr.count("\n") == 1
