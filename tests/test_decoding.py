@@ -65,11 +65,11 @@ def test_a_stop_string_at_the_very_start_leaves_an_empty_text() -> None:
 
 def test_of_several_stop_strings_the_earliest_in_the_text_cuts() -> None:
     lm = shared_lm("qwen3")
-    (free,) = written(lm, SENTENCES[1:2], [()])
-    words = [lm.tokenizer.decode([token]) for token in free.tokens]
-    several = next(word for word in words if len(set(word)) > 1)  # both stops come with one token
-    (found,) = written(lm, SENTENCES[1:2], [(several[1], several[0])])
-    assert found.text == free.text[: min(free.text.index(several[1]), free.text.index(several[0]))]
+    ours = written(lm, SENTENCES, [()] * len(SENTENCES))
+    words = [(i, lm.tokenizer.decode([token])) for i, free in enumerate(ours) for token in free.tokens]
+    at, word = next((i, word) for i, word in words if len(set(word)) > 1)  # one token brings both stops
+    (found,) = written(lm, [SENTENCES[at]], [(word[1], word[0])])
+    assert found.text == ours[at].text[: min(ours[at].text.index(word[1]), ours[at].text.index(word[0]))]
 
 
 def test_a_stop_token_ends_the_row_and_is_counted_but_not_written() -> None:
