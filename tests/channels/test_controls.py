@@ -108,6 +108,13 @@ def test_what_is_drawn_depends_on_question_and_seed_alone(control: str) -> None:
     assert torch.equal(rows(alone)[0], together[2])
 
 
+@pytest.mark.parametrize("control", ["noise", "shuffled_tokens"])
+def test_two_questions_with_one_message_draw_differently(control: str) -> None:
+    part = rows(message())[2]
+    heard = rows(Tamper(control)(CacheMessage((torch.cat([part, part], 1),), (LENGTHS[2],) * 2), QUERIES[:2]))
+    assert not torch.equal(*heard)
+
+
 def test_shuffling_permutes_whole_tokens() -> None:
     own, heard = rows(message())[2], tampered("shuffled_tokens")[2]
     assert not torch.equal(own, heard)
