@@ -17,7 +17,7 @@ from harness.paths import LEADERBOARDS, PAIR
 
 _REPEATED = {"sharers": "sharer", "fusers": "fuser"}
 _NUMBERS = {
-    "limit", "max_new_tokens", "t2t_tokens", "message_tokens", "calibration_samples", "seed", "batch_size",
+    "limit", "max_new_tokens", "t2t_tokens", "calibration_samples", "seed", "batch_size",
     "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
 }  # fmt: skip
 _FRACTIONS = {"routed_fraction", "max_error_rate"}
@@ -63,7 +63,7 @@ def _kind(name: str) -> dict[str, Any]:
         return {"type": _number, "metavar": "N"}
     if name in _FRACTIONS:
         return {"type": _fraction, "metavar": "X"}
-    if name in _REPEATED or name == "include_path":
+    if name in _REPEATED:
         return {"action": "append", "metavar": "REF"}
     return {"metavar": name.upper()}
 

@@ -36,8 +36,6 @@ from harness.results import effects, headline, render_table, summarise
 from harness.routing import route
 
 _FIXED: dict[str, tuple[Any, str]] = {
-    "include_path": ((), "its tasks are those of run_eval.py ls; others run through python -m harness.lm_eval"),
-    "message_tokens": (None, "the whole prompt is sent"),
     "log_samples": (True, "the answers are what a run is continued from, so they are always kept"),
 }
 

@@ -61,8 +61,6 @@ class RunConfig(BaseModel):
     """Ways to destroy a message's content; default mismatched and mean where a channel carries messages."""
     tasks: Identity[Names] = ()
     """Benchmarks."""
-    include_path: Runtime[Names] = ()
-    """More folders with task files."""
     datasets_dir: Runtime[str | None] = None
     """Folder with local copies of the data sets, read in place of the hub."""
     limit: Identity[Count | None] = None
@@ -79,8 +77,6 @@ class RunConfig(BaseModel):
     """T2T: let the sharer give an answer."""
     t2t_tokens: Identity[Count] = 256
     """T2T: new tokens of a message."""
-    message_tokens: Identity[Count | None] = None
-    """C2C: only so many prompt tokens, the last ones, are sent; none = all."""
     routed_fraction: Identity[Fraction] = 0.5
     """Part of the questions that routing sends to the sharer."""
     calibration_samples: Identity[Count] = 64

@@ -67,8 +67,6 @@ OTHERS = [
     (["--batchsize", "3"], "Did you mean '--batch"),
     (["--chanels", "c2c"], "Did you mean '--channels'?"),
     (["--limit"], "expected one argument"),
-    (["--include_path", "more"], "harness.lm_eval"),
-    (["--message_tokens", "5"], "whole prompt"),
     (["one.yaml", "two.yaml"], "unknown argument 'two.yaml'"),
     (["--receiver_chat_template", "none.jinja"], "no such file"),
     (["--sharer", "somewhere"], "no receiver"),
