@@ -101,15 +101,22 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     """Fills in the embedded pair where no model is named, and its task where no task is."""
     filled = dict(values)
     if not any(filled.get(n) for n in ("receiver", "sharers", "fusers")):
-        filled |= {"receiver": str(PAIR / "receiver"), "sharers": [str(PAIR / "sharer")]}
+        pair = _from_here(PAIR)
+        filled |= {"receiver": str(pair / "receiver"), "sharers": [str(pair / "sharer")]}
         channels = filled.get("channels", ["c2c"])
         if isinstance(channels, list | tuple) and "c2c" in channels:
-            filled["fusers"] = [str(PAIR / "fuser")]
+            filled["fusers"] = [str(pair / "fuser")]
         if "tasks" not in filled:
             filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]
-            filled.setdefault("leaderboards_dir", str(LEADERBOARDS))
+            filled.setdefault("leaderboards_dir", str(_from_here(LEADERBOARDS)))
         if "channels" not in filled:
             filled.setdefault("controls", _DEFAULT_CONTROLS.split(","))
     if not filled.get("tasks"):
         raise UserError("No task is given; name one or more with --tasks (see run_eval.py ls).")
     return filled
+
+
+def _from_here(path: Path) -> Path:
+    """Relative to the working folder where that is shorter: records then read the same on every machine."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
