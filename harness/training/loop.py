@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 
+from harness.accuracy import Item
 from harness.errors import RunError
 from harness.training.batching import Batches, Micro
 from harness.training.checkpoints import Checkpoints, Position
@@ -22,7 +23,7 @@ from harness.training.objective import summed_loss
 from harness.training.optim import Optimisation
 from harness.training.order import derived_seed
 from harness.training.session import Session
-from harness.training.validation import Quiz, score
+from harness.training.validation import score
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Loop:
     optimisation: Optimisation
     checkpoints: Checkpoints
     log: Log
-    quizzes: Sequence[Quiz] = ()
+    quizzes: Mapping[str, Sequence[Item]] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
 
     def run(self) -> Position:
@@ -140,13 +141,13 @@ class Loop:
 
     def _accuracies(self) -> dict[str, float]:
         told = {}
-        for quiz in self.quizzes:
-            here = score(quiz, self.session.objective.as_evaluated(), self.session.recipe.validate_batch)
+        for name, items in self.quizzes.items():
+            here = score(items, self.session.objective.as_evaluated(), self.session.recipe.validate_batch)
             counts = torch.tensor([here.asked, here.right, here.errors], device=self.session.device)
             asked, right, errors = self._sum(counts).tolist()
-            told[f"accuracy/{quiz.name}"] = right / asked
+            told[f"accuracy/{name}"] = right / asked
             if errors:
-                told[f"errors/{quiz.name}"] = errors
+                told[f"errors/{name}"] = errors
         return told
 
     def _save(self) -> None:

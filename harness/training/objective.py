@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from harness.channels.c2c import Link
 from harness.models import LM
-from harness.training.channel import KINDS, GraphChannel, Kept, TrainedLink
+from harness.training.channel import KINDS, GraphChannel, Kept, Predicted, TrainedLink
 from harness.training.fuser import TrainedFuser
 from harness.training.lessons import Lesson
 from harness.training.recipe import Recipe
@@ -54,8 +54,12 @@ class Objective(nn.Module):
 
 def summed_loss(channel: GraphChannel, lessons: Sequence[Lesson], kept: Sequence[Kept] | None = None) -> Tensor:
     """Cross-entropy of the responses' tokens under a channel, summed, in nats."""
-    found = channel.predictions(lessons, kept)
-    return torch.stack([F.cross_entropy(p.logits.float(), p.targets, reduction="sum") for p in found]).sum()
+    return torch.stack([_cost(found) for found in channel.predictions(lessons, kept)]).sum()
+
+
+def _cost(found: Predicted) -> Tensor:
+    logits = found.logits.to(torch.promote_types(found.logits.dtype, torch.float32))
+    return F.cross_entropy(logits, found.targets, reduction="sum")
 
 
 @torch.no_grad()
