@@ -81,6 +81,7 @@ def test_unknown_keys_and_missing_models_are_named(tmp_path):
 def test_the_flags_are_there_without_torch():
     code = (
         "import argparse, sys\nfrom harness.training.main import add_arguments\n"
-        "add_arguments(argparse.ArgumentParser())\nassert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "add_arguments(argparse.ArgumentParser())\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
