@@ -72,6 +72,7 @@ def test_the_frozen_models_are_what_they_were(folder):
     from harness.training.session import open_session
     from harness.training.store import weights_sha256
 
+    (folder / "frozen").mkdir(exist_ok=True)
     session = open_session(recipe(folder, folder / "frozen"))
     before = [weights_sha256(lm) for lm in session.models]
     buffers = [{name: value.clone() for name, value in lm.model.named_buffers()} for lm in session.models]
