@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.kv import KVBuffer
+from harness.kv import CacheFilled, KVBuffer
 from harness.models import LM
 
 
@@ -127,9 +127,21 @@ def extend(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep:
         "use_cache": True,
     }
     if keep == 0:
-        lm.model.base_model(**arguments)
+        _fill(lm, buffer, arguments)
         return None
     return _with_logits(lm, arguments, keep)
+
+
+def _fill(lm: LM, buffer: KVBuffer, arguments: Mapping[str, Any]) -> None:
+    # What the last layer does behind its K and V reaches no cache. A model spread over devices moves its weights
+    # when a layer returns, so it is not interrupted.
+    buffer.cache_only = getattr(lm.model, "hf_device_map", None) is None
+    try:
+        lm.model.base_model(**arguments)
+    except CacheFilled:
+        pass
+    finally:
+        buffer.cache_only = False
 
 
 def _with_logits(lm: LM, arguments: Mapping[str, Any], keep: int) -> Tensor:

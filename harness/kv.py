@@ -18,6 +18,10 @@ _GROWTH = 1.5
 _SPARE = 32
 
 
+class CacheFilled(Exception):
+    """Ends a forward call of which only the cache is wanted: the last layer has stored its keys and values."""
+
+
 class KVBuffer:
     """Keys and values of a batch, with what is known of every column.
 
@@ -28,11 +32,13 @@ class KVBuffer:
         branch: `[rows, capacity]`, 0 for the common past; columns of another branch see only their own and 0.
         length: columns in use, the same for every row; `past` of them were there before the newest `open`.
         dense: no column of any row is a pad.
+        cache_only: raise `CacheFilled` as soon as the running forward call has stored all it has to store.
     """
 
     def __init__(self, rows: int, n_layers: int, device: torch.device, capacity: int) -> None:
         self.rows, self.n_layers, self.device = rows, n_layers, device
         self.data: Tensor | None = None
+        self.cache_only = False
         self.past, self.length, self.dense, self.branched = 0, 0, True, False
         self.positions = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.real = torch.zeros(rows, capacity, dtype=torch.bool, device=device)
@@ -105,12 +111,15 @@ class KVBuffer:
         picked: Tensor = self.data[_entry_index(kind, layer, rows, columns)]
         return picked.flatten(2)
 
+    def put(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> None:
+        """Stores `values [entries, tokens, heads * head_dim]` where `gather` reads them for the same indices."""
+        assert self.data is not None
+        shaped = values.unflatten(2, (self.data.shape[3], self.data.shape[5]))
+        self.data[_entry_index(kind, layer, rows, columns)] = shaped.to(self.data.dtype)
+
     def add(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor, delta: Tensor) -> None:
         """Adds `delta [entries, tokens, heads * head_dim]` in place to what `gather` returns for the same indices."""
-        assert self.data is not None
-        index = _entry_index(kind, layer, rows, columns)
-        shaped = delta.unflatten(2, (self.data.shape[3], self.data.shape[5]))
-        self.data[index] = self.data[index] + shaped.to(self.data.dtype)
+        self.put(kind, layer, rows, columns, self.gather(kind, layer, rows, columns).add_(delta))
 
 
 def _entry_index(kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor) -> tuple[Any, ...]:
@@ -127,7 +136,10 @@ class _BufferLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Stores the new columns; see `KVBuffer.write`."""
-        return self.buffer.write(self.layer, key_states, value_states)
+        stored = self.buffer.write(self.layer, key_states, value_states)
+        if self.buffer.cache_only and self.layer == self.buffer.n_layers - 1:
+            raise CacheFilled
+        return stored
 
     def get_seq_length(self) -> int:
         """Columns before the running forward call: those being written were declared by `KVBuffer.open`."""

@@ -202,10 +202,11 @@ class CacheToCache:
                 continue
             kind, layer, place = link.read_index
             receiver = buffer.gather(kind, layer, rows, columns)  # [entries, tokens, Hr * Dr]
-            delta = link.fuser(part[place][:, picked], receiver, link.entries)
-            pending.append((kind, layer, delta))
+            delta = link.fuser(part[place[:, None], picked], receiver, link.entries)
             if self.mode == "sequential":
-                buffer.add(kind, layer, rows, columns, pending.pop()[2])
+                buffer.put(kind, layer, rows, columns, receiver.add_(delta))
+            else:
+                pending.append((kind, layer, delta))
         for kind, layer, delta in pending:
             buffer.add(kind, layer, rows, columns, delta)
 
@@ -223,9 +224,7 @@ def _within(fused: tuple[Span, ...], span: Span) -> tuple[Span, ...]:
     return tuple((a, b) for a, b in fused if span[0] <= a and b <= span[1])
 
 
-def _tokens(
-    spans: Sequence[tuple[Span, ...]], offsets: Sequence[int], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _tokens(spans: Sequence[tuple[Span, ...]], offsets: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and column of every token in the spans, `[tokens]` each."""
     rows = [i for i, row in enumerate(spans) for a, b in row for _ in range(a, b)]
     columns = [p + offsets[i] for i, row in enumerate(spans) for a, b in row for p in range(a, b)]
