@@ -46,5 +46,6 @@ class TrainedFuser(Fuser):
     def _chunk(self, sharer: Tensor, receiver: Tensor, entries: Sequence[int] | Tensor | None) -> Tensor:
         if not self.recompute:
             return super().forward(sharer, receiver, entries)
-        added: Tensor = checkpoint(super().forward, sharer, receiver, entries, use_reentrant=False)
+        # Whoever called may add to `receiver` in place before it is read again.
+        added: Tensor = checkpoint(super().forward, sharer, receiver.clone(), entries, use_reentrant=False)
         return added

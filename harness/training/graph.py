@@ -39,12 +39,10 @@ class GraphBuffer(KVBuffer):
         self._settle()
         return super().gather(kind, layer, rows, columns)
 
-    def add(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor, delta: Tensor) -> None:
-        """See `KVBuffer.add`; replaces the data instead of editing it."""
-        self._settle()
-        assert self.data is not None
-        self.data = self.data.clone()
-        super().add(kind, layer, rows, columns, delta)
+    def put(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> None:
+        """See `KVBuffer.put`; replaces the data instead of editing it."""
+        self.data = self.settled().clone()
+        super().put(kind, layer, rows, columns, values)
 
     def settled(self) -> Tensor:
         """Everything so far, `[2, layers, rows, heads, columns, head_dim]`."""

@@ -36,6 +36,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 SINGULAR = {"sharer": "sharers", "validate_task": "validate_tasks"}
+LISTS = ("sharers", "validate_tasks", "init")  # given once with commas, or several times
 
 
 class Recipe(BaseModel):
@@ -237,6 +238,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flags = [f"--{spelling}" for spelling in spellings]
         about = f"{info.description} (default: {info.default})" if not info.is_required() else f"{info.description}"
         kind: dict[str, Any] = {"metavar": "VALUE"}
+        if name in LISTS:
+            kind["action"] = "append"
         if isinstance(info.default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
         help_text = about.replace("%", "%%")
@@ -251,4 +254,5 @@ def from_options(options: argparse.Namespace) -> Recipe:
     """
     path = getattr(options, "config", None)
     given = {name: value for name, value in vars(options).items() if name in Recipe.model_fields}
-    return build({**(read_yaml(path) if path else {}), **given}, "training recipe")
+    lists = {name: ",".join(given[name]) for name in LISTS if name in given}
+    return build({**(read_yaml(path) if path else {}), **given, **lists}, "training recipe")

@@ -31,7 +31,7 @@ def test_flags_are_laid_over_a_file(tmp_path):
     file.write_text("learning-rate: 3e-4\nseed: 5\nalignment: off\nsharers: [a, b]\n")
     found = parsed("--config", str(file), "--seed", "7")
     assert (found.learning_rate, found.seed, found.alignment, found.sharers) == (3e-4, 7, "off", ("s",))
-    assert parsed("--sharers", "a,b", "--no-progress", "--resume").sharers == ("a", "b")
+    assert parsed("--sharer", "a,b", "--no-progress", "--resume").sharers == ("s", "a", "b")
 
 
 @pytest.mark.parametrize("name", sorted(Recipe.model_fields))
@@ -56,8 +56,7 @@ def test_what_only_speeds_up_takes_no_part_in_the_identity():
         (["--dropout", "1"], "dropout is"),
         (["--steps", "0"], "steps is '0', but has to be at least 1"),
         (["--learning-rate", "nan"], "learning_rate is"),
-        (["--init", "a,b"], "init names 2 fusers for 1 sharers"),
-        (["--sharers", ""], "sharers is empty"),
+        (["--init", "a", "--init", "b"], "init names 2 fusers for 1 sharers"),
         (["--config", "/nowhere.yaml"], "Cannot read the recipe /nowhere.yaml"),
     ],
 )
@@ -74,6 +73,8 @@ def test_unknown_keys_and_missing_models_are_named(tmp_path):
     file.write_text("- 1\n")
     with pytest.raises(UserError, match="holds a list"):
         parsed("--config", str(file))
+    with pytest.raises(UserError, match="sharers is empty"):
+        build({"receiver": "r", "sharers": [], "output_path": "x"})
     with pytest.raises(UserError, match="receiver is missing"):
         build({"sharers": ["s"], "output_path": "x"})
 
