@@ -1,8 +1,8 @@
 """A KV-cache that keeps the graph: what is fused into it can be differentiated.
 
-Guarantees the numbers of `KVBuffer` with nothing written in place, so that gradients flow through later reads, and
-that a forward call may run again (gradient checkpointing) with the past it saw the first time. The price is a copy
-of the cache for every fused stretch.
+Guarantees the numbers of `KVBuffer` while gradients flow from later reads through what was fused, and that a forward
+call may run again (gradient checkpointing) with the past it saw the first time. The price is a copy of the cache for
+every forward call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.kv import KVBuffer
 
 
 class GraphBuffer(KVBuffer):
-    """Keys and values of a batch as one tensor that is replaced, never edited."""
+    """Keys and values of a batch, joined anew after every forward call and never edited once one has read them."""
 
     _call: _Call | None = None
 
@@ -40,8 +40,8 @@ class GraphBuffer(KVBuffer):
         return super().gather(kind, layer, rows, columns)
 
     def put(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> None:
-        """See `KVBuffer.put`; replaces the data instead of editing it."""
-        self.data = self.settled().clone()
+        """See `KVBuffer.put`; in place, because what is settled is a tensor of its own that no graph has saved."""
+        self._settle()
         super().put(kind, layer, rows, columns, values)
 
     def settled(self) -> Tensor:

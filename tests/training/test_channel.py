@@ -6,6 +6,7 @@ from harness.channels.c2c import CacheToCache, Link
 from harness.decoding import score
 from harness.training.channel import KINDS, GraphChannel, TrainedLink
 from harness.training.objective import summed_loss
+from harness.training.session import recompute_layers
 from tests.training.build import EXAMPLES, FOREIGN, OURS, graph_channel, lessons
 
 SETUPS = [(OURS, 1, "sequential"), (OURS, 2, "parallel"), (FOREIGN, 1, "sequential"), (FOREIGN, 2, "sequential")]
@@ -105,3 +106,23 @@ def test_a_response_ends_with_its_turn_and_is_cut_to_the_length():
     assert short.response == whole.response[:3]
     assert lessons(channel, EXAMPLES[:1], whole.prompt_length) == []
     assert lessons(channel, [EXAMPLES[0].__class__(EXAMPLES[0].conversation, "")]) == []
+
+
+@pytest.mark.parametrize("words", [OURS, FOREIGN])
+def test_recomputation_reads_the_past_that_it_saw_first(words):
+    channel = graph_channel(words=words, sharers=2)
+    found = lessons(channel)
+    fusers = [link.fuser.train() for link in channel.links]
+
+    def gradients():
+        torch.manual_seed(7)
+        for fuser in fusers:
+            fuser.zero_grad()
+        summed_loss(channel, found).backward()
+        return [value.grad.clone() for fuser in fusers for value in fuser.parameters()]
+
+    kept = gradients()
+    recompute_layers(channel.answers.model)
+    for fuser in fusers:
+        fuser.recompute = True
+    assert all(torch.equal(one, other) for one, other in zip(kept, gradients(), strict=True))

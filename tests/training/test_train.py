@@ -224,3 +224,9 @@ def test_a_damaged_optimizer_file_is_named(folder, tmp_path):
 def test_an_exploding_loss_ends_the_run_with_a_sentence(folder, tmp_path):
     with pytest.raises(RunError, match="not finite|The loss is"):
         train(recipe(folder, tmp_path, learning_rate=1e30, warm_up=0.0, steps=20))
+
+
+def test_tensorboard_logs_are_written_where_asked_for(folder, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(recipe(folder, tmp_path, steps=1, tensorboard=True))
+    assert list((tmp_path / "tensorboard").glob("events.*"))
