@@ -1,7 +1,9 @@
 """What this very machine can do: multiplications a second and bytes a second, measured beside the arms.
 
 Guarantees figures of the same process, threads and minute as the timings that are divided by them. The rate is the
-best of a few products of a language model's kind, the bandwidth that of reading, which is what decoding does.
+best of a few products of a language model's kind, the bandwidth that of reading, which is what decoding does. The
+rate at which a product of one row gets through its weights is told beside them: where it falls short of the bandwidth,
+the gap belongs to the matrix library and no floor shows it.
 """
 
 from __future__ import annotations
@@ -17,14 +19,22 @@ from torch.nn.functional import linear
 _PRODUCTS = ((256, 1024, 1024), (256, 1024, 3072), (1024, 1024, 1024))
 _GPU_PRODUCTS = ((4096, 4096, 4096), (8192, 8192, 8192))
 _READ_BYTES = 256 * 2**20
+_ROW_WIDTH = 1024
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Floating-point operations and bytes read, each a second."""
+    """What the machine does in a second.
+
+    Attributes:
+        flops_per_s: floating-point operations in products.
+        bytes_per_s: bytes read.
+        row_bytes_per_s: bytes of weights in a product of one row; informs, enters no floor.
+    """
 
     flops_per_s: float
     bytes_per_s: float
+    row_bytes_per_s: float = 0.0
 
 
 class Meter:
@@ -38,14 +48,17 @@ class Meter:
             for m, k, n in shapes
         ]
         self._block = torch.ones(_READ_BYTES // 4, device=device)
+        self._row = torch.randn(1, _ROW_WIDTH, device=device).to(dtype)
+        self._weights = torch.randn(_READ_BYTES // 4 // _ROW_WIDTH, _ROW_WIDTH, device=device).to(dtype)
 
     def measure(self) -> list[float]:
-        """One round: operations a second of every product, then bytes a second."""
+        """One round: operations a second of every product, then bytes a second of reading and of a one-row product."""
         rates = []
         for a, b in self._factors:
             seconds = self._seconds(lambda a=a, b=b: linear(a, b))  # type: ignore[misc]
             rates.append(2 * a.shape[0] * a.shape[1] * b.shape[0] / seconds)
-        return [*rates, _READ_BYTES / self._seconds(self._block.sum)]
+        row_s = self._seconds(lambda: linear(self._row, self._weights))
+        return [*rates, _READ_BYTES / self._seconds(self._block.sum), self._weights.nbytes / row_s]
 
     def _seconds(self, call: Callable[[], object]) -> float:
         call()
@@ -62,5 +75,5 @@ class Meter:
 
 def speeds(rounds: Sequence[Sequence[float]]) -> Speeds:
     """The median of every figure over the rounds; of the products the best counts."""
-    *rates, bandwidth = (median(column) for column in zip(*rounds, strict=True))
-    return Speeds(max(rates), bandwidth)
+    *rates, bandwidth, row = (median(column) for column in zip(*rounds, strict=True))
+    return Speeds(max(rates), bandwidth, row)

@@ -49,8 +49,9 @@ def heading(cell: Cell) -> str:
 def _about(bench: Bench) -> str:
     lines = [f"- {name}: {value}" for name, value in bench.about.items()]
     for dtype, speed in bench.speeds.items():
-        rate, bandwidth = speed["flops_per_s"] / 1e9, speed["bytes_per_s"] / 1e9
-        lines.append(f"- this machine, {dtype}: {rate:.0f} GFLOP/s in products, {bandwidth:.1f} GB/s read")
+        rate, read, row = (speed[name] / 1e9 for name in ("flops_per_s", "bytes_per_s", "row_bytes_per_s"))
+        said = f"{rate:.0f} GFLOP/s in products, {read:.1f} GB/s read, {row:.1f} GB/s through a product of one row"
+        lines.append(f"- this machine, {dtype}: {said}")
     return "\n".join(lines)
 
 

@@ -74,4 +74,4 @@ def test_each_call_is_charged_its_larger_half() -> None:
 
 
 def test_speeds_are_medians_and_the_best_product_counts() -> None:
-    assert speeds([[1.0, 5.0, 9.0], [2.0, 1.0, 7.0], [3.0, 4.0, 8.0]]) == Speeds(4.0, 8.0)
+    assert speeds([[1.0, 5.0, 9.0, 3.0], [2.0, 1.0, 7.0, 3.0], [3.0, 4.0, 8.0, 2.0]]) == Speeds(4.0, 8.0, 3.0)
