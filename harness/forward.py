@@ -17,6 +17,9 @@ from torch import Tensor
 from harness.kv import CacheFilled, KVBuffer
 from harness.models import LM
 
+# Columns kept free behind a prompt, so that the usual answer or its options fit without copying the cache.
+ANSWER_ROOM = 64
+
 
 @dataclass
 class Counters:

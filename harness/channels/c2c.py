@@ -18,10 +18,13 @@ from torch import Tensor
 from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import check_fits
 from harness.channels.layout import Plan, Planner, Span
-from harness.forward import Columns, extend, left_padded, new_buffer
+from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
 from harness.fusion.fuser import Fuser
 from harness.kv import KVBuffer
 from harness.models import LM
+
+# Of the receiver's cache that is copied for fusion at a time: enough for large products, little beside the cache.
+_GATHERED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class CacheToCache:
             raise TypeError(f"c2c takes a CacheMessage, not {type(message).__name__}")
         plans = [self._plan(q) for q in queries]
         steps = _steps(plans, any(link.entries for link in self.links))
-        buffer = new_buffer(self.answers, len(plans), sum(max(b - a for a, b in step) for step in steps) + 1)
+        buffer = new_buffer(self.answers, len(plans), sum(max(b - a for a, b in step) for step in steps) + ANSWER_ROOM)
         logits, owned = None, []
         for number, spans in enumerate(steps):
             last = number == len(steps) - 1
@@ -196,6 +199,13 @@ class CacheToCache:
         rows, columns = _tokens(now, offsets, device)
         picked = torch.tensor(_in_message(plans, now), device=device)
         work.counters.fused_tokens += len(picked)
+        step = _tokens_at_once(buffer) or max(1, len(picked))
+        for chunk in zip(rows.split(step), columns.split(step), picked.split(step), strict=True):
+            self._fuse_tokens(buffer, message, *chunk)
+
+    def _fuse_tokens(
+        self, buffer: KVBuffer, message: CacheMessage, rows: Tensor, columns: Tensor, picked: Tensor
+    ) -> None:
         pending = []
         for link, part in zip(self.links, message.parts, strict=True):
             if not link.entries:
@@ -209,6 +219,14 @@ class CacheToCache:
                 pending.append((kind, layer, delta))
         for kind, layer, delta in pending:
             buffer.add(kind, layer, rows, columns, delta)
+
+
+def _tokens_at_once(buffer: KVBuffer) -> int | None:
+    """How many tokens to fuse at once, so that what is gathered stays small; None for all, where a graph is made."""
+    if torch.is_grad_enabled():
+        return None
+    per_token = buffer.nbytes / (buffer.rows * buffer.length)
+    return max(1, int(_GATHERED_BYTES / per_token)) if per_token else None
 
 
 def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[Span]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.channels.base import Context, PromptTooLong, Work
-from harness.forward import extend, left_padded, new_buffer
+from harness.forward import ANSWER_ROOM, extend, left_padded, new_buffer
 from harness.models import LM
 from harness.prompts import Conversation, Encoded, encode
 
@@ -35,7 +35,7 @@ def check_fits(lm: LM, tokens: int, room: int) -> None:
 def prefill(lm: LM, rows: Sequence[Sequence[int]], work: Work) -> Context:
     """Reads whole prompts in one forward call; only the last position is projected onto the vocabulary."""
     columns = left_padded(rows, [0] * len(rows), lm)
-    buffer = new_buffer(lm, len(rows), columns.ids.shape[1] + 1)
+    buffer = new_buffer(lm, len(rows), columns.ids.shape[1] + ANSWER_ROOM)
     logits = extend(lm, buffer, columns, work.counters, keep=1)
     assert logits is not None
     work.counters.prompt_tokens += columns.tokens
