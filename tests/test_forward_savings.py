@@ -7,7 +7,7 @@ import torch
 from helpers.tiny import KINDS, shared_lm
 from torch import Tensor, nn
 
-from harness.forward import Counters, extend, left_padded, new_buffer
+from harness.forward import Counters, attention_mask, extend, left_padded, new_buffer
 from harness.kv import KVBuffer
 from harness.models import LM
 
@@ -72,3 +72,35 @@ def test_the_vocabulary_projection_reads_packed_columns(keep: int) -> None:
     assert seen[0].shape == (len(ROWS), keep, width)
     assert seen[0].stride() == (keep * width, width, 1)
     assert not head._forward_pre_hooks
+
+
+def decoded(lm: LM, rows: list[list[int]]) -> tuple[Tensor, Tensor | dict[str, Tensor] | None]:
+    """Logits of one more token behind `rows`, and the mask that goes with it."""
+    buffer = new_buffer(lm, len(rows), 32)
+    with torch.inference_mode():
+        extend(lm, buffer, left_padded(rows, [0] * len(rows), lm), Counters())
+        columns = left_padded([[9]] * len(rows), [len(r) for r in rows], lm)
+        logits = extend(lm, buffer, columns, Counters(), keep=1)
+    assert logits is not None
+    return logits, attention_mask(lm, buffer, columns)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_token_behind_equal_prompts_is_read_as_behind_unequal_ones(kind: str) -> None:
+    lm = shared_lm(kind)
+    (alone, mask), (beside, _) = decoded(lm, [ROWS[0]]), decoded(lm, ROWS)
+    if lm.window is None:
+        assert isinstance(mask, Tensor)
+        assert mask.shape == (1, 1, 1, len(ROWS[0]) + 1)
+        assert mask.all()
+    else:
+        assert mask is None
+    torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_mask_that_hides_nothing_is_left_out_of_longer_reads() -> None:
+    lm = shared_lm(KINDS[0])
+    columns = left_padded([[4, 5], [6, 7]], [0, 0], lm)
+    buffer = new_buffer(lm, 2, 8)
+    buffer.open(columns.positions, columns.real, None, columns.dense)
+    assert attention_mask(lm, buffer, columns) is None
