@@ -18,6 +18,7 @@ from harness.fusion.checkpoint import load as load_fuser
 from harness.fusion.fuser import Fuser
 from harness.fusion.shapes import kv_shape
 from harness.models import LM, load
+from harness.paths import located
 from harness.prompts import ask, render
 
 
@@ -65,8 +66,8 @@ def fitting_fuser(path: str, receiver: LM, sharer: LM) -> Fuser:
 
 def hub_folder(reference: str) -> str:
     """Returns a local folder for a fuser reference: a folder, or ``hub/id[@revision][:subfolder]``."""
-    if Path(reference).expanduser().is_dir():
-        return str(Path(reference).expanduser())
+    if located(reference).is_dir():
+        return str(located(reference))
     repository, _, folder = reference.partition(":")
     name, _, revision = repository.partition("@")
     if name.count("/") != 1 or name.startswith((".", "/")) or ".." in folder:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from harness.errors import UserError, unknown
-from harness.paths import BUILT_IN_TEMPLATES
+from harness.paths import BUILT_IN_TEMPLATES, located
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -80,7 +80,7 @@ def parse_reference(text: str) -> Reference:
     Raises:
         UserError: a path that does not exist, or text that is none of the three.
     """
-    path = Path(text).expanduser()
+    path = located(text)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"Model {text!r}: there is no such GGUF file; give the path of an existing one.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.config import RunConfig, build, read_yaml
 from harness.errors import UserError
-from harness.paths import LEADERBOARDS, PAIR
+from harness.paths import LEADERBOARDS, PAIR_NAME
 
 _REPEATED = {"sharers": "sharer", "fusers": "fuser"}
 _NUMBERS = {
@@ -101,22 +101,15 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     """Fills in the embedded pair where no model is named, and its task where no task is."""
     filled = dict(values)
     if not any(filled.get(n) for n in ("receiver", "sharers", "fusers")):
-        pair = _from_here(PAIR)
-        filled |= {"receiver": str(pair / "receiver"), "sharers": [str(pair / "sharer")]}
+        filled |= {"receiver": str(PAIR_NAME / "receiver"), "sharers": [str(PAIR_NAME / "sharer")]}
         channels = filled.get("channels", ["c2c"])
         if isinstance(channels, list | tuple) and "c2c" in channels:
-            filled["fusers"] = [str(pair / "fuser")]
+            filled["fusers"] = [str(PAIR_NAME / "fuser")]
         if "tasks" not in filled:
             filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]
-            filled.setdefault("leaderboards_dir", str(_from_here(LEADERBOARDS)))
+            filled.setdefault("leaderboards_dir", str(LEADERBOARDS))
         if "channels" not in filled:
             filled.setdefault("controls", _DEFAULT_CONTROLS.split(","))
     if not filled.get("tasks"):
         raise UserError("No task is given; name one or more with --tasks (see run_eval.py ls).")
     return filled
-
-
-def _from_here(path: Path) -> Path:
-    """Relative to the working folder where that is shorter: records then read the same on every machine."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
