@@ -6,6 +6,7 @@ result nobody reads, and that numbers which are not finite are raised, never com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -183,7 +184,7 @@ class _Tally:
 
 
 def _finite(context: Context, sizes: list[int], flat: list[list[float]]) -> list[list[Scored]]:
-    if any(total != total or abs(total) == float("inf") for total, _ in flat):  # noqa: PLR0124 - NaN differs from itself
+    if not all(math.isfinite(total) for total, _ in flat):
         raise NonFiniteLogits(f"A loglikelihood is not finite; {first_non_finite(context.buffer)}.")
     told = iter(flat)
     return [[Scored(total, greedy == 1.0) for total, greedy in (next(told) for _ in range(n))] for n in sizes]

@@ -205,7 +205,8 @@ def _answer(
     except Exception as error:
         _free_memory()
         if len(indices) == 1:
-            return Outcome(indices, [_alone(sender, arm, requests[indices[0]], work[0]) for arm in arms])
+            request = requests[indices[0]]
+            return Outcome(indices, [[_alone(sender, a, request, w)] for a, w in zip(arms, work, strict=True)])
         note = f"A batch of {len(indices)} failed ({type(error).__name__}) and was halved."
     middle = len(indices) // 2
     halves = [_answer(sender, arms, requests, part, work) for part in (indices[:middle], indices[middle:])]
@@ -213,14 +214,20 @@ def _answer(
     return Outcome(indices, joined, [note, *halves[0].notes, *halves[1].notes])
 
 
-def _alone(sender: Channel, arm: Arm, request: Request, work: Work) -> list[Answer]:
+@torch.inference_mode()
+def answer_one(channel: Channel, request: Request, work: Work) -> Answer:
+    """Answers one request by the channel's two halves and nothing else: what a timer may stand around."""
+    return _alone(channel, Arm(channel), request, work)
+
+
+def _alone(sender: Channel, arm: Arm, request: Request, work: Work) -> Answer:
     """One request through one arm: its error is its own and does not touch the other arms."""
     try:
-        return _through_all(sender, [arm], [request], [work])[0]
+        return _through_all(sender, [arm], [request], [work])[0][0]
     except UserError:
         raise
     except Exception as error:
-        return [Answer(fault=_fault(error))]
+        return Answer(fault=_fault(error))
 
 
 def _through_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,6 @@ def extra_identity(benchmark: Benchmark, models: list[ModelInfo], fusers: list[d
 
 
 def _prompts(items: list[Any]) -> str:
-    import hashlib
-
     return hashlib.sha256("".join(i.prompt_sha256 for i in items).encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
 """The latency pass: questions answered one at a time, channels in turn, after warm-up.
 
 Guarantees that compared channels run next to each other in one process, in an order that rotates from question to
-question, and that a timed answer is checked against the accuracy pass. Controls are not timed: they cost what their
+question, that each pays once for tokenising its prompts, and that a timed answer is checked against the accuracy
+pass. Controls are not timed: they cost what their
 channel costs.
 """
 
@@ -15,7 +16,7 @@ import torch
 
 from harness.accuracy import Item, to_sample
 from harness.channels.base import Channel, Work
-from harness.engine import Answer, Arm, Budget, run
+from harness.engine import Answer, answer_one
 from harness.records.schema import Sample, Timing
 from harness.timing import Clock
 
@@ -71,9 +72,10 @@ def _once(channel: Channel, item: Item, equal_tokens: int | None) -> tuple[Clock
         torch.cuda.synchronize(device)
     work = Work(clock=Clock(device))
     request = item.request if item.request.options else replace(item.request, exactly=equal_tokens)
+    # Every channel pays for reading its prompts, once; nothing remembered from the accuracy pass may help one of them.
+    channel.forget()
     work.clock.mark("start")
-    outcome = next(run(channel, [Arm(channel)], [request], Budget(1), [work]))
-    return work.clock, outcome.answers[0][0]
+    return work.clock, answer_one(channel, request, work)
 
 
 def _timing(

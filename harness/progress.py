@@ -6,7 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 _EVERY_S = 15.0
 
@@ -57,8 +61,8 @@ def progress(title: str, total: int, shown: bool = True) -> Iterator[Progress]:
 
 
 class _Bar:
-    def __init__(self, bar: object, task: int) -> None:
+    def __init__(self, bar: Bar, task: TaskID) -> None:
         self.bar, self.task = bar, task
 
     def advance(self, steps: int = 1) -> None:
-        self.bar.advance(self.task, steps)  # type: ignore[attr-defined]
+        self.bar.advance(self.task, steps)

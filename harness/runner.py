@@ -47,6 +47,7 @@ class Session:
     Attributes:
         samples: everything answered so far, earlier sessions included.
         timings: of this session only; a resumed answer never carries a timing.
+        untimed: timed answers that failed and so have no timing.
     """
 
     config: RunConfig
@@ -56,6 +57,7 @@ class Session:
     samples: list[Sample]
     timings: list[Timing]
     tally: Tally
+    untimed: int = 0
 
 
 def run(config: RunConfig, command: Sequence[str] = ()) -> Path:
@@ -152,6 +154,7 @@ def _latency_pass(session: Session) -> None:
                 for made in time_questions(channels, items, known, config.latency_warm_up, tokens, bar.advance):
                     session.folder.add_timings(made)
                     session.timings += made
+                    session.untimed += len(channels) - len(made)
 
 
 def _headlines(benchmark: Benchmark) -> Iterator[list[Item]]:
@@ -168,6 +171,8 @@ def _finish(session: Session) -> None:
     variants = {g.channel.name: g.channel.variant for g in session.cast.groups if not g.name_control}
     rows = summarise(samples, session.timings, session.benchmark.groups, variants)
     warnings = [*folder.record.warnings, *folder.warnings, *_differing_answers(session.timings)]
+    if session.untimed:
+        warnings.append(f"{session.untimed} answers of the latency pass failed; its figures are over the others.")
     update = {
         "results": rows,
         "counters": {name: work.counters.as_dict() for name, work in session.tally.work.items()},

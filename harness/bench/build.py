@@ -19,8 +19,7 @@ from harness.channels.base import Query
 from harness.channels.c2c import CacheToCache, Link
 from harness.errors import UserError
 from harness.fusion.fuser import Fuser, FuserConfig
-from harness.fusion.layers import last_aligned
-from harness.fusion.shapes import kv_shape
+from harness.fusion.shapes import config_for, kv_shape
 from harness.models import LM, wrap
 from harness.prompts import ask
 
@@ -139,13 +138,5 @@ def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 def _fuser_config(receiver: LM, sharer: LM, widths: FuserWidths) -> FuserConfig:
     ours, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
-    return FuserConfig(
-        sharer_heads=theirs.heads,
-        sharer_head_dim=theirs.head_dim,
-        receiver_heads=ours.heads,
-        receiver_head_dim=ours.head_dim,
-        hidden_dim=widths.hidden,
-        intermediate_dim=widths.intermediate,
-        num_layers=widths.layers,
-        layer_map=last_aligned(ours.layers, theirs.layers),
-    )
+    depth, hidden, inner = widths.layers, widths.hidden, widths.intermediate
+    return config_for(ours, theirs, hidden_dim=hidden, intermediate_dim=inner, num_layers=depth)

@@ -115,6 +115,9 @@ class Channel(Protocol):
             PromptTooLong: a model's context cannot hold it.
         """
 
+    def forget(self) -> None:
+        """Drops whatever was remembered of earlier queries, so that the next one pays for itself."""
+
     def send(self, queries: Sequence[Query], work: Work) -> Message:
         """The sharer's half."""
 

@@ -120,6 +120,10 @@ class CacheToCache:
         plan = self._plan(query)
         return len(plan.ids[0])
 
+    def forget(self) -> None:
+        """Drops the plans of earlier prompts."""
+        self.planner.forget()
+
     def send(self, queries: Sequence[Query], work: Work) -> CacheMessage:
         """Every sharer reads the prompts up to the last fused token; K and V of the fused tokens cross."""
         plans = [self._plan(q) for q in queries]

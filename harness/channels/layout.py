@@ -71,6 +71,10 @@ class Planner:
             )
         return self._asked
 
+    def forget(self) -> None:
+        """Drops the plans made so far."""
+        self._known.clear()
+
     def plan(self, conversation: Conversation) -> Plan:
         """Lays one conversation out."""
         if conversation not in self._known:

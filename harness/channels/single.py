@@ -22,6 +22,9 @@ class Single:
         """Tokens of the prompt."""
         return len(encode_fitting(self.answers, query.conversation, query.room).ids)
 
+    def forget(self) -> None:
+        """Nothing is remembered."""
+
     def send(self, queries: Sequence[Query], work: Work) -> NoMessage:
         """Nobody sends anything."""
         return NoMessage(len(queries))

@@ -84,6 +84,9 @@ class TextToText:
         receiver = encode_fitting(self.answers, query.conversation, query.room)
         return max(len(sharer.ids), len(receiver.ids))
 
+    def forget(self) -> None:
+        """Nothing is remembered."""
+
     def send(self, queries: Sequence[Query], work: Work) -> TextMessage:
         """Lets the sharer write, greedily, until it stops or its budget is spent."""
         asked = [self._sharer_conversation(q) for q in queries]

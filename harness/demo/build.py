@@ -32,10 +32,8 @@ from harness.demo.tokenizer import build_tokenizer
 from harness.demo.train_fuser import FuserBatch, fit_fuser
 from harness.demo.world import RECEIVER, SHARER, Fact, ask_many, build_facts, names_of, seeded, select
 from harness.fusion.checkpoint import save
-from harness.fusion.config import FuserConfig
 from harness.fusion.fuser import Fuser
-from harness.fusion.layers import last_aligned
-from harness.fusion.shapes import kv_shape
+from harness.fusion.shapes import config_for, kv_shape
 from harness.paths import PAIR
 
 
@@ -84,15 +82,12 @@ def build(seed: int = 0, out: Path = PAIR, progress: Progress = silent, recipe: 
 def new_fuser(receiver: Any, sharer: Any, recipe: FuserRecipe) -> Fuser:
     """An untrained fuser that fits two models, layers aligned from the last one down."""
     mine, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
-    config = FuserConfig(
-        sharer_heads=theirs.heads,
-        sharer_head_dim=theirs.head_dim,
-        receiver_heads=mine.heads,
-        receiver_head_dim=mine.head_dim,
+    config = config_for(
+        mine,
+        theirs,
         hidden_dim=recipe.hidden_dim,
         intermediate_dim=recipe.intermediate_dim,
         num_layers=recipe.num_layers,
-        layer_map=last_aligned(mine.layers, theirs.layers),
         dropout=recipe.dropout,
         anneal_steps=recipe.steps,
     )

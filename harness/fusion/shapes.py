@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.fusion.config import FuserConfig
+from harness.fusion.layers import last_aligned
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,27 @@ def kv_shape(config: Any) -> KVShape:
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     head_dim = getattr(text, "head_dim", None) or _number(text, "hidden_size") // heads
     return KVShape(_number(text, "num_hidden_layers"), int(kv_heads), int(head_dim))
+
+
+def config_for(
+    receiver: KVShape, sharer: KVShape, layer_map: tuple[tuple[int, int], ...] | None = None, **widths: Any
+) -> FuserConfig:
+    """Builds the config of a fuser between two caches.
+
+    Args:
+        receiver: shape of the cache that is changed.
+        sharer: shape of the cache that is read.
+        layer_map: see `FuserConfig`; None aligns the layers from the last one down.
+        **widths: the other fields of `FuserConfig`.
+    """
+    return FuserConfig(
+        sharer_heads=sharer.heads,
+        sharer_head_dim=sharer.head_dim,
+        receiver_heads=receiver.heads,
+        receiver_head_dim=receiver.head_dim,
+        layer_map=last_aligned(receiver.layers, sharer.layers) if layer_map is None else layer_map,
+        **widths,
+    )
 
 
 def _number(config: Any, name: str) -> int:

@@ -45,6 +45,7 @@ _NAMES = {
     "MALLOC_ARENA_MAX",
     "LD_PRELOAD",
 }
+_PLACES = ("_DIR", "_PATH", "_HOME")  # where files lie changes no number
 _CODE = ("harness", "tasks", "run_eval.py", "pyproject.toml")
 _GIT_TIMEOUT_S = 20
 
@@ -65,7 +66,8 @@ def _version(package: str) -> str:
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the environment switches that change numbers or speed; never a token."""
     given = os.environ if variables is None else variables
-    chosen = {name for name in given if name in _NAMES or name.startswith(_PREFIXES)}
+    switches = {name for name in given if name.startswith(_PREFIXES) and not name.endswith(_PLACES)}
+    chosen = switches | (_NAMES & set(given))
     return {name: scrub(given[name]) for name in sorted(chosen) if not is_secret(name)}
 
 

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.fusion.checkpoint import check_fits, load
 from harness.fusion.config import FuserConfig
 from harness.fusion.layers import LayerMap, k_nearest, last_aligned
-from harness.fusion.shapes import KVShape, kv_shape
+from harness.fusion.shapes import KVShape, config_for, kv_shape
 from harness.models import DTYPES, LM, pick_device
 from harness.models import load as load_model
 from harness.training.corpus import Corpus, read_corpus
@@ -136,15 +136,13 @@ def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int)
     """
     chosen = chosen_layers(recipe.fuse_layers, receiver.layers)
     pairs = LAYER_ALIGNMENTS[recipe.layer_alignment](receiver.layers, sharer.layers)
-    return FuserConfig(
-        sharer_heads=sharer.heads,
-        sharer_head_dim=sharer.head_dim,
-        receiver_heads=receiver.heads,
-        receiver_head_dim=receiver.head_dim,
+    return config_for(
+        receiver,
+        sharer,
+        tuple(pair for pair in pairs if pair[0] in chosen),
         hidden_dim=recipe.hidden_dim,
         intermediate_dim=recipe.intermediate_dim,
         num_layers=recipe.num_layers,
-        layer_map=tuple(pair for pair in pairs if pair[0] in chosen),
         dropout=recipe.dropout,
         initial_temperature=recipe.initial_temperature,
         final_temperature=recipe.final_temperature,

@@ -19,9 +19,8 @@ from transformers import (
 )
 
 from harness.channels.c2c import CacheToCache, Link
-from harness.fusion.fuser import Fuser, FuserConfig
-from harness.fusion.layers import last_aligned
-from harness.fusion.shapes import kv_shape
+from harness.fusion.fuser import Fuser
+from harness.fusion.shapes import config_for, kv_shape
 from harness.models import LM, load, wrap
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -87,16 +86,7 @@ def random_fuser(receiver: LM, sharer: LM, *, seed: int = 0, gates: Sequence[boo
     """A fuser whose deltas are as large as what they are added to; all gates open unless given, K first."""
     torch.manual_seed(seed)
     ours, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
-    config = FuserConfig(
-        sharer_heads=theirs.heads,
-        sharer_head_dim=theirs.head_dim,
-        receiver_heads=ours.heads,
-        receiver_head_dim=ours.head_dim,
-        hidden_dim=24,
-        intermediate_dim=32,
-        num_layers=3,
-        layer_map=last_aligned(ours.layers, theirs.layers),
-    )
+    config = config_for(ours, theirs, hidden_dim=24, intermediate_dim=32, num_layers=3)
     fuser = Fuser(config)
     is_open = torch.tensor([True] * (2 * fuser.layers) if gates is None else list(gates))
     with torch.no_grad():
