@@ -72,6 +72,7 @@ def test_only_switches_are_recorded_and_never_a_token() -> None:
         "TORCH_API_KEY": "value",
         "TORCH_HOME": "/cache/hf_" + "y" * 30,
         "HOME": "/home/someone",
+        "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
     }
     assert provenance.environment(given) == {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
