@@ -58,7 +58,7 @@ class Loop:
         speed = _Speed(position.step, position.tokens)
         while position.step < total:
             started = time.perf_counter()
-            values = self._step(position.step)
+            values = self.step(position.step)
             position.seconds += time.perf_counter() - started
             speed.seconds += time.perf_counter() - started
             done, last = position.step, position.step == total
@@ -70,7 +70,12 @@ class Loop:
                 self._save()
         return position
 
-    def _step(self, step: int) -> dict[str, float]:
+    def step(self, step: int) -> dict[str, float]:
+        """Does one optimizer step and returns what there is to tell of it.
+
+        Raises:
+            RunError: see `run`.
+        """
         objective, position = self.session.objective, self.position
         objective.train()
         objective.set_step(step)
