@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig, build, read_yaml
+from harness.config.served import OWN, with_served_defaults
 from harness.errors import UserError
 from harness.paths import LEADERBOARDS, PAIR_NAME
 
@@ -99,7 +100,8 @@ def _pairs(text: str) -> dict[str, Any]:
 
 def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     """Fills in the embedded pair where no model is named, and its task where no task is."""
-    filled = dict(values)
+    filled = with_served_defaults(values)
+    ours = filled.get("backend", OWN) == OWN
     if not any(filled.get(n) for n in ("receiver", "sharers", "fusers")):
         filled |= {"receiver": str(PAIR_NAME / "receiver"), "sharers": [str(PAIR_NAME / "sharer")]}
         channels = filled.get("channels", ["c2c"])
@@ -107,7 +109,8 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
             filled["fusers"] = [str(PAIR_NAME / "fuser")]
         if "tasks" not in filled:
             filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]
-            filled.setdefault("leaderboards_dir", str(LEADERBOARDS))
+            if ours:
+                filled.setdefault("leaderboards_dir", str(LEADERBOARDS))
         if "channels" not in filled:
             filled.setdefault("controls", _DEFAULT_CONTROLS.split(","))
     if not filled.get("tasks"):

@@ -23,6 +23,9 @@ CHANGED: dict[str, Any] = {
     "receiver_chat_template": "simple",
     "sharer_chat_template": "own.jinja",
     "trust_remote_code": True,
+    "backend": "local-completions",
+    "receiver_args": "base_url=http://localhost:8000/v1/completions",
+    "sharer_args": "base_url=http://localhost:8001/v1/completions",
     "channels": ("receiver", "c2c"),
     "controls": ("self", "noise"),
     "tasks": ("openbookqa",),
@@ -52,6 +55,9 @@ CHANGED: dict[str, Any] = {
     "log_samples": False,
     "progress": False,
 }
+SERVED = ("backend", "receiver_args", "sharer_args")
+OWN_ENGINE = {name: value for name, value in CHANGED.items() if name not in SERVED}
+ELSEWHERE = {name: CHANGED[name] for name in SERVED}
 
 
 def refused(text: str) -> str:
@@ -76,7 +82,7 @@ def test_an_unclassified_field_is_found() -> None:
         configs.kinds(Grown)
 
 
-@pytest.mark.parametrize("values", [{}, CHANGED, {"channels": ["receiver"]}])
+@pytest.mark.parametrize("values", [{}, OWN_ENGINE, ELSEWHERE, {"channels": ["receiver"]}])
 def test_yaml_round_trip(values: dict[str, Any], tmp_path: Path) -> None:
     config = build(values)
     path = tmp_path / "c.yaml"

@@ -6,9 +6,9 @@ fills them in. What contradicts itself is refused on construction.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.config import rules
 from harness.config.fields import (
@@ -25,6 +25,7 @@ from harness.config.fields import (
     Names,
     Runtime,
 )
+from harness.config.served import OWN
 
 
 class RunConfig(BaseModel):
@@ -53,6 +54,14 @@ class RunConfig(BaseModel):
     """Jinja file or `simple` in place of the sharers' own chat template."""
     trust_remote_code: Identity[bool] = False
     """Run model code that comes with the weights."""
+
+    # who runs the models
+    backend: Identity[Annotated[str, Field(min_length=1)]] = OWN
+    """Engine that runs the models: harness, or any of lm-eval's, such as vllm, sglang or local-completions."""
+    receiver_args: Identity[str] = ""
+    """lm-eval's model_args of that engine for the receiver, such as `base_url=http://host:8000/v1/completions`."""
+    sharer_args: Identity[str] = ""
+    """The same for the sharer."""
 
     # the protocol
     channels: Identity[Names] = ("receiver", "sharer", "t2t", "c2c")

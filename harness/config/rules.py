@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.config.served import check_served, with_served_defaults
 from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ _BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")
 
 def with_usual_controls(values: Any) -> Any:
     """Fills in the usual controls where none are named and some channel carries a message."""
-    if not isinstance(values, Mapping) or "controls" in values:
+    if not isinstance(values, Mapping):
+        return values
+    values = with_served_defaults(values)
+    if "controls" in values:
         return values
     channels = values.get("channels", MESSAGE_CHANNELS)
     carried = isinstance(channels, (str, list, tuple)) and any(name in channels for name in MESSAGE_CHANNELS)
@@ -38,6 +42,7 @@ def check(config: RunConfig) -> None:
         _no_repeats(name, getattr(config, name))
     if not config.channels:
         raise UserError(f"channels is empty; name at least one of {', '.join(CHANNELS)}.")
+    check_served(config)
     _check_pair(config)
     _check_controls(config)
     _check_lengths(config)
