@@ -150,8 +150,12 @@ def _step(context: Context, held: list[_Row], work: Work) -> Tensor:
 
 
 def _text(lm: LM, row: _Row) -> str:
-    text = str(lm.tokenizer.decode(row.tokens, skip_special_tokens=True))
-    cuts = [text.index(stop) for stop in row.stops if stop in text]
+    return cut(str(lm.tokenizer.decode(row.tokens, skip_special_tokens=True)), row.stops)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """Returns what stands before the first stop string."""
+    cuts = [text.index(stop) for stop in stops if stop in text]
     return text[: min(cuts)] if cuts else text
 
 

@@ -9,13 +9,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from harness.errors import UserError
-from harness.models import LM
+from harness.models import Reference
 
 # The paper runs every model with thinking off; templates that know no such switch ignore it.
 TEMPLATE_ARGUMENTS: Mapping[str, Any] = {"enable_thinking": False}
+
+
+class Speaker(Protocol):
+    """Whoever reads prompts: a loaded model, or one behind a serving engine."""
+
+    @property
+    def reference(self) -> Reference:
+        """Its name."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, with its chat template."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that its context holds."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ def from_history(history: Sequence[Mapping[str, str]], add_generation_prompt: bo
     return Conversation(tuple(turns[:-1]), turns[-1].content)
 
 
-def render(lm: LM, conversation: Conversation) -> str:
+def render(lm: Speaker, conversation: Conversation) -> str:
     """Returns the prompt's text without the prefix.
 
     Raises:
@@ -119,12 +135,12 @@ def render(lm: LM, conversation: Conversation) -> str:
         raise UserError(f"The chat template of {lm.reference.text!r} refuses the conversation: {error}") from error
 
 
-def tokenize(lm: LM, text: str, chat: bool) -> tuple[int, ...]:
+def tokenize(lm: Speaker, text: str, chat: bool) -> tuple[int, ...]:
     """Token ids of rendered text; a chat template has already written the special tokens it wants."""
     return tuple(lm.tokenizer(text, add_special_tokens=not chat)["input_ids"])
 
 
-def encode(lm: LM, conversation: Conversation) -> Encoded:
+def encode(lm: Speaker, conversation: Conversation) -> Encoded:
     """Token ids of a conversation for one model."""
     text = render(lm, conversation)
     ids = tokenize(lm, text, conversation.chat)
@@ -135,7 +151,7 @@ def encode(lm: LM, conversation: Conversation) -> Encoded:
     return Encoded(whole, shared)
 
 
-def continuation(lm: LM, conversation: Conversation, option: str) -> tuple[int, ...]:
+def continuation(lm: Speaker, conversation: Conversation, option: str) -> tuple[int, ...]:
     """Token ids that `option` adds behind the conversation.
 
     The option is tokenised together with what stands before it, as lm-eval does, because a tokenizer may merge

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from harness.channels.base import Context, PromptTooLong, Work
 from harness.forward import ANSWER_ROOM, extend, left_padded, new_buffer
 from harness.models import LM
-from harness.prompts import Conversation, Encoded, encode
+from harness.prompts import Conversation, Encoded, Speaker, encode
 
 
-def encode_fitting(lm: LM, conversation: Conversation, room: int) -> Encoded:
+def encode_fitting(lm: Speaker, conversation: Conversation, room: int) -> Encoded:
     """Encodes a conversation and makes sure that it and `room` more tokens fit the model's context.
 
     Raises:
@@ -21,7 +21,7 @@ def encode_fitting(lm: LM, conversation: Conversation, room: int) -> Encoded:
     return encoded
 
 
-def check_fits(lm: LM, tokens: int, room: int) -> None:
+def check_fits(lm: Speaker, tokens: int, room: int) -> None:
     """Raises `PromptTooLong` unless `tokens` and `room` more fit the model's context, or if there are none."""
     if tokens + room > lm.max_length:
         raise PromptTooLong(

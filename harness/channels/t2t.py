@@ -79,7 +79,7 @@ class TextToText:
 
     def prompt_length(self, query: Query) -> int:
         """Tokens of the longer of the sharer's and the receiver's prompt, counted before the message is written."""
-        asked = self._sharer_conversation(query)
+        asked = sharer_conversation(query, self.style)
         sharer = encode_fitting(self.sharer, asked, self.style.max_new_tokens)
         receiver = encode_fitting(self.answers, query.conversation, query.room)
         return max(len(sharer.ids), len(receiver.ids))
@@ -89,13 +89,13 @@ class TextToText:
 
     def send(self, queries: Sequence[Query], work: Work) -> TextMessage:
         """Lets the sharer write, greedily, until it stops or its budget is spent."""
-        asked = [self._sharer_conversation(q) for q in queries]
+        asked = [sharer_conversation(q, self.style) for q in queries]
         rows = [encode_fitting(self.sharer, c, self.style.max_new_tokens).ids for c in asked]
         with work.clock.stage("sharer_prefill"):
             context = prefill(self.sharer, rows, work)
         with work.clock.stage("sharer_decode"):
             written = generate(context, self.style.max_new_tokens, [()] * len(queries), work)
-        message = TextMessage(tuple(w.text.strip() for w in written), tuple(c.turns[0].content for c in asked))
+        message = written_message([w.text for w in written], asked)
         work.counters.bytes_moved += sum(message.payload_bytes)
         return message
 
@@ -104,24 +104,40 @@ class TextToText:
         if not isinstance(message, TextMessage):
             raise TypeError(f"t2t takes a TextMessage, not {type(message).__name__}")
         with work.clock.stage("message_transfer"):
-            heard = zip(queries, message.asked, message.texts, strict=True)
-            told = [(q, _with_exchange(q.conversation, asked, text)) for q, asked, text in heard]
+            told = zip(queries, told_conversations(queries, message), strict=True)
             rows = [encode_fitting(self.answers, c, q.room).ids for q, c in told]
         with work.clock.stage("receiver_prefill"):
             return prefill(self.answers, rows, work)
 
-    def _sharer_conversation(self, query: Query) -> Conversation:
-        if not query.question.strip():
-            raise UserError(
-                "The t2t channel needs the bare question of every row; give the documents a 'question' field or "
-                "name theirs in the task's metadata as 't2t_question'."
-            )
-        wording = query.t2t_prompt or _BACKGROUND + ("" if self.style.may_answer else _NO_ANSWER)
-        question = query.question
-        if self.style.with_options and query.choices:
-            listed = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, query.choices, strict=False)]
-            question = "\n".join([question, "", "Choices:", *listed])
-        return Conversation((Turn("user", wording.replace("{question}", question)),), chat=query.conversation.chat)
+
+def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
+    """What the sharer is asked.
+
+    Raises:
+        UserError: the query has no bare question.
+    """
+    if not query.question.strip():
+        raise UserError(
+            "The t2t channel needs the bare question of every row; give the documents a 'question' field or "
+            "name theirs in the task's metadata as 't2t_question'."
+        )
+    wording = query.t2t_prompt or _BACKGROUND + ("" if style.may_answer else _NO_ANSWER)
+    question = query.question
+    if style.with_options and query.choices:
+        listed = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, query.choices, strict=False)]
+        question = "\n".join([question, "", "Choices:", *listed])
+    return Conversation((Turn("user", wording.replace("{question}", question)),), chat=query.conversation.chat)
+
+
+def written_message(texts: Sequence[str], asked: Sequence[Conversation]) -> TextMessage:
+    """Makes what the sharer wrote a message."""
+    return TextMessage(tuple(text.strip() for text in texts), tuple(c.turns[0].content for c in asked))
+
+
+def told_conversations(queries: Sequence[Query], message: TextMessage) -> list[Conversation]:
+    """What the receiver reads: the sharer's exchange, then the question."""
+    heard = zip(queries, message.asked, message.texts, strict=True)
+    return [_with_exchange(query.conversation, asked, text) for query, asked, text in heard]
 
 
 def _with_exchange(conversation: Conversation, asked: str, text: str) -> Conversation:
