@@ -1,4 +1,4 @@
-"""The accuracy pass: every question through every arm, batched, journalled batch by batch.
+"""One task through every arm of a channel, batch by batch.
 
 Guarantees that the mean message and every tampered one depend on the task's questions and the seed alone, and that a
 question that is done is never asked again.
@@ -7,7 +7,7 @@ question that is done is never asked again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,12 @@ from harness.channels.controls import Tamper, band_means
 from harness.channels.single import Single
 from harness.engine import Answer, Arm, Budget, Request, run
 from harness.prompts import fingerprint_text
+from harness.ranks import Turns
 from harness.records.schema import Failure, Sample
 from harness.scoring import ScoreError, Verdict, score_choices, score_text
 
+Key = tuple[str, str, str, str]
+Means = tuple[torch.Tensor, ...]
 _MESSAGES_AT_ONCE = 8
 
 
@@ -75,11 +78,12 @@ def arm_name(group: Group, control: str) -> str:
 def answer_task(
     group: Group,
     items: Sequence[Item],
-    done: set[tuple[str, str, str, str]],
+    done: Set[Key],
     budget: Budget,
     seed: int,
-    calibration: int,
+    means: Means,
     tally: Tally,
+    turns: Turns | None = None,
 ) -> Iterator[tuple[list[Sample], list[str]]]:
     """Answers one task's open questions through a channel and its controls.
 
@@ -89,25 +93,39 @@ def answer_task(
         done: (task, doc_id, channel, control) that need no answer any more.
         budget: how large batches are.
         seed: of the controls.
-        calibration: questions whose messages make up the mean message.
+        means: the task's mean message, see `mean_message`; empty where no control needs one.
         tally: is charged.
+        turns: says which batches are this process's.
 
     Yields:
         The samples of a batch, and notes about what went wrong on the way.
     """
-    names = [group.name_control, *group.controls]
-    open_ = {i for i, item in enumerate(items) for c in names if _key(item, group, c) not in done}
+    open_ = {i for i, item in enumerate(items) if missing(group, [item], done)}
     if not open_:
         return
-    arms = _arms(group, items, seed, calibration, tally)
+    arms = _arms(group, seed, means)
     work = [tally.of(group, arm) for arm in arms]
-    for outcome in run(group.channel, arms, [i.request for i in items], budget, work, open_):
+    for outcome in run(group.channel, arms, [i.request for i in items], budget, work, open_, turns):
         made = []
-        for control, answers in zip(names, outcome.answers, strict=True):
+        for control, answers in zip(_controls(group), outcome.answers, strict=True):
             for index, answer in zip(outcome.indices, answers, strict=True):
                 if _key(items[index], group, control) not in done:
                     made.append(to_sample(items[index], group.channel.name, control, answer))
         yield made, outcome.notes
+
+
+def missing(group: Group, items: Sequence[Item], done: Set[Key]) -> int:
+    """How many samples of a channel and its controls are still to be made."""
+    return sum(_key(item, group, c) not in done for item in items for c in _controls(group))
+
+
+def needs_mean(group: Group) -> bool:
+    """Whether a control of the channel needs a mean message."""
+    return "mean" in group.controls and isinstance(group.channel, CacheToCache)
+
+
+def _controls(group: Group) -> list[str]:
+    return [group.name_control, *group.controls]
 
 
 def to_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
@@ -161,35 +179,43 @@ def _scores(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _key(item: Item, group: Group, control: str) -> tuple[str, str, str, str]:
+def _key(item: Item, group: Group, control: str) -> Key:
     return (item.task, item.doc_id, group.channel.name, control)
 
 
-def _arms(group: Group, items: Sequence[Item], seed: int, calibration: int, tally: Tally) -> list[Arm]:
+def _arms(group: Group, seed: int, means: Means) -> list[Arm]:
     arms = [Arm(group.channel, group.name_control)]
     for control in group.controls:
         if control == "closed":
             # Gates shut means the receiver's own computation: nothing is padded, cut or fused.
             arms.append(Arm(Single(group.channel.answers, group.channel.name), control))
             continue
-        means: tuple[torch.Tensor, ...] = ()
-        if control == "mean" and isinstance(group.channel, CacheToCache):
-            means = _mean_message(group, items, seed, calibration, tally)
-        arms.append(Arm(group.channel, control, Tamper(control, seed, means)))
+        told = tuple(m.to(group.channel.answers.device) for m in means) if control == "mean" else ()
+        arms.append(Arm(group.channel, control, Tamper(control, seed, told)))
     return arms
 
 
 @torch.inference_mode()
-def _mean_message(
-    group: Group, items: Sequence[Item], seed: int, calibration: int, tally: Tally
-) -> tuple[torch.Tensor, ...]:
-    """Averages the messages of a fixed draw of the task's questions."""
+def mean_message(group: Group, items: Sequence[Item], seed: int, calibration: int, tally: Tally) -> Means:
+    """Averages the messages of a fixed draw of a task's questions.
+
+    Args:
+        group: the channel.
+        items: all questions of the task.
+        seed: of the draw.
+        calibration: how many are drawn.
+        tally: is charged.
+
+    Returns:
+        A part a sharer on the CPU, see `harness.channels.controls.band_means`.
+    """
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{seed} {i.doc_id}".encode()).digest())[:calibration]
     work = tally.work.setdefault(f"{group.channel.name}/mean", Work())
     fitting = [i.request.query for i in drawn if _fits(group, i)]
     parts = [fitting[i : i + _MESSAGES_AT_ONCE] for i in range(0, len(fitting), _MESSAGES_AT_ONCE)]
     messages = [group.channel.send(part, work) for part in parts]
-    return band_means([m for m in messages if isinstance(m, CacheMessage)]) if messages else ()
+    found = band_means([m for m in messages if isinstance(m, CacheMessage)]) if messages else ()
+    return tuple(part.cpu() for part in found)
 
 
 def _fits(group: Group, item: Item) -> bool:

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(given)
     except (UserError, RunError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        if not error.silent:
+            print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Cancelled; --resume goes on where it stopped.", file=sys.stderr)
@@ -84,13 +85,15 @@ def _parser(name: str) -> _Parser:
 
 
 def _run(rest: list[str]) -> int:
+    from harness.ranks import join
     from harness.run_flags import configuration
 
-    config = configuration(_parser("run"), rest)
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar is enough, and it is ours
+    ranks = join()
+    config = ranks.together(lambda: configuration(_parser("run"), rest))
     from harness.runner import run
 
-    run(config, ["run", *rest])
+    run(config, ["run", *rest], ranks)
     return 0
 
 
@@ -99,11 +102,15 @@ def _resume(rest: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     path = parser.parse_args(rest).run
     from harness.config import build
+    from harness.ranks import join
     from harness.records.loading import read_record
     from harness.runner import run
 
-    stored = read_record(path).config
-    run(build({**stored, "output_path": str(path), "resume": True}, str(path)), ["resume", *rest])
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    ranks = join()
+    told = {"output_path": str(path), "resume": True}
+    config = ranks.together(lambda: build({**read_record(path).config, **told}, str(path)))
+    run(config, ["resume", *rest], ranks)
     return 0
 
 

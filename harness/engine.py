@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.channels.base import Channel, Context, Message, Query, Work
+from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work
 from harness.decoding import Scored, entropies, generate, score
-from harness.errors import UserError
+from harness.errors import RunError, UserError
 from harness.prompts import continuation
+from harness.ranks import Turns
 
 Tamper = Callable[[Message, Sequence[Query]], Message]
 
@@ -87,7 +88,7 @@ class Arm:
         channel: reads the message; differs from the sending one where the control changes the reader.
     """
 
-    channel: Channel
+    channel: Channel | Answering
     control: str = ""
     tamper: Tamper | None = None
 
@@ -116,17 +117,18 @@ class Outcome:
 
 @torch.inference_mode()
 def run(
-    sender: Channel,
+    sender: Sender,
     arms: Sequence[Arm],
     requests: Sequence[Request],
     budget: Budget,
     work: Sequence[Work],
     wanted: Collection[int] | None = None,
+    turns: Turns | None = None,
 ) -> Iterator[Outcome]:
     """Answers requests through every arm, a batch at a time.
 
-    Batches are formed over all requests whatever is wanted, so that a run that goes on where another stopped asks in
-    the same company.
+    Batches are formed over all requests whatever is wanted and whoever answers, so that a run that goes on where
+    another stopped, or of several processes, asks in the same company.
 
     Args:
         sender: the channel whose `send` makes the message that all arms get.
@@ -135,14 +137,16 @@ def run(
         budget: how large batches are.
         work: charged, one an arm; the first pays for the sharer.
         wanted: indices of requests that need an answer; batches without any are left out. None: all.
+        turns: says of each batch in which something is wanted whether it is this process's. None: all are.
     """
+    turns = turns or Turns()
     needed = set(range(len(requests))) if wanted is None else set(wanted)
     lengths, faults = _measure(sender, requests)
     lost = [(i, f) for i, f in faults if i in needed]
-    if lost:
+    if lost and turns.take():
         yield Outcome([i for i, _ in lost], [[Answer(fault=f) for _, f in lost]] * len(arms))
     for indices in batches(lengths, requests, budget, paired=any(a.tamper is not None for a in arms)):
-        if needed & set(indices):
+        if needed & set(indices) and turns.take():
             yield _answer(sender, arms, requests, indices, work)
 
 
@@ -183,7 +187,7 @@ def _joins(unit: list[int], batch: list[int], lengths: dict[int, int], requests:
     return limit is None or lengths[batch[0]] * together <= limit
 
 
-def _measure(channel: Channel, requests: Iterable[Request]) -> tuple[dict[int, int], list[tuple[int, Fault]]]:
+def _measure(channel: Sender, requests: Iterable[Request]) -> tuple[dict[int, int], list[tuple[int, Fault]]]:
     lengths, faults = {}, []
     for i, request in enumerate(requests):
         try:
@@ -196,11 +200,11 @@ def _measure(channel: Channel, requests: Iterable[Request]) -> tuple[dict[int, i
 
 
 def _answer(
-    sender: Channel, arms: Sequence[Arm], requests: Sequence[Request], indices: list[int], work: Sequence[Work]
+    sender: Sender, arms: Sequence[Arm], requests: Sequence[Request], indices: list[int], work: Sequence[Work]
 ) -> Outcome:
     try:
         return Outcome(indices, _through_all(sender, arms, [requests[i] for i in indices], work))
-    except UserError:
+    except (UserError, RunError):
         raise
     except Exception as error:
         _free_memory()
@@ -215,29 +219,32 @@ def _answer(
 
 
 @torch.inference_mode()
-def answer_one(channel: Channel, request: Request, work: Work) -> Answer:
+def answer_one(channel: Channel | Answering, request: Request, work: Work) -> Answer:
     """Answers one request by the channel's two halves and nothing else: what a timer may stand around."""
     return _alone(channel, Arm(channel), request, work)
 
 
-def _alone(sender: Channel, arm: Arm, request: Request, work: Work) -> Answer:
+def _alone(sender: Sender, arm: Arm, request: Request, work: Work) -> Answer:
     """One request through one arm: its error is its own and does not touch the other arms."""
     try:
         return _through_all(sender, [arm], [request], [work])[0][0]
-    except UserError:
+    except (UserError, RunError):
         raise
     except Exception as error:
         return Answer(fault=_fault(error))
 
 
 def _through_all(
-    sender: Channel, arms: Sequence[Arm], requests: list[Request], work: Sequence[Work]
+    sender: Sender, arms: Sequence[Arm], requests: list[Request], work: Sequence[Work]
 ) -> list[list[Answer]]:
     queries = [r.query for r in requests]
     message = sender.send(queries, work[0])
     answers = []
     for arm, charged in zip(arms, work, strict=True):
         heard = message if arm.tamper is None else arm.tamper(message, queries)
+        if isinstance(arm.channel, Answering):
+            answers.append(arm.channel.answer(requests, heard, charged))
+            continue
         context = arm.channel.receive(queries, heard, charged)
         stage = "sharer_decode" if arm.channel.name == "sharer" else "receiver_decode"
         answers.append(_read_off(context, requests, heard, charged, stage))

@@ -11,15 +11,25 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """The input is wrong: says what was seen, what is allowed and what to do."""
+    """The input is wrong: says what was seen, what is allowed and what to do.
+
+    Attributes:
+        silent: another process of the run says it already.
+    """
 
     exit_code = 2
+    silent = False
 
 
 class RunError(Exception):
-    """The input was fine but the run could not be finished."""
+    """The input was fine but the run could not be finished.
+
+    Attributes:
+        silent: another process of the run says it already.
+    """
 
     exit_code = 1
+    silent = False
 
 
 def suggest(seen: str, allowed: Iterable[str]) -> str:

@@ -1,8 +1,9 @@
-"""The writing side of a run: a folder that one process at a time may write to.
+"""The writing side of a run: a folder that one run at a time may write to.
 
+The first process owns it; a further one appends to a journal of its own, which is merged when the run ends well.
 Guarantees that `run.json` always holds one whole `RunRecord`. Its status is true as far as the process lived: a run
-that was killed, or had no room left to say so, stays `started`. Samples of earlier sessions are handed out, never
-rewritten.
+that was killed, or had no room left to say so, stays `started`. A sample that was journalled stays in one journal or
+another at every moment.
 """
 
 from __future__ import annotations
@@ -17,9 +18,20 @@ from types import TracebackType
 
 from harness.errors import RunError, UserError
 from harness.records import lock
-from harness.records.files import explained, write_atomic
+from harness.records.files import explained, sync_folder, write_atomic
 from harness.records.journal import Journal, encode
-from harness.records.loading import RECORD, SAMPLES, TIMINGS, finite, is_run, latest, read_record
+from harness.records.loading import (
+    RECORD,
+    SAMPLES,
+    TIMINGS,
+    finite,
+    is_run,
+    latest,
+    rank_journal,
+    rank_journals,
+    read_rank_journals,
+    read_record,
+)
 from harness.records.schema import Failure, RunRecord, Sample, Status, Timing
 
 
@@ -51,8 +63,9 @@ class RunFolder:
         self.path, self.record, self._lock = path, record, held
         self._samples = Journal(path / SAMPLES, Sample)
         self._timings = Journal(path / TIMINGS, Timing)
-        self.samples = latest(map(finite, self._samples.found))
-        self.warnings = [*self._samples.warnings, *self._timings.warnings]
+        others = read_rank_journals(path)
+        self.samples = latest(map(finite, [*self._samples.found, *others.records]))
+        self.warnings = [*self._samples.warnings, *others.warnings, *self._timings.warnings]
 
     @classmethod
     def create(cls, path: Path, record: RunRecord) -> RunFolder:
@@ -91,6 +104,25 @@ class RunFolder:
             RunError: if the disk is full or failing.
         """
         self._samples.append(map(finite, samples))
+
+    def admit(self) -> None:
+        """Lets further processes of this run open a `RankFolder` here."""
+        lock.share(self._lock)
+
+    def settle(self, samples: Iterable[Sample]) -> None:
+        """Makes these the folder's samples, in this order, and drops every journal of a further process.
+
+        They have to be all there are; none may be added afterwards.
+
+        Raises:
+            RunError: if the disk is full or failing; every sample is then still in a journal.
+        """
+        self._samples.close()
+        write_atomic(self.path / SAMPLES, b"".join(map(encode, samples)))
+        with explained(self.path):
+            for path in rank_journals(self.path):
+                path.unlink()
+            sync_folder(self.path)
 
     def add_timings(self, timings: Iterable[Timing]) -> None:
         """Journals timings.
@@ -147,7 +179,41 @@ class RunFolder:
         self.close()
 
 
+class RankFolder:
+    """A run's folder as a further process of it writes there; use it as a context manager."""
+
+    def __init__(self, path: Path, rank: int, run_id: str) -> None:
+        """Opens the journal of process `rank` in the folder that the first one has opened and shares.
+
+        Raises:
+            UserError: if this process does not see that folder, or cannot write there.
+        """
+        if not is_run(path) or read_record(path).run_id != run_id:
+            raise UserError(f"{path} is not visible here; choose an --output_path on a disk that all nodes share.")
+        with lock.Held(path, shared=True) as held:
+            self._samples = Journal(rank_journal(path, rank), Sample)
+            held.keep()
+        self.path, self._lock = path, held.fd
+
+    def add_samples(self, samples: Iterable[Sample]) -> None:
+        """Journals a batch, see `RunFolder.add_samples`.
+
+        Raises:
+            RunError: if the disk is full or failing.
+        """
+        self._samples.append(map(finite, samples))
+
+    def __enter__(self) -> RankFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._samples.close()
+        os.close(self._lock)
+
+
 def _taken(path: Path) -> bool:
     """A folder left by a process that died before it wrote `run.json` is free again; answers never are lost."""
-    journals = (path / SAMPLES, path / TIMINGS)
+    journals = (path / SAMPLES, *rank_journals(path), path / TIMINGS)
     return is_run(path) or any(file.exists() and file.stat().st_size > 0 for file in journals)

@@ -7,6 +7,7 @@ not finite makes its sample an error, so that it is counted and never scored.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,12 @@ from pydantic_core import from_json
 from harness.errors import UserError
 from harness.records import journal
 from harness.records.files import explained
+from harness.records.journal import Journalled
 from harness.records.schema import Failure, RunRecord, Sample, Timing
 from harness.records.versions import load
 
 RECORD, SAMPLES, TIMINGS = "run.json", "samples.jsonl", "timings.jsonl"
+_OF_RANK = re.compile(r"samples-(\d+)\.jsonl")
 
 
 def finite(sample: Sample) -> Sample:
@@ -53,6 +56,37 @@ class LoadedRun:
     warnings: list[str] = field(default_factory=list)
 
 
+def rank_journal(folder: Path, rank: int) -> Path:
+    """Where a further process of a run writes its samples until the run ends well."""
+    return folder / f"samples-{rank}.jsonl"
+
+
+def rank_journals(folder: Path) -> list[Path]:
+    """The journals of further processes, in their order; none in the folder of a run that ended well."""
+    found = [(match, path) for path in folder.iterdir() if (match := _OF_RANK.fullmatch(path.name))]
+    return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+
+
+def read_rank_journals(folder: Path) -> Journalled[Sample]:
+    """Reads what further processes have journalled.
+
+    Raises:
+        UserError: if a file is broken or newer than this harness.
+    """
+    records: list[Sample] = []
+    warnings: list[str] = []
+    for path in rank_journals(folder):
+        try:
+            found = journal.read(path, Sample)
+        except UserError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            continue  # the run has just ended well, and its samples are in the first journal
+        records += found.records
+        warnings += found.warnings
+    return Journalled(records, warnings, 0)
+
+
 def is_run(folder: Path) -> bool:
     """Says whether `folder` holds a run."""
     return (folder / RECORD).is_file()
@@ -83,7 +117,9 @@ def load_run(folder: Path) -> LoadedRun:
         UserError: if it is no run folder, or a file of it is missing, broken or newer than this harness.
     """
     record = read_record(folder)
+    others = read_rank_journals(folder)  # before the first journal, into which they are moved when a run ends
     samples = journal.read(folder / SAMPLES, Sample)
     timings = journal.read(folder / TIMINGS, Timing)
-    warnings = [*samples.warnings, *timings.warnings]
-    return LoadedRun(folder, record, latest(map(finite, samples.records)), timings.records, warnings)
+    warnings = [*samples.warnings, *others.warnings, *timings.warnings]
+    found = latest(map(finite, [*samples.records, *others.records]))
+    return LoadedRun(folder, record, found, timings.records, warnings)

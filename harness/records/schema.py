@@ -1,9 +1,9 @@
 """The shape of everything that a run leaves behind: one source for files, checks and JSON Schema.
 
 A run is a folder: `run.json` (one `RunRecord`), `samples.jsonl` (one `Sample` a line: question x channel x
-control) and `timings.jsonl` (one `Timing` a line: a question timed alone). Aggregates in `run.json` are a
-convenience; they can always be computed again from the two journals. Files of an older `schema_version`
-load for ever, newer ones are refused.
+control) and `timings.jsonl` (one `Timing` a line: a question timed alone). Further processes of a run that has not
+ended well have their samples in `samples-<rank>.jsonl`. Aggregates in `run.json` are a convenience; they can always be
+computed again from the journals. Files of an older `schema_version` load for ever, newer ones are refused.
 """
 
 from __future__ import annotations
@@ -131,6 +131,15 @@ class ModelInfo(Record):
     weights_bytes: int = 0
 
 
+class Processes(Record):
+    """Who did the work of a run; answers do not depend on it, latencies are of one process alone."""
+
+    ranks: int = 1
+    nodes: int = 1
+    hardware: list[str] = Field([], description="hardware fingerprints of all ranks, each once, the first rank's first")
+    latency: str = Field("rank 0", description="who was timed, and what the others did meanwhile")
+
+
 class ResultRow(Record):
     """One line of the results table: a task through a channel under a control."""
 
@@ -180,10 +189,11 @@ class RunRecord(Record):
     groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")
     packages: dict[str, str] = {}
     environment: dict[str, str] = Field({}, description="switches that change numbers")
-    hardware: Hardware = Hardware()
+    hardware: Hardware = Field(Hardware(), description="of the first process, which is the one that is timed")
+    processes: Processes = Processes()
     git: Git = Git()
     counters: dict[str, dict[str, int]] = Field({}, description="arm -> forwards, prompt_tokens, decoded_tokens, ...")
-    peak_memory_bytes: dict[str, int] = {}
+    peak_memory_bytes: dict[str, int] = Field({}, description="`process`: of the largest; of several, `rank N` each")
     fusion: list[dict[str, Any]] = Field([], description="per layer: layer, gates, mean weights")
     resumed: int = Field(0, description="samples taken over from an earlier session of this run")
     warnings: list[str] = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.work import query
 
-from harness.accuracy import Tally, answer_task
+from harness.accuracy import Tally, answer_task, mean_message, needs_mean
 from harness.assembly import Cast, assemble
 from harness.channels.c2c import CacheMessage
 from harness.channels.controls import Tamper, band_means, stretched, swapped
@@ -165,7 +165,8 @@ def answered(kind: str, budget: int) -> tuple[dict[tuple[str, str, str], Sample]
     (items,) = load_benchmark(config(kind)).items.values()
     tally, found = Tally(), {}
     for group in cast().groups:
-        for made, _ in answer_task(group, items, set(), BUDGETS[budget], 0, 6, tally):
+        means = mean_message(group, items, 0, 6, tally) if needs_mean(group) else ()
+        for made, _ in answer_task(group, items, set(), BUDGETS[budget], 0, means, tally):
             found |= {(s.channel, s.control, s.doc_id): s for s in made}
     return found, tally
 

@@ -1,0 +1,156 @@
+"""What a run leaves behind once every question is answered; the work of its first process alone.
+
+Guarantees that a run that ended well has each sample once, in an order that depends on nothing but its configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.accuracy import Item
+from harness.answering import Work, in_order, tell
+from harness.config import RunConfig
+from harness.identity import gates_of
+from harness.latency import draw, time_questions
+from harness.loading_tasks import Benchmark
+from harness.memory import peak_bytes
+from harness.progress import progress
+from harness.records.files import write_atomic
+from harness.records.folder import RunFolder
+from harness.records.schema import Timing
+from harness.replay import lm_eval_results
+from harness.results import effects, headline, render_table, summarise
+from harness.routing import route
+from harness.session import Session
+
+
+def conclude(session: Session, folder: RunFolder, work: Work) -> None:
+    """Routes, times and sums up.
+
+    Args:
+        session: with every sample of every process.
+        folder: of the run; closed afterwards.
+        work: what the accuracy pass took.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    _route(session)
+    _latency_pass(session, folder)
+    session.samples = in_order(session)
+    folder.settle(session.samples)
+    _finish(session, folder, work)
+
+
+def write_questions(benchmark: Benchmark, path: Path) -> None:
+    """Writes what was asked beside the answers."""
+    lines = []
+    for item in benchmark.all_items:
+        document = item.document
+        kept = {k: document.get(k, "") for k in ("question", "choices", "labels", "key", "subject")}
+        prompt = item.request.query.conversation.plain
+        line = {"task": item.task, "doc_id": item.doc_id, **kept, "prompt": prompt}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    write_atomic(path / "questions.jsonl", "\n".join(lines) + "\n")
+
+
+def publish(config: RunConfig, path: Path) -> None:
+    """Adds the run to the leaderboards where it is to be added."""
+    if config.leaderboards_dir is None:
+        return
+    from harness import leaderboard
+
+    leaderboard.add_record(Path(config.leaderboards_dir), path)
+    leaderboard.write(Path(config.leaderboards_dir))
+    print(f"Leaderboard: {config.leaderboards_dir}", file=sys.stderr)
+
+
+def _route(session: Session) -> None:
+    config = session.config
+    if "routed" not in config.channels:
+        return
+    done = {(s.task, s.doc_id, s.control) for s in session.samples if s.channel == "routed"}
+    for task in session.benchmark.items:
+        alone = {c: [s for s in session.samples if s.task == task and s.arm == (c, "")] for c in ("receiver", "sharer")}
+        for control in ("", *(c for c in config.controls if c == "mismatched")):
+            made = route(alone["receiver"], alone["sharer"], config.routed_fraction, control, config.seed)
+            made = [s for s in made if (s.task, s.doc_id, s.control) not in done]
+            session.journal(made)
+            session.samples += made
+
+
+def _latency_pass(session: Session, folder: RunFolder) -> None:
+    config = session.config
+    channels = [g.channel for g in session.cast.groups if not g.name_control]
+    if not config.latency_samples or not channels:
+        return
+    known = {(s.task, s.doc_id, s.channel): s for s in session.samples if s.control == ""}
+    lengths = [None, config.latency_equal_tokens] if config.latency_equal_tokens else [None]
+    drawn = [draw(items, config.latency_samples, config.seed) for items in _headlines(session.benchmark)]
+    with progress("latency, batch 1", 2 * len(lengths) * sum(map(len, drawn)), config.progress) as bar:
+        for items in drawn:
+            for tokens in lengths:
+                for made in time_questions(channels, items, known, config.latency_warm_up, tokens, bar.advance):
+                    folder.add_timings(made)
+                    session.timings += made
+                    session.untimed += len(channels) - len(made)
+
+
+def _headlines(benchmark: Benchmark) -> Iterator[list[Item]]:
+    """Questions to draw from: a group as one; what a larger group holds is not drawn from again."""
+    seen: set[str] = set()
+    for tasks in sorted(benchmark.groups.values(), key=len, reverse=True):
+        if not seen.issuperset(tasks):
+            yield [item for task in tasks for item in benchmark.items[task]]
+        seen.update(tasks)
+
+
+def _finish(session: Session, folder: RunFolder, work: Work) -> None:
+    samples = session.samples
+    variants = {g.channel.name: g.channel.variant for g in session.cast.groups if not g.name_control}
+    rows = summarise(samples, session.timings, session.benchmark.groups, variants)
+    warnings = [*folder.record.warnings, *folder.warnings, *_differing_answers(session.timings)]
+    if session.untimed:
+        warnings.append(f"{session.untimed} answers of the latency pass failed; its figures are over the others.")
+    update = {
+        "results": rows,
+        "counters": work.counters,
+        "peak_memory_bytes": _peaks(session, work),
+        "fusion": gates_of(session.cast),
+        "warnings": warnings,
+    }
+    folder.update(folder.record.model_copy(update=update))
+    _write_lm_eval(session, folder)
+    record = folder.finish("success")
+    shown = headline(rows, session.benchmark.groups)
+    print(render_table(shown, effects(samples, session.benchmark.groups), color=sys.stdout.isatty()))
+    tell(record.warnings)
+    print(f"Records: {folder.path}", file=sys.stderr)
+
+
+def _peaks(session: Session, work: Work) -> dict[str, int]:
+    """Of the largest process, then of each where there are several; the first has timed since it last told."""
+    each = [max(work.peak_memory_bytes[0], peak_bytes(session.cast.receiver.device)), *work.peak_memory_bytes[1:]]
+    own = {f"rank {rank}": peak for rank, peak in enumerate(each)} if len(each) > 1 else {}
+    return {"process": max(each), **own}
+
+
+def _differing_answers(timings: Sequence[Timing]) -> list[str]:
+    differing = [t for t in timings if t.same_answer is False]
+    if not differing:
+        return []
+    compared = sum(t.same_answer is not None for t in timings)
+    return [f"{len(differing)} of {compared} timed answers differ from the accuracy pass's."]
+
+
+def _write_lm_eval(session: Session, folder: RunFolder) -> None:
+    for group in session.cast.groups:
+        if group.name_control:
+            continue
+        found = lm_eval_results(session.benchmark, session.samples, group.channel.name)
+        path = folder.path / "lm_eval" / f"results_{group.channel.name}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, json.dumps(found, indent=2, default=str) + "\n")
