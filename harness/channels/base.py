@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from harness.kv import KVBuffer
 from harness.models import LM
 from harness.prompts import Conversation
 from harness.timing import Clock, silent_clock
+
+if TYPE_CHECKING:
+    from harness.engine import Answer, Request
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,17 @@ class Query:
 
 @dataclass
 class Work:
-    """What a call leaves behind besides its result: counts and seconds."""
+    """What a call leaves behind besides its result: counts and seconds.
+
+    Attributes:
+        busy_s: seconds spent waiting for somebody else's engine, see `harness.served`.
+        answered: requests that such an engine answered.
+    """
 
     counters: Counters = field(default_factory=Counters)
     clock: Clock = field(default_factory=silent_clock)
+    busy_s: float = 0.0
+    answered: int = 0
 
 
 @runtime_checkable
@@ -93,16 +103,12 @@ class Context:
     prompt_tokens: tuple[int, ...]
 
 
-class Channel(Protocol):
-    """One way for a receiver to answer with the help of a message."""
+class Sender(Protocol):
+    """What every channel is, whoever runs its models: something that sends a message for each question."""
 
     @property
     def name(self) -> str:
         """Name in files, on the command line and in tables."""
-
-    @property
-    def answers(self) -> LM:
-        """The model that answers."""
 
     @property
     def variant(self) -> str:
@@ -121,8 +127,24 @@ class Channel(Protocol):
     def send(self, queries: Sequence[Query], work: Work) -> Message:
         """The sharer's half."""
 
+
+class Channel(Sender, Protocol):
+    """One way for a receiver to answer with the help of a message."""
+
+    @property
+    def answers(self) -> LM:
+        """The model that answers."""
+
     def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
         """The receiver's half."""
+
+
+@runtime_checkable
+class Answering(Sender, Protocol):
+    """A channel whose models run in somebody else's engine, which hands back answers and never a context."""
+
+    def answer(self, requests: Sequence[Request], message: Message, work: Work) -> list[Answer]:
+        """The receiver's half, to the end: one answer a request; all requests are of one kind."""
 
 
 class PromptTooLong(Exception):
