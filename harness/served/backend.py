@@ -1,0 +1,167 @@
+"""lm-eval's engines by name, and what they have to be told so that they read what our own engine reads.
+
+Guarantees that a name which lm-eval does not know, a package that is missing and an engine that cannot read the
+prompts are refused in one sentence, before anything is asked, and that no engine runs remote code unless it is told so.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.config.served import pairs
+from harness.errors import UserError, unknown
+from harness.models import Reference, parse_reference
+from harness.prompts import Conversation, ask, render
+
+Kind = Literal["tokens", "chat", "text"]
+_OURS = {"single", "t2t", "c2c"}
+_UNKNOWN_LENGTH = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model behind an engine.
+
+    Attributes:
+        role: ``receiver`` or ``sharer``.
+        backend: lm-eval's name of the engine.
+        reference: the model's name.
+        model: lm-eval's model object.
+        kind: ``tokens``: it has a transformers tokenizer, so prompts are rendered and cut as for our own engine;
+            ``chat``: it takes chats and hands back texts only; ``text``: it takes plain text.
+    """
+
+    role: str
+    backend: str
+    reference: Reference
+    model: Any
+    kind: Kind
+
+    @property
+    def tokenizer(self) -> Any:
+        """The engine's tokenizer, where `kind` is ``tokens``."""
+        return self.model.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the engine takes, prompt and answer together."""
+        return int(getattr(self.model, "max_length", None) or _UNKNOWN_LENGTH)
+
+    def prompt(self, conversation: Conversation) -> Any:
+        """What the engine is sent: rendered text, or the chat itself where it renders on its own."""
+        if self.kind == "tokens" or not conversation.chat:
+            return render(self, conversation) + conversation.prefix
+        rendered = self.model.apply_chat_template(conversation.messages)
+        return rendered if self.kind == "chat" else rendered + conversation.prefix
+
+
+def build(role: str, backend: str, name: str, arguments: str, *, chat: bool, batch_size: int) -> Served:
+    """Sets an engine up for one model.
+
+    Args:
+        role: ``receiver`` or ``sharer``.
+        backend: lm-eval's name of the engine.
+        name: the model, as our own engine names it; used where `arguments` name none.
+        arguments: lm-eval's ``model_args``; they win over everything that is filled in here.
+        chat: prompts are chats.
+        batch_size: questions handed over at once.
+
+    Raises:
+        UserError: the engine is unknown, cannot be set up, or cannot read such prompts.
+    """
+    engine, reference = _engine(backend), _reference(name)
+    filled = _filled_in(backend, engine, reference, dict(pairs(arguments)), chat, batch_size)
+    try:
+        model = engine.create_from_arg_string(arguments, filled)
+    except Exception as error:  # what sets up an engine raises every kind
+        raise UserError(f"Backend {backend!r} of the {role} {name!r} cannot be set up: {one_line(error)}") from error
+    served = Served(role, backend, reference, model, _kind(backend, model))
+    _check_reads(served, chat)
+    return served
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and words of an error, cut to one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _engine(backend: str) -> Any:
+    import lm_eval.models  # noqa: F401 - fills the registry
+    from lm_eval.api.registry import get_model, model_registry
+
+    names = ["harness", *(name for name in model_registry if name not in _OURS)]
+    if backend not in names:
+        raise unknown("backend", backend, names)
+    try:
+        return get_model(backend)
+    except Exception as error:  # an engine's package may be missing or broken in every way
+        raise UserError(f"Backend {backend!r} cannot be imported: {one_line(error)}; install its package.") from error
+
+
+def _reference(name: str) -> Reference:
+    try:
+        return parse_reference(name)
+    except UserError:
+        return Reference(name, name)  # a server may call its model whatever it likes
+
+
+def _filled_in(
+    backend: str, engine: Any, reference: Reference, given: Mapping[str, str], chat: bool, batch_size: int
+) -> dict[str, Any]:
+    """What the arguments leave open: the model's name, and our own engine's way of reading prompts."""
+    known = _parameters(engine)
+    wanted: dict[str, Any] = {"add_bos_token": not chat, "trust_remote_code": False}
+    if not {"pretrained", "model"} & given.keys():
+        wanted["pretrained" if "pretrained" in known else "model"] = reference.source
+        wanted["gguf_file"] = reference.gguf_file
+    if known.get("tokenizer_backend") in ("auto", "huggingface") and "chat" not in backend:
+        # An engine that asks the server for its tokenizer renders no chats.
+        wanted |= {"tokenizer_backend": "huggingface"}
+        if given.get("tokenizer_backend", "huggingface") == "huggingface":
+            wanted["tokenizer"] = reference.source
+    if not {"pretrained", "tokenizer"} & given.keys():
+        wanted["revision"] = reference.revision
+    if known.get("batch_size") == 1:
+        wanted["batch_size"] = batch_size
+    return {n: v for n, v in wanted.items() if n in known and n not in given and v is not None}
+
+
+def _parameters(engine: Any) -> dict[str, Any]:
+    """Names and defaults of everything that an engine's constructor and those it hands on to take by name."""
+    found: dict[str, Any] = {}
+    for cls in reversed(engine.__mro__[:-1]):
+        if "__init__" in vars(cls):
+            found |= {n: p.default for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self"}
+    return found
+
+
+def _kind(backend: str, model: Any) -> Kind:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.models.openai_completions import LocalChatCompletion
+    from transformers import PreTrainedTokenizerBase
+
+    if "chat" in backend or isinstance(model, LocalChatCompletion):
+        return "chat"
+    spoken = isinstance(getattr(model, "tokenizer", None), PreTrainedTokenizerBase)
+    return "tokens" if spoken and isinstance(model, TemplateLM) else "text"
+
+
+def _check_reads(served: Served, chat: bool) -> None:
+    if served.kind == "chat" and not chat:
+        raise UserError(f"Backend {served.backend!r} takes chats only; leave --no-chat-template out.")
+    if not chat:
+        return
+    try:
+        prompt = served.prompt(ask("?"))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"Backend {served.backend!r} renders no chats: {one_line(error)}; {_PLAIN}") from error
+    if served.kind != "chat" and not isinstance(prompt, str):
+        raise UserError(f"Backend {served.backend!r} renders no chats here; {_PLAIN}")
+
+
+_PLAIN = "send plain text with --no-chat-template, or name a transformers tokenizer in its arguments."

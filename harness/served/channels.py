@@ -1,0 +1,121 @@
+"""The plain channels through somebody else's engine: `receiver`, `sharer` and `t2t`.
+
+Guarantees that a text message is asked for, cut and laid out by the same functions as in our own engine, and that the
+seconds which a channel keeps its engines busy are counted, failed calls included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from harness.channels.base import Message, NoMessage, Query, Work
+from harness.channels.t2t import TextMessage, TextVariant, sharer_conversation, told_conversations, written_message
+from harness.engine import Answer, Request
+from harness.prompts import Conversation
+from harness.served.answers import length, prompt_tokens, score, text_tokens, write
+from harness.served.backend import Served
+
+
+@dataclass(frozen=True)
+class ServedSingle:
+    """One model behind an engine, alone."""
+
+    model: Served
+    name: str = "receiver"
+
+    @property
+    def variant(self) -> str:
+        """Through which engine."""
+        return f"through {self.model.backend}"
+
+    def prompt_length(self, query: Query) -> int:
+        """Tokens of the prompt, see `length`."""
+        return length(self.model, query.conversation, query.room)
+
+    def forget(self) -> None:
+        """Nothing is remembered here."""
+
+    def send(self, queries: Sequence[Query], work: Work) -> NoMessage:
+        """Nobody sends anything."""
+        return NoMessage(len(queries))
+
+    def answer(self, requests: Sequence[Request], message: Message, work: Work) -> list[Answer]:
+        """Has the engine answer."""
+        with _busy(work):
+            return _answers(self.model, [r.query.conversation for r in requests], requests, message, work)
+
+
+@dataclass(frozen=True)
+class ServedText:
+    """A sharer that writes and a receiver that reads, each behind an engine."""
+
+    model: Served
+    sharer: Served
+    style: TextVariant = TextVariant()
+    name: str = "t2t"
+
+    @property
+    def variant(self) -> str:
+        """How the sharer is asked, and through which engine."""
+        return f"{self.style}, through {self.model.backend}"
+
+    def prompt_length(self, query: Query) -> int:
+        """Tokens of the longer of both prompts, counted before the message is written, see `length`."""
+        asked = sharer_conversation(query, self.style)
+        sharer = length(self.sharer, asked, self.style.max_new_tokens)
+        return max(sharer, length(self.model, query.conversation, query.room))
+
+    def forget(self) -> None:
+        """Nothing is remembered here."""
+
+    def send(self, queries: Sequence[Query], work: Work) -> TextMessage:
+        """Has the sharer's engine write."""
+        with _busy(work):
+            asked = [sharer_conversation(q, self.style) for q in queries]
+            texts = write(self.sharer, asked, self.style.max_new_tokens, [()] * len(queries))
+        message = written_message(texts, asked)
+        work.counters.bytes_moved += sum(message.payload_bytes)
+        return message
+
+    def answer(self, requests: Sequence[Request], message: Message, work: Work) -> list[Answer]:
+        """Has the receiver's engine answer after the exchange."""
+        if not isinstance(message, TextMessage):
+            raise TypeError(f"t2t takes a TextMessage, not {type(message).__name__}")
+        with _busy(work):
+            told = told_conversations([r.query for r in requests], message)
+            for conversation, request in zip(told, requests, strict=True):
+                length(self.model, conversation, request.query.room)  # with the message it may be too long
+            return _answers(self.model, told, requests, message, work)
+
+
+def _answers(
+    model: Served, told: Sequence[Conversation], requests: Sequence[Request], message: Message, work: Work
+) -> list[Answer]:
+    texts = getattr(message, "texts", (None,) * len(requests))
+    known = [
+        {"payload_bytes": sent, "prompt_tokens": prompt_tokens(model, conversation), "message_text": text}
+        for conversation, sent, text in zip(told, message.payload_bytes, texts, strict=True)
+    ]
+    if requests[0].options:
+        found = score(model, told, [r.options for r in requests])
+        answers = [Answer(scored=row, **fields) for row, fields in zip(found, known, strict=True)]
+    else:
+        written = write(model, told, requests[0].max_new_tokens, [r.stops for r in requests])
+        answers = [
+            Answer(text=text, tokens=text_tokens(model, text), **fields)
+            for text, fields in zip(written, known, strict=True)
+        ]
+    work.answered += len(answers)
+    return answers
+
+
+@contextmanager
+def _busy(work: Work) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        work.busy_s += time.perf_counter() - start
