@@ -40,17 +40,23 @@ class FuserWidths:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """A receiver, a sharer and a fuser whose gates are all open."""
+class Models:
+    """A receiver and a sharer."""
 
     receiver: LM
     sharer: LM
-    fuser: Fuser
 
     @property
     def words(self) -> int:
         """Words that both tokenizers know."""
         return min(len(self.receiver.tokenizer), len(self.sharer.tokenizer))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair(Models):
+    """A receiver, a sharer and a fuser whose gates are all open."""
+
+    fuser: Fuser
 
     def c2c(self) -> CacheToCache:
         """The channel between the two."""
@@ -65,14 +71,23 @@ def build_pair(
     Raises:
         UserError: a local configuration cannot be built.
     """
+    models = build_models(shapes, dtype, device)
+    with torch.device(device):
+        fuser = Fuser(_fuser_config(models.receiver, models.sharer, widths))
+    fuser.gate_logit.data.fill_(1.0)
+    return Pair(models.receiver, models.sharer, fuser.to(dtype).eval().requires_grad_(False))
+
+
+def build_models(shapes: tuple[ModelShape, ModelShape], dtype: torch.dtype, device: torch.device) -> Models:
+    """Builds both models alone.
+
+    Raises:
+        UserError: a local configuration cannot be built.
+    """
     configs = [_config(shape) for shape in shapes]
     sizes = _vocabularies(configs)
-    models = [_model(config, dtype, device) for config in configs]
-    receiver, sharer = (wrap(m, tokenizer(size)) for m, size in zip(models, sizes, strict=True))
-    with torch.device(device):
-        fuser = Fuser(_fuser_config(receiver, sharer, widths))
-    fuser.gate_logit.data.fill_(1.0)
-    return Pair(receiver, sharer, fuser.to(dtype).eval().requires_grad_(False))
+    made = [_model(config, dtype, device) for config in configs]
+    return Models(*(wrap(m, tokenizer(size)) for m, size in zip(made, sizes, strict=True)))
 
 
 def tokenizer(words: int) -> Any:
@@ -88,7 +103,7 @@ def tokenizer(words: int) -> Any:
     return wrapped
 
 
-def questions(pair: Pair, rows: int, prompt_tokens: int, options: tuple[int, int], rng: random.Random) -> list[Query]:
+def questions(pair: Models, rows: int, prompt_tokens: int, options: tuple[int, int], rng: random.Random) -> list[Query]:
     """Random questions whose prompts have exactly `prompt_tokens` tokens; `options` are how many, and their tokens.
 
     Raises:
@@ -99,13 +114,13 @@ def questions(pair: Pair, rows: int, prompt_tokens: int, options: tuple[int, int
     return [_question(pair, prompt_tokens - _FRAME_TOKENS, options, rng) for _ in range(rows)]
 
 
-def _question(pair: Pair, words: int, options: tuple[int, int], rng: random.Random) -> Query:
+def _question(pair: Models, words: int, options: tuple[int, int], rng: random.Random) -> Query:
     text = _words(pair, words, rng)
     choices = tuple(" " + _words(pair, options[1], rng) for _ in range(options[0]))
     return Query(ask(text), question=text, choices=choices, t2t_prompt="{question}")
 
 
-def _words(pair: Pair, count: int, rng: random.Random) -> str:
+def _words(pair: Models, count: int, rng: random.Random) -> str:
     return " ".join(str(rng.randrange(_FIRST_WORD, pair.words)) for _ in range(count))
 
 

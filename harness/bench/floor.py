@@ -40,6 +40,7 @@ class ModelCost:
     Attributes:
         layer_weights: parameters of one layer's products.
         tail_weights: those of them that come after a layer's K and V.
+        entry_weights: those of them that read the layer's input: Q, K and V.
         head_weights: of the vocabulary projection.
         attention: query heads times head_dim.
         kv_width: numbers that one token adds to one layer's cache.
@@ -48,6 +49,7 @@ class ModelCost:
     layers: int
     layer_weights: int
     tail_weights: int
+    entry_weights: int
     head_weights: int
     attention: int
     kv_width: int
@@ -71,6 +73,20 @@ class ModelCost:
         read = weights + (self.head_weights if logits else 0) + rows * self.layers * self.kv_width * (past + new)
         return Cost(flops, self.element_bytes * read)
 
+    def backward(self, rows: int, new: int, past: int = 0, logits: int = 0, cache_only: bool = False) -> Cost:
+        """The way back through one forward call of frozen weights to the past in the cache; see `call`.
+
+        Every product is done once more for the gradient of its input, attention's two twice over. Weights get no
+        gradient, and neither does what the first layer reads: there only the past needs one.
+        """
+        idle = self.entry_weights + (self.tail_weights if cache_only else 0)
+        weights = max(0, self.layers * self.layer_weights - idle)
+        seen, busy = new * past + new * (new + 1) / 2, self.layers - int(cache_only)
+        attended = (4 * max(0, busy - 1) * seen + 3 * new * past * min(1, busy)) * self.attention
+        flops = 2 * rows * (new * weights + logits * self.head_weights + attended)
+        cache = 2 * rows * self.layers * self.kv_width * (past + new)  # read, and its gradient written
+        return Cost(flops, self.element_bytes * (weights + (self.head_weights if logits else 0) + cache))
+
     def decode(self, rows: int, past: int, calls: int) -> list[Cost]:
         """Calls of one token each."""
         return [self.call(rows, 1, past + i, logits=1) for i in range(calls)]
@@ -86,6 +102,7 @@ def model_cost(config: Any, element_bytes: int) -> ModelCost:
         layers=shape.layers,
         layer_weights=tail + hidden * kv_width,
         tail_weights=tail,
+        entry_weights=hidden * (attention + kv_width),
         head_weights=hidden * int(config.vocab_size),
         attention=attention,
         kv_width=kv_width,
@@ -95,9 +112,13 @@ def model_cost(config: Any, element_bytes: int) -> ModelCost:
 
 def fusion_cost(config: FuserConfig, tokens: int, element_bytes: int) -> Cost:
     """One fusion of `tokens` tokens through all entries: the products, reading the weights, K and V in and out."""
-    hidden, inner = config.hidden_dim, config.intermediate_dim
-    blocks = (config.num_layers - 1) * 2 * hidden * inner + 2 * hidden * hidden
-    ends = hidden * (config.sharer_dim + 2 * config.receiver_dim + config.receiver_heads)
-    weights, entries = blocks + ends, 2 * len(config.layer_map)
+    weights, entries = fusion_weights(config), 2 * len(config.layer_map)
     moved = tokens * (config.sharer_dim + 2 * config.receiver_dim)
     return Cost(2.0 * entries * weights * tokens, float(element_bytes * entries * (weights + moved)))
+
+
+def fusion_weights(config: FuserConfig) -> int:
+    """Parameters of one entry's products."""
+    hidden, inner = config.hidden_dim, config.intermediate_dim
+    blocks = (config.num_layers - 1) * 2 * hidden * inner + 2 * hidden * hidden
+    return blocks + hidden * (config.sharer_dim + 2 * config.receiver_dim + config.receiver_heads)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -104,8 +104,30 @@ class Result:
         }
 
 
+class Finding(Protocol):
+    """What the tables and plots know of a result."""
+
+    @property
+    def arm(self) -> str:
+        """Who."""
+
+    @property
+    def cell(self) -> Any:
+        """Under which conditions."""
+
+    @property
+    def total(self) -> Series:
+        """How long."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+
+
+Found = TypeVar("Found", bound=Finding)
+
+
 @dataclass(frozen=True)
-class Bench:
+class Bench(Generic[Found]):
     """Everything that one call of the bench found.
 
     Attributes:
@@ -115,21 +137,21 @@ class Bench:
 
     about: dict[str, Any]
     speeds: dict[str, dict[str, float]]
-    results: tuple[Result, ...]
+    results: tuple[Found, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {"about": self.about, "speeds": self.speeds, "results": [r.as_dict() for r in self.results]}
 
 
-def arms_of(results: Iterable[Result]) -> list[str]:
+def arms_of(results: Iterable[Finding]) -> list[str]:
     """Names of the arms in the order in which they first appear."""
     return list(dict.fromkeys(r.arm for r in results))
 
 
-def in_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
+def in_cell(results: Sequence[Found]) -> dict[Any, list[Found]]:
     """Groups results by cell."""
-    grouped: dict[Cell, list[Result]] = {}
+    grouped: dict[Any, list[Found]] = {}
     for result in results:
         grouped.setdefault(result.cell, []).append(result)
     return grouped

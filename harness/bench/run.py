@@ -1,0 +1,117 @@
+"""Builds what a bench times, times it and writes JSON, Markdown and a plot.
+
+Guarantees that models are built once a number format, and that everything written follows from the raw values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.bench.arms import make_arms
+from harness.bench.build import FuserWidths, build_models, build_pair
+from harness.bench.measure import Repeats, measure
+from harness.bench.plot import plot, plot_training
+from harness.bench.results import Bench, Cell, Found, Result
+from harness.bench.shapes import ModelShape
+from harness.bench.table import heading, markdown
+from harness.bench.train_arms import make_train_arms
+from harness.bench.train_measure import measure_training
+from harness.bench.train_results import TrainCell, TrainResult
+from harness.bench.train_table import train_heading, train_markdown
+from harness.models import pick_device, pick_dtype
+from harness.records.files import write_atomic
+from harness.records.hardware import hardware
+from harness.records.provenance import packages
+
+Shapes = tuple[ModelShape, ModelShape]
+Lengths = Mapping[str, list[int]]
+
+
+def time_answers(options: argparse.Namespace, arms: list[str], shapes: Shapes, lengths: Lengths) -> None:
+    """Times the channels and writes ``bench.*``."""
+    device = pick_device(options.device)
+    results: list[Result] = []
+    speeds = {}
+    for dtype in _dtypes(options, device):
+        torch.manual_seed(options.seed)
+        pair = build_pair(shapes, dtype, device, _widths(options))
+        made = make_arms(pair, arms, options.message_tokens)
+        for cell in _cells(_name(dtype), lengths, options.options > 0):
+            asked = options.options, options.option_tokens
+            found = measure(pair, made, cell, asked, _repeats(options), options.seed)
+            results += found.results
+            speeds[cell.dtype] = vars(found.speeds)
+            _tell(heading(cell), found.results)
+    bench = Bench(_about(options), speeds, tuple(results))
+    _write(bench, options.output / "bench", markdown(bench))
+    plot(bench.results, options.output / "bench.png")
+
+
+def time_training(options: argparse.Namespace, arms: list[str], shapes: Shapes, lengths: Lengths) -> None:
+    """Times optimizer steps and writes ``train.*``."""
+    device = pick_device(options.device)
+    results: list[TrainResult] = []
+    speeds = {}
+    for dtype in _dtypes(options, device):
+        torch.manual_seed(options.seed)
+        models = build_models(shapes, dtype, device)
+        for cell in _train_cells(_name(dtype), lengths, options.micro_batches):
+            made = make_train_arms(models, arms, cell, _widths(options), options.seed)
+            found = measure_training(made, cell, _repeats(options))
+            results += found.results
+            speeds[cell.dtype] = vars(found.speeds)
+            _tell(train_heading(cell), found.results)
+    bench = Bench(_about(options), speeds, tuple(results))
+    _write(bench, options.output / "train", train_markdown(bench))
+    plot_training(bench.results, options.output / "train.png")
+
+
+def _dtypes(options: argparse.Namespace, device: torch.device) -> list[torch.dtype]:
+    return [pick_dtype(wanted, device) for wanted in options.dtypes.split(",")]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _widths(options: argparse.Namespace) -> FuserWidths:
+    return FuserWidths(options.fuser_hidden, options.fuser_hidden)
+
+
+def _repeats(options: argparse.Namespace) -> Repeats:
+    return Repeats(options.repeats, options.warm_up)
+
+
+def _cells(dtype: str, lengths: Lengths, scoring: bool) -> Iterator[Cell]:
+    for prompt, batch in itertools.product(lengths["prompt_tokens"], lengths["batch_sizes"]):
+        for new in [*lengths["new_tokens"], *[0] * scoring]:
+            yield Cell(dtype, prompt, batch, new)
+
+
+def _train_cells(dtype: str, lengths: Lengths, micro_batches: int) -> Iterator[TrainCell]:
+    sizes = itertools.product(lengths["prompt_tokens"], lengths["response_tokens"], lengths["batch_sizes"])
+    return (TrainCell(dtype, prompt, response, rows, micro_batches) for prompt, response, rows in sizes)
+
+
+def _tell(title: str, results: Sequence[Found]) -> None:
+    said = ", ".join(f"{r.arm} {r.total.median_s:.3f} s ({r.total.ratio:.2f}x floor)" for r in results)
+    print(f"{title}: {said}", flush=True)
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    settings = {name: str(value) for name, value in vars(options).items() if isinstance(value, str | int | Path)}
+    machine = hardware().model_dump(exclude_none=True)
+    return {"settings": settings, "hardware": machine, "packages": packages()}
+
+
+def _write(bench: Bench[Any], stem: Path, page: str) -> None:
+    write_atomic(stem.with_suffix(".json"), json.dumps(bench.as_dict(), indent=1, allow_nan=False) + "\n")
+    write_atomic(stem.with_suffix(".md"), page)
+    print(f"Wrote {stem.name}.json and {stem.name}.md, and {stem.name}.png beside them, to {stem.parent}.")
