@@ -117,9 +117,11 @@ def _store(session: Session, weights: list[str]) -> Any:
     if recipe.cache_messages == "off":
         return None
     maps = [link.fuser.config.layer_map for link in session.objective.channel.links]
-    name = store_name(identity(recipe), [weights, maps])
-    place = session.folder / "messages" / name if recipe.cache_messages == "disk" else None
-    return Store(place, recipe.cache_gib)
+    name = store_name(identity(recipe), [session.corpus.fingerprint, weights, maps])
+    if recipe.cache_messages == "memory":
+        return Store(None, recipe.cache_gib)
+    shared = Path(recipe.messages_dir).expanduser() if recipe.messages_dir else session.folder / "messages"
+    return Store(shared / name, recipe.cache_gib)
 
 
 def _finish(session: Session, loop: Loop) -> None:

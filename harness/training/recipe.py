@@ -95,6 +95,8 @@ class Recipe(BaseModel):
     """Depth as the paper's code counts it."""
     dropout: Identity[Annotated[float, Field(ge=0, lt=1)]] = 0.1
     """Probability inside the FFN blocks."""
+    zero_output: Identity[bool] = False
+    """Start from a fuser that adds nothing, in place of random output weights; helps where training is short."""
     initial_temperature: Identity[Positive] = 1.0
     """Of the Gumbel gates at the first step."""
     final_temperature: Identity[Positive] = 0.001
@@ -141,6 +143,8 @@ class Recipe(BaseModel):
     """Compute activations twice instead of keeping them."""
     cache_messages: Identity[Literal["off", "memory", "disk"]] = "off"
     """Keep the frozen models' prompt caches from one epoch to the next."""
+    messages_dir: Runtime[str | None] = None
+    """Folder for what `--cache-messages disk` keeps, which runs on the same data may share; none = beside the run."""
     cache_gib: Runtime[NotNegative] = 16.0
     """Most that `cache_messages` may take in one process; what does not fit is computed again."""
 

@@ -124,8 +124,14 @@ def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) ->
         fuser.load_state_dict(found.state_dict())
         return fuser
     torch.manual_seed(derived_seed(recipe.seed, "weights", number))
-    config = fuser_config(recipe, *shapes, steps)
-    return TrainedFuser(config, recompute=recipe.gradient_checkpointing, product_dtype=product)
+    fuser = TrainedFuser(
+        fuser_config(recipe, *shapes, steps), recompute=recipe.gradient_checkpointing, product_dtype=product
+    )
+    if recipe.zero_output:
+        with torch.no_grad():
+            fuser.get_parameter("proj_out_weight").zero_()
+            fuser.get_parameter("proj_out_bias").zero_()
+    return fuser
 
 
 def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int) -> FuserConfig:
