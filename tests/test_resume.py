@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,12 +10,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.processes import dying, ended, forked, lines, record, run
 from helpers.refusals import refused
 from safetensors.torch import load_file, save_file
 
@@ -28,21 +27,6 @@ from harness.records.schema import Sample
 TASK = "factworld_receiver_knows"
 ARMS = ["--channels", "receiver,sharer,c2c,routed", "--controls", "mismatched,mean"]
 QUESTIONS, BATCH = 8, 4
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "harness.runner",
-        "harness.demo.wording",
-        "tasks.common",
-        "tasks.index",
-        "lm_eval.tasks",
-        "accelerate",
-        "transformers.models.qwen3.modeling_qwen3",
-        "transformers.models.llama.modeling_llama",
-        "transformers.models.auto.tokenization_auto",
-        "test_resume",
-    ]
-)
 BASE = [
     "--limit", str(QUESTIONS), "--batch_size", str(BATCH), "--latency_samples", "0", "--no-progress", "--tasks", TASK,
 ]  # fmt: skip
@@ -50,34 +34,6 @@ BASE = [
 
 def command(folder: Path, *more: str) -> list[str]:
     return ["run", *BASE, *ARMS, "--output_path", str(folder), *more]
-
-
-def lines(folder: Path) -> list[str]:
-    return sorted((folder / "samples.jsonl").read_text().splitlines())
-
-
-def record(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "run.json").read_text()))
-
-
-def forked(work: Callable[..., int], *arguments: Any) -> BaseProcess:
-    """Starts `work` in a process of its own, silent; it comes from one that has everything imported but no thread."""
-    child = _SERVER.Process(target=_silently, args=(work, *arguments))
-    child.start()
-    return child
-
-
-def _silently(work: Callable[..., int], *arguments: Any) -> None:
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    os._exit(work(*arguments))
-
-
-def ended(child: BaseProcess) -> int | None:
-    """Exit code, negative for a signal."""
-    child.join(60)
-    return child.exitcode
 
 
 def begin(folder: Path) -> list[str]:
@@ -97,11 +53,10 @@ def counted(log: Path) -> None:
     engine._answer = noting
 
 
-def run(arguments: list[str], log: Path | None = None) -> int:
-    """The command line, in whatever process."""
-    if log is not None:
-        counted(log)
-    return cli.main(arguments)
+def counting(work: Callable[..., int], log: Path, arguments: list[str], *more: Any) -> int:
+    """Works on a command line and notes every batch."""
+    counted(log)
+    return work(arguments, *more)
 
 
 def asked(log: Path) -> int:
@@ -116,14 +71,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, float]:
     assert cli.main(command(root / "first")) == 0
     assert ended(warm) == 0
     start = time.perf_counter()
-    assert ended(forked(run, command(root / "run"), root / "log")) == 0
+    assert ended(forked(counting, run, root / "log", command(root / "run"))) == 0
     return root / "run", asked(root / "log"), time.perf_counter() - start
 
 
 def check_equal(folder: Path, whole: Path) -> None:
     keys = Counter(tuple(json.loads(x)[k] for k in ("task", "doc_id", "channel", "control")) for x in lines(folder))
     assert set(keys.values()) == {1}, "a sample was scored twice"
-    assert lines(folder) == lines(whole)
+    assert (folder / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
     assert record(folder)["results"] == record(whole)["results"]
     assert record(folder)["status"] == "success"
 
@@ -143,30 +98,13 @@ def test_kills_at_random_moments_change_nothing(
     draw = random.Random(seed)
     for number in range(kills):
         folder, log = tmp_path / f"run{number}", tmp_path / f"log{number}"
-        child = forked(run, begin(folder), log)
+        child = forked(counting, run, log, begin(folder))
         time.sleep(draw.uniform(0, whole[2]))
         child.kill()
         ended(child)
-        assert ended(forked(run, begin(folder), log)) == 0
+        assert ended(forked(counting, run, log, begin(folder))) == 0
         check_equal(folder, whole[0])
         assert asked(log) <= whole[1] + 1
-
-
-def dying(arguments: list[str], log: Path, batch: int, written: float) -> int:
-    """Dies with a part of its `batch`-th write to the journal done."""
-    left = [batch]
-    write = journal.write_fully
-
-    def half(fd: int, data: bytes) -> None:
-        left[0] -= 1
-        if left[0] > 0:
-            write(fd, data)
-            return
-        write(fd, data[: int(len(data) * written)])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    journal.write_fully = half
-    return run(arguments, log)
 
 
 @pytest.mark.parametrize("written", [0.0, 0.4, 1.0])
@@ -176,9 +114,9 @@ def test_a_run_killed_within_every_write_ends_the_same(
     folder, log = tmp_path / "run", tmp_path / "log"
     kills = 2
     for _ in range(kills):
-        assert ended(forked(dying, begin(folder), log, 2, written)) == -signal.SIGKILL
+        assert ended(forked(counting, dying, log, begin(folder), 2, written)) == -signal.SIGKILL
         assert record(folder)["status"] == "started"
-    assert ended(forked(run, begin(folder), log)) == 0
+    assert ended(forked(counting, run, log, begin(folder))) == 0
     check_equal(folder, whole[0])
     assert asked(log) <= whole[1] + kills
 
