@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: fusers, optimizer and position, each a folder that is there wholly or not at all.
+"""Checkpoints of a training run: trained weights, optimizer and position, each a whole folder or none at all.
 
 Guarantees that a run which resumes goes on with the same bits: data order and noise follow from the seed and the
 step, everything else is saved. Read as data only (safetensors and JSON).
@@ -25,6 +25,7 @@ from harness.fusion.checkpoint import load, save
 from harness.fusion.fuser import Fuser
 from harness.records.files import explained, sync_folder, write_atomic
 from harness.training.optim import Optimisation
+from harness.training.trained import Trained
 
 SCHEMA_VERSION = 1
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
@@ -58,7 +59,7 @@ class Checkpoints:
         folder: of the checkpoints.
         identity: what a run that resumes has to agree with.
         keep: newest ones to keep beside the best.
-        provenance: what fusers' headers say about their origin.
+        provenance: what the weights' header says about their origin.
     """
 
     folder: Path
@@ -79,7 +80,7 @@ class Checkpoints:
         """Folder of one checkpoint."""
         return self.folder / f"step-{step:08d}"
 
-    def write(self, position: Position, fusers: Sequence[Fuser], optimisation: Optimisation) -> None:
+    def write(self, position: Position, trained: Trained, optimisation: Optimisation) -> None:
         """Adds a checkpoint and drops old ones.
 
         Raises:
@@ -90,7 +91,7 @@ class Checkpoints:
         with explained(fresh):
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
-        save_fusers(fusers, fresh, {**self.provenance, "step": position.step})
+        trained.save(fresh, {**self.provenance, "step": position.step})
         write_atomic(fresh / OPTIMIZER, to_safetensors(optimisation.tensors()))
         state = {
             "schema_version": SCHEMA_VERSION,
@@ -105,7 +106,7 @@ class Checkpoints:
             sync_folder(self.folder)
         self._prune(position.best_step)
 
-    def read(self, fusers: Sequence[Fuser], optimisation: Optimisation) -> Position:
+    def read(self, trained: Trained, optimisation: Optimisation) -> Position:
         """Restores the newest checkpoint.
 
         Raises:
@@ -119,8 +120,7 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder.parent} was trained with another {', '.join(names)}; use the same to resume."
             )
-        for fuser, found in zip(fusers, load_fusers(place, len(fusers)), strict=True):
-            fuser.load_state_dict(found.state_dict())
+        trained.restore(place)
         try:
             optimisation.restore(load_file(place / OPTIMIZER), state["schedule"])
         except (OSError, SafetensorError, KeyError) as error:

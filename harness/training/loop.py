@@ -19,7 +19,6 @@ from harness.errors import RunError
 from harness.training.batching import Batches, Micro
 from harness.training.checkpoints import Checkpoints, Position
 from harness.training.log import Log
-from harness.training.objective import summed_loss
 from harness.training.optim import Optimisation
 from harness.training.order import derived_seed
 from harness.training.session import Session
@@ -85,7 +84,7 @@ class Loop:
         mean = float(self._sum(loss)) / tokens
         if not math.isfinite(mean):
             raise RunError(f"The loss is {mean} at step {step + 1}; resume with a lower learning rate or in float32.")
-        told = {"loss": mean, "learning_rate": self.optimisation.learning_rate, **self._gates()}
+        told = {"loss": mean, "learning_rate": self.optimisation.learning_rate, **objective.figures()}
         told["grad_norm"] = self.optimisation.step()
         told["skipped"] = self.session.recipe.global_batch - used
         position.step, position.tokens = step + 1, position.tokens + tokens
@@ -112,15 +111,6 @@ class Loop:
             )
         return int(all_tokens), int(all_rows)
 
-    def _gates(self) -> dict[str, float]:
-        fusers = [link.fuser for link in self.session.objective.channel.links]
-        logits = torch.cat([fuser.gate_logit.detach() for fuser in fusers])
-        return {
-            "temperature": float(fusers[0].gate_temperature[0]),
-            "gates_open": float((logits > 0).float().mean()),
-            "gate_logit_mean": float(logits.mean()),
-        }
-
     def _validate(self) -> None:
         told = self._held_out() | self._accuracies()
         if not told:
@@ -136,13 +126,14 @@ class Loop:
     def _held_out(self) -> dict[str, float]:
         if not self.session.recipe.held_out_rows:
             return {}
-        channel, found = self.session.objective.as_evaluated(), torch.zeros(2, device=self.session.device)
+        objective, found = self.session.objective, torch.zeros(2, device=self.session.device)
         for micro in self.batches.held_out():
             if micro.lessons:
                 tokens = sum(len(one.response) for one in micro.lessons)
-                found += torch.stack([summed_loss(channel, micro.lessons), torch.tensor(tokens, device=found.device)])
-        loss, tokens = self._sum(found).tolist()
-        return {"held_out_loss": loss / tokens} if tokens else {}
+                loss = objective.evaluated_loss(micro.lessons)
+                found += torch.stack([loss, torch.tensor(tokens, device=found.device)])
+        total, tokens = self._sum(found).tolist()
+        return {"held_out_loss": total / tokens} if tokens else {}
 
     def _accuracies(self) -> dict[str, float]:
         told = {}
@@ -157,8 +148,7 @@ class Loop:
 
     def _save(self) -> None:
         if self.session.accelerator.is_main_process and self.checkpoints.newest() != self.position:
-            fusers = [link.fuser for link in self.session.objective.channel.links]
-            self.checkpoints.write(self.position, fusers, self.optimisation)
+            self.checkpoints.write(self.position, self.session.objective, self.optimisation)
         self.session.accelerator.wait_for_everyone()
 
     def _sum(self, value: torch.Tensor) -> torch.Tensor:

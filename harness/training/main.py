@@ -1,7 +1,8 @@
-"""``train``: a fuser from a receiver, its sharers and a data set.
+"""``train``: a fuser from a receiver, its sharers and a data set, or an adapter of the receiver alone.
 
 Guarantees a folder that says what it holds: the recipe, the log, checkpoints to resume from, and at the end the
-fuser in the harness's format with its origin in its header; and that the frozen models are still what they were.
+fuser in the harness's format, or the adapter in peft's, with its origin in its header; and that the frozen models
+are still what they were.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _run(session: Session) -> None:
     loop.run()
     loop.log.close()
     if [weights_sha256(lm) for lm in session.models] != weights:
-        raise RunError("A frozen model's weights have changed during training; do not use the fuser, report this.")
+        raise RunError("A frozen model's weights have changed during training; do not use the result, report this.")
     if session.accelerator.is_main_process:
         _finish(session, loop)
     session.accelerator.wait_for_everyone()
@@ -75,17 +76,16 @@ def _loop(session: Session, weights: list[str]) -> Loop:
     from harness.training.optim import optimisation
     from harness.training.validation import load_quizzes
 
-    recipe, accelerator, channel = session.recipe, session.accelerator, session.objective.channel
+    recipe, accelerator, objective = session.recipe, session.accelerator, session.objective
     rank, world = accelerator.process_index, accelerator.num_processes
-    optimiser = optimisation(session.objective, recipe, session.steps)
+    optimiser = optimisation(objective, recipe, session.steps)
     pinned = {**identity(recipe), "data_fingerprint": session.corpus.fingerprint, "weights_sha256": weights}
     checkpoints = Checkpoints(session.folder / "checkpoints", pinned, recipe.keep, _provenance(session, weights))
-    fusers = [link.fuser for link in channel.links]
-    position = checkpoints.read(fusers, optimiser) if recipe.resume else _from_start(checkpoints, Position())
+    position = checkpoints.read(objective, optimiser) if recipe.resume else _from_start(checkpoints, Position())
     quizzes = load_quizzes(recipe.validate_tasks, recipe.validate_limit, rank, world)
     writes = accelerator.is_main_process
     log = Log(session.folder, position.step, progress=recipe.progress, tensorboard=recipe.tensorboard, writes=writes)
-    batches = Batches(recipe, session.corpus, channel, rank, world, _store(session, weights))
+    batches = Batches(recipe, session.corpus, objective.channel, rank, world, _store(session, weights))
     return Loop(session, batches, optimiser, checkpoints, log, quizzes, position)
 
 
@@ -107,6 +107,7 @@ def _provenance(session: Session, weights: list[str]) -> dict[str, Any]:
         "recipe": identity(recipe),
         "data_fingerprint": session.corpus.fingerprint,
         "steps": session.steps,
+        "trained_parameters": sum(value.numel() for value in session.objective.parameters()),
     }
 
 
@@ -127,16 +128,16 @@ def _store(session: Session, weights: list[str]) -> Any:
 def _finish(session: Session, loop: Loop) -> None:
     """Writes the last weights as the result, the best ones beside them, and the original format if asked."""
     from harness.fusion.checkpoint import save_official
-    from harness.training.checkpoints import fuser_name, load_fusers, save_fusers
+    from harness.training.checkpoints import fuser_name
 
-    fusers = [link.fuser for link in session.objective.channel.links]
+    objective, best = session.objective, loop.position.best_step
     provenance = {**loop.checkpoints.provenance, "step": loop.position.step}
-    save_fusers(fusers, session.folder, provenance)
-    best = loop.position.best_step
-    if best is not None:
-        found = load_fusers(loop.checkpoints.at(best), len(fusers))
-        score = {"step": best, "validation_score": loop.position.best_score}
-        save_fusers(found, session.folder / "best", {**provenance, **score})
+    objective.save(session.folder, provenance)
     if session.recipe.official:
-        for number, fuser in enumerate(fusers):
-            save_official(fuser, session.folder / "official" / fuser_name(number, len(fusers)))
+        links = objective.channel.links
+        for number, link in enumerate(links):
+            save_official(link.fuser, session.folder / "official" / fuser_name(number, len(links)))
+    if best is not None:
+        objective.restore(loop.checkpoints.at(best))
+        score = {"step": best, "validation_score": loop.position.best_score}
+        objective.save(session.folder / "best", {**provenance, **score})

@@ -6,18 +6,22 @@ are neither broadcast nor saved.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from harness.channels.c2c import Link
+from harness.fusion.fuser import Fuser
 from harness.models import LM
-from harness.training.channel import KINDS, GraphChannel, Kept, Predicted, TrainedLink
+from harness.training.channel import KINDS, GraphChannel, Kept, TrainedLink
+from harness.training.checkpoints import load_fusers, save_fusers
 from harness.training.fuser import TrainedFuser
 from harness.training.lessons import Lesson
 from harness.training.recipe import Recipe
+from harness.training.trained import cross_entropy, nothing
 
 SHUT = -1.0
 
@@ -36,14 +40,21 @@ class Objective(nn.Module):
 
     def forward(self, lessons: Sequence[Lesson], kept: Sequence[Kept] | None = None) -> Tensor:
         """Returns the summed loss; of no lessons at all a zero that every process can still differentiate."""
-        if not lessons:
-            return torch.stack([value.sum() for value in self.parameters()]).sum() * 0.0
-        return summed_loss(self.channel, lessons, kept)
+        return summed_loss(self.channel, lessons, kept) if lessons else nothing(self.parameters())
+
+    @property
+    def trained(self) -> list[Fuser]:
+        """The fusers in the order of the sharers."""
+        return [link.fuser for link in self.channel.links]
 
     def set_step(self, step: int) -> None:
         """Anneals the gates."""
-        for link in self.channel.links:
-            link.fuser.set_temperature_step(step)
+        for fuser in self.trained:
+            fuser.set_temperature_step(step)
+
+    def evaluated_loss(self, lessons: Sequence[Lesson]) -> Tensor:
+        """Returns the summed loss with hard gates."""
+        return summed_loss(self.as_evaluated(), lessons)
 
     def as_evaluated(self) -> GraphChannel:
         """The channel as it answers with the weights of now: hard gates, nothing else changed."""
@@ -51,15 +62,28 @@ class Objective(nn.Module):
         links = tuple(Link(link.sharer, link.fuser) for link in self.channel.links)
         return GraphChannel(self.channel.answers, links, self.channel.mode, self.channel.alignment)
 
+    def figures(self) -> dict[str, float]:
+        """Returns the temperature and the state of the gates."""
+        logits = torch.cat([fuser.gate_logit.detach() for fuser in self.trained])
+        return {
+            "temperature": float(self.trained[0].gate_temperature[0]),
+            "gates_open": float((logits > 0).float().mean()),
+            "gate_logit_mean": float(logits.mean()),
+        }
+
+    def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Writes the fusers; see `save_fusers`."""
+        save_fusers(self.trained, folder, provenance)
+
+    def restore(self, folder: Path) -> None:
+        """Reads what `save` wrote."""
+        for fuser, found in zip(self.trained, load_fusers(folder, len(self.trained)), strict=True):
+            fuser.load_state_dict(found.state_dict())
+
 
 def summed_loss(channel: GraphChannel, lessons: Sequence[Lesson], kept: Sequence[Kept] | None = None) -> Tensor:
     """Cross-entropy of the responses' tokens under a channel, summed, in nats."""
-    return torch.stack([_cost(found) for found in channel.predictions(lessons, kept)]).sum()
-
-
-def _cost(found: Predicted) -> Tensor:
-    logits = found.logits.to(torch.promote_types(found.logits.dtype, torch.float32))
-    return F.cross_entropy(logits, found.targets, reduction="sum")
+    return torch.stack([cross_entropy(*found) for found in channel.predictions(lessons, kept)]).sum()
 
 
 @torch.no_grad()

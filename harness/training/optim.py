@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.errors import RunError
 from harness.training.recipe import Recipe
+from harness.training.trained import Trained
 
 
 @dataclass
@@ -19,7 +20,7 @@ class Optimisation:
     """AdamW with its schedule.
 
     Attributes:
-        optimizer: over the fusers' parameters.
+        optimizer: over the trained parameters.
         scheduler: steps once an optimizer step.
         grad_norm: gradients are clipped to it.
     """
@@ -71,19 +72,19 @@ class Optimisation:
             number, _, name = key.partition(".")
             whole["state"].setdefault(int(number), {})[name] = value
         if set(whole["state"]) != {index for group in whole["param_groups"] for index in group["params"]}:
-            raise KeyError("it holds other parameters than the fuser's")
+            raise KeyError("it holds other parameters than those trained")
         self.optimizer.load_state_dict(whole)
         self.scheduler.load_state_dict(dict(schedule))
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 
 
-def optimisation(module: nn.Module, recipe: Recipe, steps: int) -> Optimisation:
+def optimisation(trained: Trained | nn.Module, recipe: Recipe, steps: int) -> Optimisation:
     """Builds the recipe's optimizer and its schedule over `steps`."""
     from transformers import get_scheduler
 
     optimizer = torch.optim.AdamW(
-        module.parameters(),
+        trained.parameters(),
         lr=recipe.learning_rate,
         betas=(recipe.adam_beta1, recipe.adam_beta2),
         weight_decay=recipe.weight_decay,

@@ -36,7 +36,19 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 SINGULAR = {"sharer": "sharers", "validate_task": "validate_tasks"}
-LISTS = ("sharers", "validate_tasks", "init")  # given once with commas, or several times
+LISTS = ("sharers", "validate_tasks", "init", "lora_targets")  # given once with commas, or several times
+
+# What the other method alone reads.
+UNUSED = {
+    "fuser": frozenset({"lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_layers"}),
+    "lora": frozenset(
+        {
+            *("sharers", "sharer_chat_template", "init", "layer_alignment", "alignment", "fusion_mode", "fuse_layers"),
+            *("fuse_kinds", "hidden_dim", "intermediate_dim", "num_layers", "dropout", "initial_temperature"),
+            *("final_temperature", "anneal_steps", "fuser_dtype", "cache_messages", "official"),
+        }
+    ),
+}
 
 
 class Recipe(BaseModel):
@@ -47,8 +59,10 @@ class Recipe(BaseModel):
     # the models
     receiver: Identity[str]
     """Model that answers: hub id, folder or GGUF file."""
-    sharers: Identity[Names]
+    sharers: Identity[Names] = ()
     """Models whose caches are fused, in order; a fuser is trained for each, all together."""
+    method: Identity[Literal["fuser", "lora"]] = "fuser"
+    """What is trained: fusers, or a low-rank adapter of the receiver, which then learns alone."""
     receiver_chat_template: Identity[str | None] = None
     """Jinja file or `simple` in place of the receiver's own chat template."""
     sharer_chat_template: Identity[str | None] = None
@@ -103,6 +117,18 @@ class Recipe(BaseModel):
     """Of the Gumbel gates from `anneal_steps` on."""
     anneal_steps: Identity[Count | None] = None
     """Steps over which the temperature falls; none = all."""
+
+    # the adapter
+    lora_rank: Identity[Count] = 16
+    """Rank of the adapter's products."""
+    lora_alpha: Identity[Positive] = 32.0
+    """The adapter's product is scaled by this over the rank."""
+    lora_dropout: Identity[Annotated[float, Field(ge=0, lt=1)]] = 0.05
+    """Probability before the adapter's product."""
+    lora_targets: Identity[Names] = ()
+    """Modules that are adapted, such as `q_proj,v_proj`; none = all linear layers of attention and MLP."""
+    lora_layers: Identity[str | None] = None
+    """Receiver layers that are adapted, such as `15-29`; none = all. No gradient goes below the lowest."""
 
     # the optimisation
     steps: Identity[Count | None] = None
@@ -178,8 +204,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
-        if not self.sharers:
-            raise UserError("sharers is empty; name at least one model with --sharer.")
+        _check_method(self)
         if self.init and len(self.init) != len(self.sharers):
             raise UserError(f"init names {len(self.init)} fusers for {len(self.sharers)} sharers; give one for each.")
         if self.global_batch % self.micro_batch:
@@ -189,10 +214,26 @@ class Recipe(BaseModel):
         return self
 
 
+def _check_method(recipe: Recipe) -> None:
+    if recipe.method == "lora" and recipe.sharers:
+        raise UserError(
+            f"Method lora trains the receiver alone, but sharers names {', '.join(recipe.sharers)}; "
+            "leave --sharer out or use --method fuser."
+        )
+    if recipe.method == "fuser" and not recipe.sharers:
+        raise UserError("sharers is empty; name at least one model with --sharer.")
+    fields = Recipe.model_fields
+    wrong = [name for name in sorted(UNUSED[recipe.method]) if getattr(recipe, name) != fields[name].default]
+    if wrong:
+        raise UserError(f"Method {recipe.method} does not use {', '.join(wrong)}; leave it out.")
+
+
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """Returns what decides the result, as plain JSON values."""
+    """Returns what decides the result, as plain JSON values; what only the other method uses is left out."""
     names = {name for name, kind in kinds(cast(Any, Recipe)).items() if kind == IDENTITY}
-    return recipe.model_dump(mode="json", include=names)
+    # Fusers were trained before there was a choice; their runs go on without the name of the method.
+    silent = UNUSED[recipe.method] | ({"method"} if recipe.method == "fuser" else frozenset())
+    return recipe.model_dump(mode="json", include=names - silent)
 
 
 def build(values: Mapping[str, Any], where: str = "command line") -> Recipe:
@@ -201,7 +242,8 @@ def build(values: Mapping[str, Any], where: str = "command line") -> Recipe:
     Raises:
         UserError: naming the key, what was seen and what is allowed.
     """
-    for name in ("receiver", "sharers", "output_path"):
+    needed = ("receiver", "output_path") if values.get("method") == "lora" else ("receiver", "sharers", "output_path")
+    for name in needed:
         if name not in values:
             raise UserError(f"{where}: {name} is missing; give it as a flag or in the YAML file.")
     try:

@@ -1,11 +1,11 @@
 """Everything a training run works with, built from its recipe.
 
-Guarantees that models are frozen before anything runs and that every process starts from the same fuser weights.
+Guarantees that models are frozen before anything runs and that every process starts from the same trained weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from harness.fusion.layers import LayerMap, k_nearest, last_aligned
 from harness.fusion.shapes import KVShape, config_for, kv_shape
 from harness.models import DTYPES, LM, pick_device
 from harness.models import load as load_model
+from harness.training.adapter import insert
 from harness.training.corpus import Corpus, read_corpus
 from harness.training.fuser import TrainedFuser
+from harness.training.layers import chosen_layers
 from harness.training.objective import Objective
 from harness.training.order import derived_seed
 from harness.training.recipe import Recipe
+from harness.training.trained import Trained
+from harness.training.tuning import TunedReceiver
 
 LAYER_ALIGNMENTS: dict[str, Callable[[int, int], LayerMap]] = {"last_aligned": last_aligned, "k_nearest": k_nearest}
 
@@ -38,7 +42,7 @@ class Session:
         accelerator: of the library of that name; knows the processes and the device.
         corpus: the rows.
         models: receiver and sharers, frozen.
-        objective: the loss, with the fusers as its parameters.
+        objective: the loss, with what is trained as its parameters.
         wrapped: the same, wrapped for several processes where there are any.
         steps: optimizer steps in all.
     """
@@ -47,7 +51,7 @@ class Session:
     accelerator: Any
     corpus: Corpus
     models: tuple[LM, ...]
-    objective: Objective
+    objective: Trained
     wrapped: nn.Module
     steps: int
 
@@ -63,7 +67,7 @@ class Session:
 
 
 def open_session(recipe: Recipe) -> Session:
-    """Reads the data, loads the models and builds or loads the fusers.
+    """Reads the data, loads the models and builds or loads what is trained.
 
     Raises:
         UserError: if any of it does not exist, does not fit or contradicts the number of processes.
@@ -82,14 +86,23 @@ def open_session(recipe: Recipe) -> Session:
     device = str(accelerator.device) if accelerator.num_processes > 1 else str(where)
     receiver = _model(recipe, recipe.receiver, recipe.receiver_chat_template, device)
     sharers = [_model(recipe, name, recipe.sharer_chat_template, device) for name in recipe.sharers]
-    fusers = [_fuser(recipe, number, receiver, sharer, steps) for number, sharer in enumerate(sharers)]
-    objective = Objective(receiver, sharers, fusers, recipe).to(receiver.device).train()
+    objective = _objective(recipe, receiver, sharers, steps)
+    if recipe.gradient_checkpointing:
+        for lm in (receiver, *sharers):
+            recompute_layers(lm.model)
     wrapped = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
     return Session(recipe, accelerator, corpus, (receiver, *sharers), objective, wrapped, steps)
 
 
+def _objective(recipe: Recipe, receiver: LM, sharers: Sequence[LM], steps: int) -> Objective | TunedReceiver:
+    if recipe.method == "lora":
+        return TunedReceiver(insert(receiver, recipe)).train()
+    fusers = [_fuser(recipe, number, receiver, sharer, steps) for number, sharer in enumerate(sharers)]
+    return Objective(receiver, sharers, fusers, recipe).to(receiver.device).train()
+
+
 def _model(recipe: Recipe, name: str, template: str | None, device: str) -> LM:
-    lm = load_model(
+    return load_model(
         name,
         device=device,
         dtype=recipe.dtype,
@@ -97,9 +110,6 @@ def _model(recipe: Recipe, name: str, template: str | None, device: str) -> LM:
         chat_template=template,
         trust_remote_code=recipe.trust_remote_code,
     )
-    if recipe.gradient_checkpointing:
-        recompute_layers(lm.model)
-    return lm
 
 
 def recompute_layers(model: nn.Module) -> None:
@@ -154,21 +164,3 @@ def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int)
         final_temperature=recipe.final_temperature,
         anneal_steps=recipe.anneal_steps or steps,
     )
-
-
-def chosen_layers(text: str | None, layers: int) -> frozenset[int]:
-    """Reads a choice of layers such as ``0-13,20``; None is all.
-
-    Raises:
-        UserError: if it is no such choice, or names a layer that is not there.
-    """
-    if text is None:
-        return frozenset(range(layers))
-    try:
-        ends = [[int(end) for end in part.split("-")] for part in str(text).split(",")]
-        found = frozenset(layer for part in ends for layer in range(part[0], part[-1] + 1))
-    except ValueError:
-        found = frozenset()
-    if not found or max(found) >= layers:
-        raise UserError(f"fuse_layers is {text!r}; give layers from 0 to {layers - 1}, such as '0-{layers - 1}'.")
-    return found

@@ -77,10 +77,11 @@ def store_name(identity: Mapping[str, Any], readers: Sequence[Any]) -> str:
 
 
 def weights_sha256(lm: LM) -> str:
-    """Digest of a model's weights in memory; the same before and after training, or something is wrong."""
+    """Digest of a model's frozen weights in memory; the same before and after training, or something is wrong."""
     digest = hashlib.sha256()
-    for value in lm.model.state_dict().values():
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for value in lm.model.state_dict(keep_vars=True).values():
+        if not value.requires_grad:
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.accuracy import Item, to_sample
-from harness.channels.base import Work
-from harness.channels.c2c import CacheToCache
+from harness.channels.base import Channel, Work
 from harness.config import build
 from harness.engine import Arm, Budget, run
 from harness.loading_tasks import load_benchmark
@@ -38,7 +37,7 @@ def load_quizzes(names: Sequence[str], limit: int | None, rank: int = 0, world: 
     return {name: items[rank::world] for name, items in found.items.items()}
 
 
-def score(items: Sequence[Item], channel: CacheToCache, batch_size: int) -> Score:
+def score(items: Sequence[Item], channel: Channel, batch_size: int) -> Score:
     """Asks questions through a channel."""
     right, errors = 0, 0
     for outcome in run(channel, [Arm(channel)], [item.request for item in items], Budget(batch_size), [Work()]):

@@ -88,14 +88,14 @@ def test_a_run_that_stops_and_resumes_ends_in_the_same_bits(folder, whole):
 
     out = folder / "stopped"
     with pytest.MonkeyPatch.context() as patch:
-        step = loop.Loop._step
+        step = loop.Loop.step
 
         def dying(self, number):
             if number == 3:
                 raise KeyboardInterrupt
             return step(self, number)
 
-        patch.setattr(loop.Loop, "_step", dying)
+        patch.setattr(loop.Loop, "step", dying)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(folder, out))
     assert not (out / "fuser").exists()

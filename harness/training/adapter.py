@@ -1,0 +1,158 @@
+"""A low-rank adapter (LoRA, arXiv 2106.09685) inside a frozen receiver, by peft.
+
+Guarantees master weights in float32 with products in the model's format, weights of the receiver that do not move,
+and a folder that peft itself reads: ``adapter_config.json`` and ``adapter_model.safetensors``, data only.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.errors import UserError, unknown
+from harness.models import LM, Reference
+from harness.records.files import explained, write_atomic
+from harness.training.layers import chosen_layers
+from harness.training.order import derived_seed
+from harness.training.recipe import Recipe
+
+FOLDER, WEIGHTS = "adapter", "adapter_model.safetensors"
+_NAME = "default"  # peft's own; it does not appear in the file
+
+
+class MasterLinear(nn.Linear):
+    """A linear layer whose product takes the format of what it reads; peft's takes that of the weight."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Returns the product, in the format of `input`."""
+        return F.linear(input, self.weight.to(input.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A receiver with the adapter inside.
+
+    Attributes:
+        lm: the receiver, changed in place.
+        peft: peft's view of the same modules.
+        tensors: the weights under the names that they have in a file; they share memory with the parameters.
+    """
+
+    lm: LM
+    peft: Any
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The adapter's weights."""
+        return [value for value in self.peft.parameters() if value.requires_grad]
+
+    def train(self, mode: bool) -> None:
+        """Turns the adapter's dropout on or off; the receiver stays in inference mode."""
+        for layer in _tuned_layers(self.peft):
+            layer.lora_dropout.train(mode)
+
+    def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Writes a peft folder; what the adapter comes from stands in the header of the weights.
+
+        Raises:
+            RunError: if the disk is full or failing.
+        """
+        config = copy.copy(self.peft.peft_config[_NAME])
+        config.base_model_name_or_path, config.revision = _base(self.lm.reference)
+        config.target_modules, config.inference_mode = sorted(config.target_modules), True
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
+        header = {"format": "pt", "provenance": json.dumps(dict(provenance))}
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / WEIGHTS, to_safetensors(tensors, header))
+            config.save_pretrained(str(folder))
+
+    def restore(self, folder: Path) -> None:
+        """Takes over the weights that `save` wrote.
+
+        Raises:
+            UserError: if they are damaged or of other shapes.
+        """
+        try:
+            found, own = load_file(folder / WEIGHTS), self.tensors
+            if {name: value.shape for name, value in found.items()} != {k: v.shape for k, v in own.items()}:
+                raise ValueError("it holds other shapes than the adapter's")
+        except (OSError, SafetensorError, ValueError) as error:
+            raise UserError(
+                f"{folder / WEIGHTS} is damaged ({error}); remove {folder.parent} to go on from the one before."
+            ) from error
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(found[name])
+
+
+def insert(lm: LM, recipe: Recipe) -> Adapter:
+    """Puts a new adapter into a receiver, in place; until it is trained it changes no number.
+
+    Raises:
+        UserError: if peft is missing, or the recipe names modules or layers that the receiver does not have.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+        from peft.utils import get_peft_model_state_dict
+    except ImportError as error:
+        raise UserError("peft is not installed; install c2c-harness[train] for --method lora.") from error
+    layers = sorted(chosen_layers(recipe.lora_layers, lm.n_layers, "lora_layers")) if recipe.lora_layers else None
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=_targets(lm, recipe.lora_targets),
+        layers_to_transform=layers,
+    )
+    torch.manual_seed(derived_seed(recipe.seed, "weights", 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
+        peft = get_peft_model(lm.model, config).eval()
+    for layer in _tuned_layers(peft):
+        layer.cast_input_dtype_enabled = False
+        layer.lora_A[_NAME], layer.lora_B[_NAME] = _master(layer.lora_A[_NAME]), _master(layer.lora_B[_NAME])
+    return Adapter(lm, peft, get_peft_model_state_dict(peft, save_embedding_layers=False))
+
+
+def _targets(lm: LM, asked: tuple[str, ...]) -> list[str]:
+    """Last names of the modules to adapt: those asked for, or every linear layer of the decoder's."""
+    named = lm.model.base_model.named_modules()
+    known = sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, nn.Linear)})
+    wrong = next((name for name in asked if name not in known), None)
+    if wrong is not None:
+        raise unknown("module in lora_targets", wrong, known)
+    return sorted(asked) or known
+
+
+def _tuned_layers(peft: Any) -> list[Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in peft.modules() if isinstance(module, LoraLayer)]
+
+
+def _master(linear: nn.Linear) -> MasterLinear:
+    made = MasterLinear(linear.in_features, linear.out_features, bias=False, device="meta")
+    made.weight = linear.weight
+    return made
+
+
+def _base(reference: Reference) -> tuple[str, str | None]:
+    """Name and revision as peft keeps them."""
+    if reference.local or reference.gguf_file:
+        return reference.text, None
+    return reference.source, reference.revision
