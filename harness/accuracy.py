@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.assembly import Group
-from harness.channels.base import PromptTooLong, Work
+from harness.channels.base import Answering, PromptTooLong, Work
 from harness.channels.c2c import CacheMessage, CacheToCache
 from harness.channels.controls import Tamper, band_means
 from harness.channels.single import Single
@@ -147,7 +147,7 @@ def to_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
         "message_text": answer.message_text,
         "payload_bytes": answer.payload_bytes,
         "prompt_tokens": answer.prompt_tokens,
-        "tokens_out": len(answer.tokens) or (0 if answer.fault else 1),
+        "tokens_out": len(answer.tokens) or (1 if answer.scored else 0),
         "entropy": answer.entropy,
         "text": answer.text,
         "loglikelihoods": scored,
@@ -186,11 +186,13 @@ def _key(item: Item, group: Group, control: str) -> Key:
 def _arms(group: Group, seed: int, means: Means) -> list[Arm]:
     arms = [Arm(group.channel, group.name_control)]
     for control in group.controls:
-        if control == "closed":
+        if control == "closed" and not isinstance(group.channel, Answering):
             # Gates shut means the receiver's own computation: nothing is padded, cut or fused.
             arms.append(Arm(Single(group.channel.answers, group.channel.name), control))
             continue
-        told = tuple(m.to(group.channel.answers.device) for m in means) if control == "mean" else ()
+        told: Means = ()
+        if control == "mean" and not isinstance(group.channel, Answering):
+            told = tuple(m.to(group.channel.answers.device) for m in means)
         arms.append(Arm(group.channel, control, Tamper(control, seed, told)))
     return arms
 

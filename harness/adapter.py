@@ -16,9 +16,10 @@ from lm_eval.api.registry import register_model
 
 from harness.asking import chat_text, decoding_request, scoring_request
 from harness.assembly import assemble
-from harness.channels.base import Channel, Work
+from harness.channels.base import Answering, Channel, Work
 from harness.channels.single import Single
 from harness.config import RunConfig, build
+from harness.config.served import OWN
 from harness.engine import Answer, Arm, Budget, Request, run
 from harness.errors import RunError, UserError
 
@@ -109,7 +110,9 @@ def channel_lm(name: str, batch_size: Any = 8, device: str | None = None, **argu
     cast = assemble(config)
     if str(batch_size).startswith("auto"):
         raise UserError("batch_size 'auto' is not supported; give a number.")
-    return ChannelLM(cast.groups[0].channel, int(batch_size), config.max_batch_tokens)
+    channel = cast.groups[0].channel
+    assert not isinstance(channel, Answering)
+    return ChannelLM(channel, int(batch_size), config.max_batch_tokens)
 
 
 def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
@@ -119,6 +122,8 @@ def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
             continue
         renamed = _RENAMED.get(key, key)
         values[renamed] = str(value).split("+") if renamed in ("sharers", "fusers") else value
+    if values.get("backend", OWN) != OWN:
+        raise UserError(f"lm-eval runs its engine {values['backend']!r} itself; give it as --model.")
     if "receiver" not in values:
         raise UserError("model_args needs receiver=...; several sharers or fusers are joined by '+'.")
     return build(values, "model_args")

@@ -116,9 +116,9 @@ def _answer_share(session: Session, means: dict[str, dict[str, Means]]) -> None:
 
 
 def _collect(session: Session) -> Work:
-    own = {name: work.counters.as_dict() for name, work in session.tally.work.items()}
+    own = {name: work.counters.as_dict() for name, work in session.tally.work.items() if not work.busy_s}
     earlier = len(session.samples) if session.ranks.first else 0
-    peak = peak_bytes(session.cast.receiver.device)
+    peak = peak_bytes(session.cast.device)
     counters: dict[str, Counter[str]] = {}
     peaks = []
     for rank, part in enumerate(session.ranks.gather((session.samples[earlier:], own, peak, session.notes))):

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.channels.base import Channel
+import torch
+
+from harness.channels.base import Answering, Channel
 from harness.channels.c2c import CacheToCache, Link
 from harness.channels.controls import CACHE_CONTROLS, TEXT_CONTROLS
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.config import RunConfig
+from harness.config.served import OWN
 from harness.errors import UserError
 from harness.fusion.checkpoint import check_fits
 from harness.fusion.checkpoint import load as load_fuser
@@ -21,24 +25,38 @@ from harness.models import LM, load
 from harness.paths import located
 from harness.prompts import ask, render
 
+if TYPE_CHECKING:
+    from harness.served.backend import Served
+
 
 @dataclass(frozen=True)
 class Group:
     """A channel that sends, with the controls that tamper with what it sends."""
 
-    channel: Channel
+    channel: Channel | Answering
     controls: tuple[str, ...] = ()
     name_control: str = ""
 
 
 @dataclass(frozen=True)
 class Cast:
-    """Everybody who takes part in a run."""
+    """Everybody who takes part in a run.
 
-    receiver: LM
+    Attributes:
+        receiver: None where somebody else's engine runs it.
+        served: the models behind such an engine, receiver first.
+    """
+
+    receiver: LM | None
     sharers: tuple[LM, ...]
     fusers: tuple[Fuser, ...]
     groups: tuple[Group, ...]
+    served: tuple[Served, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return torch.device("cpu") if self.receiver is None else self.receiver.device
 
 
 def assemble(config: RunConfig) -> Cast:
@@ -47,6 +65,10 @@ def assemble(config: RunConfig) -> Cast:
     Raises:
         UserError: a model or fuser cannot be loaded, or a fuser was made for other shapes.
     """
+    if config.backend != OWN:
+        from harness.served.cast import assemble_served
+
+        return assemble_served(config)
     receiver = _load(config, config.receiver, config.receiver_chat_template)
     speaking = set(config.channels) - {"receiver"}
     sharers = tuple(_load(config, s, config.sharer_chat_template) for s in config.sharers) if speaking else ()

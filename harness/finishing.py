@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.accuracy import Item
 from harness.answering import Work, in_order, tell
+from harness.channels.base import Answering
 from harness.config import RunConfig
 from harness.identity import gates_of
 from harness.latency import draw, time_questions
@@ -24,6 +25,7 @@ from harness.records.schema import Timing
 from harness.replay import lm_eval_results
 from harness.results import effects, headline, render_table, summarise
 from harness.routing import route
+from harness.served.throughput import throughput_lines, throughput_of
 from harness.session import Session
 
 
@@ -84,7 +86,8 @@ def _route(session: Session) -> None:
 
 def _latency_pass(session: Session, folder: RunFolder) -> None:
     config = session.config
-    channels = [g.channel for g in session.cast.groups if not g.name_control]
+    groups = [g for g in session.cast.groups if not g.name_control]
+    channels = [g.channel for g in groups if not isinstance(g.channel, Answering)]
     if not config.latency_samples or not channels:
         return
     known = {(s.task, s.doc_id, s.channel): s for s in session.samples if s.control == ""}
@@ -120,6 +123,7 @@ def _finish(session: Session, folder: RunFolder, work: Work) -> None:
         "counters": work.counters,
         "peak_memory_bytes": _peaks(session, work),
         "fusion": gates_of(session.cast),
+        "throughput": throughput_of(session.config, session.tally.work),
         "warnings": warnings,
     }
     folder.update(folder.record.model_copy(update=update))
@@ -127,13 +131,15 @@ def _finish(session: Session, folder: RunFolder, work: Work) -> None:
     record = folder.finish("success")
     shown = headline(rows, session.benchmark.groups)
     print(render_table(shown, effects(samples, session.benchmark.groups), color=sys.stdout.isatty()))
+    for line in throughput_lines(record.throughput):
+        print(line)
     tell(record.warnings)
     print(f"Records: {folder.path}", file=sys.stderr)
 
 
 def _peaks(session: Session, work: Work) -> dict[str, int]:
     """Of the largest process, then of each where there are several; the first has timed since it last told."""
-    each = [max(work.peak_memory_bytes[0], peak_bytes(session.cast.receiver.device)), *work.peak_memory_bytes[1:]]
+    each = [max(work.peak_memory_bytes[0], peak_bytes(session.cast.device)), *work.peak_memory_bytes[1:]]
     own = {f"rank {rank}": peak for rank, peak in enumerate(each)} if len(each) > 1 else {}
     return {"process": max(each), **own}
 

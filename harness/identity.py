@@ -12,6 +12,7 @@ from harness.loading_tasks import Benchmark
 from harness.models import LM
 from harness.records.files import sha256_files
 from harness.records.schema import ModelInfo
+from harness.served.backend import Served
 
 _CONTENT = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
 
@@ -33,7 +34,14 @@ def model_info(role: str, lm: LM) -> ModelInfo:
 
 def models_of(cast: Cast) -> list[ModelInfo]:
     """The receiver, then the sharers."""
-    return [model_info("receiver", cast.receiver), *(model_info("sharer", s) for s in cast.sharers)]
+    own = [("receiver", cast.receiver), *(("sharer", s) for s in cast.sharers)]
+    return [*(model_info(role, lm) for role, lm in own if lm is not None), *map(served_info, cast.served)]
+
+
+def served_info(model: Served) -> ModelInfo:
+    """Names a model behind somebody else's engine; nobody here sees its weights."""
+    reference = model.reference
+    return ModelInfo(role=model.role, reference=reference.text, revision=reference.revision or "", fingerprint="")
 
 
 def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
 from harness.records.hardware import hardware
 from harness.records.schema import Processes, RunRecord
+from harness.served.cast import check_answerable
+from harness.served.throughput import engine_of
 from harness.session import Session
 
 _FIXED: dict[str, tuple[Any, str]] = {
@@ -63,6 +65,7 @@ def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[
     _refuse_early(config)
     benchmark = load_benchmark(config)
     cast = assemble(config.model_copy(update={"device": ranks.device(config.device)}))
+    check_answerable(cast, benchmark.all_items)
     return benchmark, cast, _record(config, cast, benchmark, command)
 
 
@@ -117,6 +120,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         packages=provenance.packages(),
         environment=provenance.environment(),
         hardware=hardware(),
+        engine=engine_of(config),
         git=provenance.git(),
     )
 

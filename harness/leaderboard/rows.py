@@ -126,7 +126,7 @@ def _row(entry: Entry, row: ResultRow, found: Sequence[Effect], speed_up: Value)
         n=row.n,
         errors=row.errors,
         invalid=row.invalid,
-        source=f"run {run.run_id}",
+        source=f"run {run.run_id}{f' through {run.engine.backend}' if run.engine else ''}",
         run_id=run.run_id,
         started_at=run.started_at,
         commit=run.git.commit,

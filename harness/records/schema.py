@@ -140,6 +140,24 @@ class Processes(Record):
     latency: str = Field("rank 0", description="who was timed, and what the others did meanwhile")
 
 
+class Engine(Record):
+    """Somebody else's engine that ran the models of a run, through lm-eval."""
+
+    backend: str = Field(description="lm-eval's name of it")
+    lm_eval: str = Field(description="version")
+    receiver_args: str = ""
+    sharer_args: str = ""
+
+
+class Throughput(Record):
+    """Questions a second of one channel through such an engine: batched, no latency; of this session alone."""
+
+    questions: int
+    seconds: float
+    questions_per_second: float
+    conditions: str
+
+
 class ResultRow(Record):
     """One line of the results table: a task through a channel under a control."""
 
@@ -191,6 +209,8 @@ class RunRecord(Record):
     environment: dict[str, str] = Field({}, description="switches that change numbers")
     hardware: Hardware = Field(Hardware(), description="of the first process, which is the one that is timed")
     processes: Processes = Processes()
+    engine: Engine | None = Field(None, description="None where our own engine ran the models")
+    throughput: dict[str, Throughput] = Field({}, description="channel -> questions a second through such an engine")
     git: Git = Git()
     counters: dict[str, dict[str, int]] = Field({}, description="arm -> forwards, prompt_tokens, decoded_tokens, ...")
     peak_memory_bytes: dict[str, int] = Field({}, description="`process`: of the largest; of several, `rank N` each")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from harness.config.served import pairs
 from harness.errors import UserError, unknown
 from harness.models import Reference, parse_reference
@@ -124,6 +126,8 @@ def _filled_in(
             wanted["tokenizer"] = reference.source
     if not {"pretrained", "tokenizer"} & given.keys():
         wanted["revision"] = reference.revision
+    if known.get("device") == "cuda" and not torch.cuda.is_available():
+        wanted["device"] = "cpu"
     if known.get("batch_size") == 1:
         wanted["batch_size"] = batch_size
     return {n: v for n, v in wanted.items() if n in known and n not in given and v is not None}

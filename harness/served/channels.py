@@ -54,7 +54,7 @@ class ServedText:
 
     model: Served
     sharer: Served
-    style: TextVariant = TextVariant()
+    style: TextVariant
     name: str = "t2t"
 
     @property

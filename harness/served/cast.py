@@ -1,0 +1,68 @@
+"""Who takes part in a run through somebody else's engine, and what it cannot be asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from harness.accuracy import Item
+from harness.assembly import Cast, Group
+from harness.channels.base import Answering
+from harness.channels.t2t import TextVariant
+from harness.config import RunConfig
+from harness.errors import UserError
+from harness.served.answers import cannot_score
+from harness.served.backend import Served, build
+from harness.served.channels import ServedSingle, ServedText
+
+
+def assemble_served(config: RunConfig) -> Cast:
+    """Sets up the engines that the configured channels need.
+
+    Raises:
+        UserError: an engine cannot be set up, or this is one of several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UserError(
+            f"Backend {config.backend!r} spreads its work by itself, but {os.environ['WORLD_SIZE']} processes were "
+            "started; start one, and give the engine its devices in --receiver_args and --sharer_args."
+        )
+    served: dict[str, Served] = {}
+    if set(config.channels) & {"receiver", "t2t"}:
+        served["receiver"] = _served(config, "receiver", config.receiver, config.receiver_args)
+    if set(config.channels) & {"sharer", "t2t"}:
+        served["sharer"] = _served(config, "sharer", config.sharers[0], config.sharer_args)
+    return Cast(None, (), (), tuple(_group(config, name, served) for name in config.channels), tuple(served.values()))
+
+
+def check_answerable(cast: Cast, items: Iterable[Item]) -> None:
+    """Refuses what an engine cannot be asked, before anything is.
+
+    Raises:
+        UserError: a task scores options or opens the answer, and an engine takes chats only.
+    """
+    chats = [model for model in cast.served if model.kind == "chat"]
+    if not chats:
+        return
+    for item in items:
+        if item.request.options:
+            raise UserError(f"Task {item.task!r} compares options. {cannot_score(chats[0])}")
+        if item.request.query.conversation.prefix:
+            raise UserError(
+                f"Task {item.task!r} opens the answer itself, and backend {chats[0].backend!r} takes whole turns only; "
+                "use local-completions, vllm or hf."
+            )
+
+
+def _served(config: RunConfig, role: str, name: str, arguments: str) -> Served:
+    return build(role, config.backend, name, arguments, chat=config.chat, batch_size=config.batch_size)
+
+
+def _group(config: RunConfig, name: str, served: dict[str, Served]) -> Group:
+    channel: Answering
+    if name == "t2t":
+        style = TextVariant(config.with_options, config.may_answer, config.t2t_tokens)
+        channel = ServedText(served["receiver"], served["sharer"], style)
+    else:
+        channel = ServedSingle(served[name], name)
+    return Group(channel, config.controls if name == "t2t" else ())
