@@ -10,8 +10,8 @@ import pytest
 from record_examples import child, run_record, sample, timing
 
 from harness.errors import RunError, UserError
-from harness.records import LoadedRun, load_run
-from harness.records.folder import RunFolder
+from harness.records import LoadedRun, load_run, loading
+from harness.records.folder import RankFolder, RunFolder
 from harness.records.loading import latest
 
 
@@ -103,6 +103,95 @@ def test_numbers_that_are_not_finite_are_errors_and_never_scores(tmp_path: Path,
     assert found.predicted is None
     (tmp_path / "samples.jsonl").write_text(json.dumps(sample(0, **broken).model_dump()) + "\n")
     assert load_run(tmp_path).samples[0].error is not None
+
+
+def shared(path: Path) -> tuple[RunFolder, RankFolder, RankFolder]:
+    """A run of three processes, each with a sample of its own."""
+    first = RunFolder.create(path, run_record())
+    first.admit()
+    ranks = [RankFolder(path, rank, first.record.run_id) for rank in (1, 10)]
+    for number, folder in enumerate([first, *ranks]):
+        folder.add_samples([sample(number)])
+    return first, ranks[0], ranks[1]
+
+
+def test_samples_of_all_processes_are_read_while_the_run_goes_on(tmp_path: Path) -> None:
+    first, *others = shared(tmp_path)
+    assert load_run(tmp_path).samples == [sample(0), sample(1), sample(2)]
+    with first, others[0], others[1]:
+        pass
+    with RunFolder.open(tmp_path) as again:
+        assert again.samples == [sample(0), sample(1), sample(2)]
+
+
+def test_a_settled_folder_holds_each_sample_once_in_order(tmp_path: Path) -> None:
+    first, *others = shared(tmp_path)
+    with first, others[0], others[1]:
+        first.settle([sample(2), sample(0), sample(1)])
+    assert load_run(tmp_path).samples == [sample(2), sample(0), sample(1)]
+    assert [path.name for path in tmp_path.glob("samples*")] == ["samples.jsonl"]
+
+
+@pytest.mark.parametrize("step", ["os.replace", "Path.unlink"])
+def test_dying_while_the_folder_is_settled_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    first, *others = shared(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies) if step == "os.replace" else patch.setattr(Path, "unlink", dies)
+        with pytest.raises(KeyboardInterrupt):
+            first.settle([sample(2), sample(0), sample(1)])
+    for folder in (first, *others):
+        folder.__exit__(None, None, None)
+    assert sorted(s.doc_id for s in load_run(tmp_path).samples) == sorted(s.doc_id for s in map(sample, range(3)))
+    with RunFolder.open(tmp_path) as again:
+        assert len(again.samples) == 3
+        again.settle(again.samples)
+    assert len(load_run(tmp_path).samples) == 3
+    assert [path.name for path in tmp_path.glob("samples*")] == ["samples.jsonl"]
+
+
+def test_a_journal_that_is_merged_while_it_is_read_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = shared(tmp_path)
+    listed = loading.rank_journals(tmp_path)
+    first.settle([sample(0), sample(1), sample(2)])
+    monkeypatch.setattr(loading, "rank_journals", lambda _: listed)
+    assert load_run(tmp_path).samples == [sample(0), sample(1), sample(2)]
+    for folder in (first, *others):
+        folder.__exit__(None, None, None)
+
+
+def test_a_newcomer_is_refused_while_any_process_of_the_run_lives(tmp_path: Path) -> None:
+    first, *others = shared(tmp_path)
+    for folder in (first, *others):
+        with pytest.raises(UserError, match="in use by another process"):
+            RunFolder.open(tmp_path)
+        folder.__exit__(None, None, None)
+    RunFolder.open(tmp_path).close()
+
+
+def test_a_process_that_does_not_see_the_runs_folder_is_told_so(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", run_record()) as first:
+        first.admit()
+        for path, run_id in ((tmp_path / "elsewhere", first.record.run_id), (first.path, "another")):
+            with pytest.raises(UserError, match="all nodes share"):
+                RankFolder(path, 1, run_id)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_answers_of_a_further_process_alone_are_a_run_as_well(tmp_path: Path) -> None:
+    first, *others = shared(tmp_path)
+    for folder in (first, *others):
+        folder.__exit__(None, None, None)
+    os.unlink(tmp_path / "run.json")
+    os.unlink(tmp_path / "samples.jsonl")
+    with pytest.raises(UserError, match="--resume"):
+        RunFolder.create(tmp_path, run_record())
 
 
 def test_second_create_is_refused_and_keeps_the_first(tmp_path: Path) -> None:
