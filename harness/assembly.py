@@ -111,6 +111,8 @@ def _load(config: RunConfig, reference: str, chat_template: str | None) -> LM:
         attention=config.attention,
         chat_template=chat_template,
         trust_remote_code=config.trust_remote_code,
+        device_map=config.device_map,
+        tensor_parallel=config.tensor_parallel,
     )
     if config.chat:
         render(lm, ask(""))  # a missing or broken template is refused before anything is asked

@@ -54,13 +54,12 @@ def entropies(logits: Tensor) -> list[float]:
 
 def first_non_finite(buffer: KVBuffer) -> str:
     """Says in which layer's cache a number that is not finite first appears."""
-    if buffer.data is not None:
-        visible = buffer.real[:, : buffer.length]
-        for layer in range(buffer.n_layers):
-            for kind, name in enumerate("KV"):
-                entry = buffer.data[kind, layer, :, :, : buffer.length].isfinite().all(-1).all(1)
-                if not bool((entry | ~visible).all()):
-                    return f"they first appear in the {name} of layer {layer}"
+    visible = buffer.real[:, : buffer.length]
+    for layer in range(buffer.n_layers):
+        for kind, name in enumerate("KV"):
+            entry = buffer.entry(kind, layer)
+            if entry is not None and not bool((entry.isfinite().all(-1).all(1) | ~visible).all()):
+                return f"they first appear in the {name} of layer {layer}"
     return "they first appear after the last layer's cache"
 
 

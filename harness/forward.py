@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness.kv import CacheFilled, KVBuffer
 from harness.models import LM
+from harness.spread import SpreadBuffer
 
 # Columns kept free behind a prompt, so that the usual answer or its options fit without copying the cache.
 ANSWER_ROOM = 64
@@ -104,7 +105,8 @@ def left_padded(
 
 def new_buffer(lm: LM, rows: int, capacity: int) -> KVBuffer:
     """An empty cache for `rows` sequences of the model."""
-    return KVBuffer(rows, lm.n_layers, lm.device, capacity)
+    kind = SpreadBuffer if lm.spread else KVBuffer
+    return kind(rows, lm.n_layers, lm.device, capacity)
 
 
 def extend(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep: int = 0) -> Tensor | None:
@@ -138,7 +140,7 @@ def extend(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep:
 def _fill(lm: LM, buffer: KVBuffer, arguments: Mapping[str, Any]) -> None:
     # What the last layer does behind its K and V reaches no cache. A model spread over devices moves its weights
     # when a layer returns, so it is not interrupted.
-    buffer.cache_only = getattr(lm.model, "hf_device_map", None) is None
+    buffer.cache_only = not lm.spread
     try:
         lm.model.base_model(**arguments)
     except CacheFilled:

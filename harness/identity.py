@@ -10,6 +10,7 @@ from harness.assembly import Cast, hub_folder
 from harness.config import RunConfig
 from harness.loading_tasks import Benchmark
 from harness.models import LM
+from harness.placement import places
 from harness.records.files import sha256_files
 from harness.records.schema import ModelInfo
 from harness.served.backend import Served
@@ -29,6 +30,7 @@ def model_info(role: str, lm: LM) -> ModelInfo:
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(lm.dtype).removeprefix("torch."),
         weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        devices=places(model),
     )
 
 

@@ -105,6 +105,10 @@ class KVBuffer:
         if self.data is not None:
             self.data = self.data[:, :, rows]
 
+    def entry(self, kind: int, layer: int) -> Tensor | None:
+        """One layer's K (0) or V (1), `[rows, heads, columns, head_dim]` on `device`; None before the first write."""
+        return None if self.data is None else self.data[kind, layer, :, :, : self.length]
+
     def gather(self, kind: Tensor, layer: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Returns entries (kind, layer), each `[entries]`, of single tokens: `[entries, tokens, heads * head_dim]`."""
         assert self.data is not None

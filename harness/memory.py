@@ -9,8 +9,8 @@ import torch
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most bytes ever in use: allocated on a CUDA device, resident on a CPU."""
+    """Most bytes ever in use: allocated on all CUDA devices by this process, or resident on a CPU."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        return sum(int(torch.cuda.max_memory_allocated(number)) for number in range(torch.cuda.device_count()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -18,6 +18,7 @@ import torch
 
 from harness.errors import UserError, unknown
 from harness.paths import BUILT_IN_TEMPLATES, located
+from harness.placement import DeviceMap, check_covered, entry_device, placed_by
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -64,6 +65,11 @@ class LM:
     def n_layers(self) -> int:
         """Number of decoder layers, each with one K and one V."""
         return int(self.config.num_hidden_layers)
+
+    @property
+    def spread(self) -> bool:
+        """Whether layers may lie on different devices, or are loaded when they are needed."""
+        return getattr(self.model, "hf_device_map", None) is not None
 
     @property
     def window(self) -> int | None:
@@ -123,7 +129,8 @@ def load(
     attention: str = "sdpa",
     chat_template: str | None = None,
     trust_remote_code: bool = False,
-    device_map: str | None = None,
+    device_map: DeviceMap | None = None,
+    tensor_parallel: bool = False,
 ) -> LM:
     """Loads a model and its tokenizer for inference.
 
@@ -134,7 +141,8 @@ def load(
         attention: a name in `ATTENTION`.
         chat_template: a Jinja file, or ``simple`` for the harness's own; None keeps the tokenizer's.
         trust_remote_code: run Python that the checkpoint brings. Off unless the user writes it.
-        device_map: handed to transformers, for a model larger than one device.
+        device_map: handed to transformers, for a model larger than one device; see `placed_by`.
+        tensor_parallel: split every layer over the processes of this run.
 
     Raises:
         UserError: the reference, a flag or the files are not usable.
@@ -143,15 +151,15 @@ def load(
         raise unknown("attention implementation", attention, ATTENTION)
     ref, where = parse_reference(reference), pick_device(device)
     options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}
-    if device_map is not None:
-        options["device_map"] = device_map
+    placed = placed_by(device_map, tensor_parallel)
     _check_folder(ref)
     try:
         tokenizer = _load_tokenizer(ref, trust_remote_code)
-        model = _load_weights(ref, options, trust_remote_code)
+        model = _load_weights(ref, options | placed, trust_remote_code)
+        check_covered(model)
     except Exception as error:  # what reads the files raises every kind, tokenizers even the bare class
         raise UserError(f"Model {reference!r} cannot be loaded: {_one_line(error)}") from error
-    return wrap(model if device_map else model.to(where), tokenizer, ref, read_template(chat_template))
+    return wrap(model if placed else model.to(where), tokenizer, ref, read_template(chat_template))
 
 
 def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_template: str | None = None) -> LM:
@@ -167,7 +175,7 @@ def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_te
         model=model,
         tokenizer=tokenizer,
         reference=reference or Reference("in-memory", str(getattr(model.config, "_name_or_path", ""))),
-        device=parameter.device,
+        device=entry_device(model),
         dtype=parameter.dtype,
         stop_ids=stop_ids,
         pad_id=pad_id if pad_id is not None else min(stop_ids, default=0),

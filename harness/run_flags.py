@@ -22,7 +22,7 @@ _NUMBERS = {
     "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
 }  # fmt: skip
 _FRACTIONS = {"routed_fraction", "max_error_rate"}
-_SWITCHES = {"trust_remote_code", "with_options", "may_answer", "resume"}
+_SWITCHES = {"trust_remote_code", "with_options", "may_answer", "tensor_parallel", "resume"}
 _NEGATED = {"chat": "no-chat-template", "progress": "no-progress"}
 _ALWAYS_ON = {"log_samples"}
 _DEFAULT_CONTROLS = "mismatched,mean,closed"

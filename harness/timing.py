@@ -1,7 +1,8 @@
 """Seconds of the stages of one answer.
 
 Guarantees that a stage is one call under one timer and that reading the result costs one synchronisation at the
-end: on a GPU stages are pairs of CUDA events, on a CPU `perf_counter`. A clock that is not asked costs nothing.
+end: on a GPU stages are pairs of CUDA events, on a CPU `perf_counter`. Where models lie on several GPUs no event sees
+all of them, so every mark waits for all. A clock that is not asked costs nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ class Clock:
     device: torch.device | None = None
     _stages: list[tuple[str, Any, Any]] = field(default_factory=list)
     _marks: dict[str, Any] = field(default_factory=dict)
+    _gpus: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.device is not None and self.device.type == "cuda":
+            self._gpus = gpus_in_use()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -58,21 +64,28 @@ class Clock:
         return self._between_s(self._marks["start"], self._marks[name])
 
     def _now(self) -> Any:
-        if self.device is not None and self.device.type == "cuda":
+        if self.device is not None and self.device.type == "cuda" and len(self._gpus) < 2:
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self.device))
             return event
+        self._settle()
         return time.perf_counter()
 
     def _settle(self) -> None:
         if self.device is not None and self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            for gpu in self._gpus or (self.device,):
+                torch.cuda.synchronize(gpu)
 
     @staticmethod
     def _between_s(start: Any, end: Any) -> float:
         if isinstance(start, float):
             return float(end - start)
         return float(start.elapsed_time(end)) / 1000.0
+
+
+def gpus_in_use() -> tuple[int, ...]:
+    """Numbers of the GPUs on which this process holds memory."""
+    return tuple(number for number in range(torch.cuda.device_count()) if torch.cuda.memory_allocated(number))
 
 
 def silent_clock() -> Clock:

@@ -40,7 +40,9 @@ CHANGED: dict[str, Any] = {
     "routed_fraction": 0.25,
     "calibration_samples": 16,
     "seed": 7,
-    "device": "cuda:1",
+    "device": "cuda",
+    "device_map": {"model": 0, "lm_head": "cpu"},
+    "tensor_parallel": True,
     "dtype": "bfloat16",
     "attention": "eager",
     "batch_size": 2,
@@ -56,7 +58,7 @@ CHANGED: dict[str, Any] = {
     "progress": False,
 }
 SERVED = ("backend", "receiver_args", "sharer_args")
-OWN_ENGINE = {name: value for name, value in CHANGED.items() if name not in SERVED}
+OWN_ENGINE = {name: value for name, value in CHANGED.items() if name not in (*SERVED, "tensor_parallel")}
 ELSEWHERE = {name: CHANGED[name] for name in SERVED}
 
 
@@ -82,7 +84,7 @@ def test_an_unclassified_field_is_found() -> None:
         configs.kinds(Grown)
 
 
-@pytest.mark.parametrize("values", [{}, OWN_ENGINE, ELSEWHERE, {"channels": ["receiver"]}])
+@pytest.mark.parametrize("values", [{}, OWN_ENGINE, ELSEWHERE, {"tensor_parallel": True}, {"channels": ["receiver"]}])
 def test_yaml_round_trip(values: dict[str, Any], tmp_path: Path) -> None:
     config = build(values)
     path = tmp_path / "c.yaml"

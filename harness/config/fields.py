@@ -5,6 +5,7 @@ A field of neither kind is a defect that a test finds; a run resumes only where 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -42,12 +43,30 @@ def _device(value: str) -> str:
     return value
 
 
+STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def _placement(value: Any) -> Any:
+    """One of transformers' strategies, or a JSON object as on the command line."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise UserError(f'device_map is no JSON object ({error}); write {{"module": device, ...}}.') from None
+    if isinstance(value, str) and value not in STRATEGIES:
+        raise UserError(f"device_map is {value!r}; allowed: {', '.join(STRATEGIES)} or a map from module to device.")
+    if isinstance(value, dict) and not value:
+        raise UserError("device_map is empty; give a strategy or a map from module to device.")
+    return value
+
+
 Scalar = str | int | float | bool | None
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Device = Annotated[str, AfterValidator(_device)]
+DeviceMap = Annotated[str | dict[str, str | int], BeforeValidator(_placement)]
 Alignment = Annotated[Literal["auto", "off", "first", "longest"], BeforeValidator(_off)]
 FusionMode = Literal["sequential", "parallel"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

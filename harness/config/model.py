@@ -17,6 +17,7 @@ from harness.config.fields import (
     Count,
     CountOrZero,
     Device,
+    DeviceMap,
     Dtype,
     Fraction,
     FusionMode,
@@ -96,6 +97,10 @@ class RunConfig(BaseModel):
     # the engine
     device: Identity[Device] = "auto"
     """auto, cpu, cuda or cuda:N."""
+    device_map: Runtime[DeviceMap | None] = None
+    """Spread each model over devices: auto, balanced, balanced_low_0, sequential or a map from module to device."""
+    tensor_parallel: Runtime[bool] = False
+    """Split every layer of each model over the processes that torchrun started."""
     dtype: Identity[Dtype] = "auto"
     """Number format of the models; auto = as stored."""
     attention: Identity[Attention] = "sdpa"

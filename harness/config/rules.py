@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.config.served import check_served, with_served_defaults
+from harness.config.served import OWN, check_served, with_served_defaults
 from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def check(config: RunConfig) -> None:
     _check_pair(config)
     _check_controls(config)
     _check_lengths(config)
+    _check_placement(config)
 
 
 def _known(what: str, names: Sequence[str], allowed: Sequence[str]) -> None:
@@ -94,3 +95,15 @@ def _check_lengths(config: RunConfig) -> None:
         raise UserError("latency_equal_tokens is 1; it has to be at least 2, since one token has no time per token.")
     if config.resume and config.output_path is None:
         raise UserError("resume needs the folder of the run; give --output_path.")
+
+
+def _check_placement(config: RunConfig) -> None:
+    asked = [name for name in ("device_map", "tensor_parallel") if getattr(config, name)]
+    if len(asked) > 1:
+        raise UserError("device_map and tensor_parallel both place the models; give one of them.")
+    if asked and config.device not in ("auto", "cuda"):
+        raise UserError(f"{asked[0]} places the models, and device {config.device!r} does too; give one of them.")
+    if asked and config.backend != OWN:
+        raise UserError(
+            f"{asked[0]} places models of the harness; backend {config.backend!r} is told in its own arguments."
+        )

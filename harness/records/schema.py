@@ -129,6 +129,7 @@ class ModelInfo(Record):
     parameters: int = 0
     dtype: str = ""
     weights_bytes: int = 0
+    devices: dict[str, str] = Field({}, description="module -> device of a model that is spread over devices")
 
 
 class Processes(Record):
