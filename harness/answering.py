@@ -121,7 +121,10 @@ def _collect(session: Session) -> Work:
     peak = peak_bytes(session.cast.device)
     counters: dict[str, Counter[str]] = {}
     peaks = []
-    for rank, part in enumerate(session.ranks.gather((session.samples[earlier:], own, peak, session.notes))):
+    told = (session.samples[earlier:], own, peak, session.notes)
+    if not session.ranks.keeps:
+        told = ([], {}, peak, [])
+    for rank, part in enumerate(session.ranks.gather(told)):
         samples, counts, bytes_, notes = part
         session.samples += samples
         tell([f"Rank {rank}: {note}" for note in notes])

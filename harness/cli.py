@@ -11,9 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from harness.errors import RunError, UserError, suggest
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
 
 _SUMMARY = {
     "run": "compare channels on tasks; without arguments the embedded pair on its own task",
@@ -89,8 +92,12 @@ def _run(rest: list[str]) -> int:
     from harness.run_flags import configuration
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar is enough, and it is ours
-    ranks = join()
-    config = ranks.together(lambda: configuration(_parser("run"), rest))
+
+    def read() -> RunConfig:
+        return configuration(_parser("run"), rest)
+
+    ranks = join(lambda: read().tensor_parallel)
+    config = ranks.together(read)
     from harness.runner import run
 
     run(config, ["run", *rest], ranks)
@@ -107,9 +114,12 @@ def _resume(rest: list[str]) -> int:
     from harness.runner import run
 
     os.environ.setdefault("TQDM_DISABLE", "1")
-    ranks = join()
-    told = {"output_path": str(path), "resume": True}
-    config = ranks.together(lambda: build({**read_record(path).config, **told}, str(path)))
+
+    def read() -> RunConfig:
+        return build({**read_record(path).config, "output_path": str(path), "resume": True}, str(path))
+
+    ranks = join(lambda: read().tensor_parallel)
+    config = ranks.together(read)
     run(config, ["resume", *rest], ranks)
     return 0
 
@@ -151,9 +161,7 @@ def _check(rest: list[str]) -> int:
         latency=not options.no_latency,
         exact=not options.no_exact,
     )
-    return main(
-        options.baseline, options.run, options=wanted, junit_path=options.junit, markdown_path=options.markdown
-    )
+    return main(options.baseline, options.run, options=wanted, junit_path=options.junit, markdown_path=options.markdown)
 
 
 def _train(rest: list[str]) -> int:

@@ -47,6 +47,13 @@ def conclude(session: Session, folder: RunFolder, work: Work) -> None:
     _finish(session, folder, work)
 
 
+def accompany(session: Session) -> None:
+    """What a further process does meanwhile: its part of the timed answers where all go in step, otherwise nothing."""
+    if session.ranks.in_step:
+        for _ in _timed(session):
+            pass
+
+
 def write_questions(benchmark: Benchmark, path: Path) -> None:
     """Writes what was asked beside the answers."""
     lines = []
@@ -85,6 +92,12 @@ def _route(session: Session) -> None:
 
 
 def _latency_pass(session: Session, folder: RunFolder) -> None:
+    for made in _timed(session):
+        folder.add_timings(made)
+        session.timings += made
+
+
+def _timed(session: Session) -> Iterator[list[Timing]]:
     config = session.config
     groups = [g for g in session.cast.groups if not g.name_control]
     channels = [g.channel for g in groups if not isinstance(g.channel, Answering)]
@@ -93,13 +106,13 @@ def _latency_pass(session: Session, folder: RunFolder) -> None:
     known = {(s.task, s.doc_id, s.channel): s for s in session.samples if s.control == ""}
     lengths = [None, config.latency_equal_tokens] if config.latency_equal_tokens else [None]
     drawn = [draw(items, config.latency_samples, config.seed) for items in _headlines(session.benchmark)]
-    with progress("latency, batch 1", 2 * len(lengths) * sum(map(len, drawn)), config.progress) as bar:
+    shown = config.progress and session.ranks.first
+    with progress("latency, batch 1", 2 * len(lengths) * sum(map(len, drawn)), shown) as bar:
         for items in drawn:
             for tokens in lengths:
                 for made in time_questions(channels, items, known, config.latency_warm_up, tokens, bar.advance):
-                    folder.add_timings(made)
-                    session.timings += made
                     session.untimed += len(channels) - len(made)
+                    yield made
 
 
 def _headlines(benchmark: Benchmark) -> Iterator[list[Item]]:

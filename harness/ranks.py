@@ -3,14 +3,17 @@
 Guarantees that a single process imports nothing for it and waits for nobody; that an error which one process meets
 ends all of them, with one sentence told once; and that a process that is gone ends the others instead of leaving them
 waiting. They talk over gloo on the CPU, whatever the models run on, and only between stretches of work.
+
+Usually each process answers a share. Where every layer of a model is split over all of them they go in step: each is
+asked everything, and the first one's answers are kept.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -48,12 +51,14 @@ class Ranks:
         rank: number over all nodes, from 0; the first owns the run's folder and speaks.
         world: how many there are.
         local_rank: number on this node, which is that of its GPU.
+        in_step: whether all of them compute every answer together.
         group: of `torch.distributed`; None for a single process.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    in_step: bool = False
     group: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -61,9 +66,18 @@ class Ranks:
         """Whether this process writes the record and speaks."""
         return self.rank == 0
 
+    @property
+    def keeps(self) -> bool:
+        """Whether this process's answers count."""
+        return self.first or not self.in_step
+
+    def stepping(self, in_step: bool) -> Ranks:
+        """The same processes, all of which compute every answer together, or not."""
+        return replace(self, in_step=in_step and self.world > 1)
+
     def turns(self) -> Turns:
-        """A new deal, starting with the first process."""
-        return Turns(self.rank, self.world)
+        """A new deal, starting with the first process; in step every piece is everybody's."""
+        return Turns() if self.in_step else Turns(self.rank, self.world)
 
     def device(self, asked: str) -> str:
         """The device for ``auto`` or ``cuda``: each process of a node takes a GPU of its own while there are enough."""
@@ -143,20 +157,23 @@ class Ranks:
             Stopped: one has.
             RunError: the process or launcher that keeps the others together is gone.
         """
-        if self.world > 1:
+        if self.world > 1 and not self.in_step:  # in step all meet an error at the same place, or wait for each other
             with _gone():
                 stopped = _store().check([_STOPPED])
             if stopped:
                 raise Stopped
 
     def dealt(self, names: Sequence[str], work: Callable[[str], T]) -> dict[str, T]:
-        """Does `work` for every name, each on one process, and tells the results to all.
+        """Does `work` for every name, each on one process, and tells the results to all; in step all do all.
 
         Raises:
             UserError: see `together`.
             RunError: see `together`.
         """
-        own = self.together(lambda: {name: work(name) for name in names[self.rank :: self.world]})
+        share = names if self.in_step else names[self.rank :: self.world]
+        own = self.together(lambda: {name: work(name) for name in share})
+        if self.in_step:
+            return own
         found = {name: value for part in self.everywhere(own) for name, value in part.items()}
         return {name: found[name] for name in names}
 
@@ -165,8 +182,11 @@ class Ranks:
             _store().set(_STOPPED, str(self.rank))
 
 
-def join() -> Ranks:
+def join(splits: Callable[[], bool] = lambda: False) -> Ranks:
     """Meets the other processes where the environment says that there are any.
+
+    Args:
+        splits: says whether models are split over the processes, which then exchange tensors as well; may raise.
 
     Raises:
         UserError: the environment speaks of several processes that cannot find each other.
@@ -175,9 +195,14 @@ def join() -> Ranks:
     if said.strip() in ("", "0", "1"):
         return Ranks()
     from accelerate import PartialState  # type: ignore[import-untyped]
-    from torch import distributed
+    from torch import cuda, distributed
 
+    tensors = False
+    with suppress(UserError):  # is told by `together`, to which the others have to be there
+        tensors = splits()
     try:
+        if tensors and cuda.is_available():
+            distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=_MEETING)
         state = PartialState(cpu=True, backend="gloo", timeout=_MEETING)
         # Once everybody is there, one process may compute for days before it meets the others again.
         group = distributed.new_group(timeout=_PATIENCE, backend="gloo")
@@ -187,7 +212,7 @@ def join() -> Ranks:
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); start all of them with torchrun or "
             "accelerate launch, or unset WORLD_SIZE."
         ) from error
-    return Ranks(state.process_index, state.num_processes, state.local_process_index, group)
+    return Ranks(state.process_index, state.num_processes, state.local_process_index, group=group)
 
 
 def _store() -> Any:

@@ -17,7 +17,7 @@ from harness.answering import answer_all
 from harness.assembly import Cast, assemble
 from harness.config import RunConfig, differing, identity, identity_hash
 from harness.errors import UserError
-from harness.finishing import conclude, publish, write_questions
+from harness.finishing import accompany, conclude, publish, write_questions
 from harness.identity import extra_identity, fusers_of, models_of
 from harness.loading_tasks import Benchmark, load_benchmark
 from harness.ranks import Ranks
@@ -46,7 +46,7 @@ def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = No
         UserError: something asked for cannot be had.
         RunError: too many samples failed, the disk is full or another process is gone.
     """
-    ranks = ranks or Ranks()
+    ranks = (ranks or Ranks()).stepping(config.tensor_parallel)
     _quiet()
     benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks))
     record = _agreed(record, ranks)
@@ -55,7 +55,7 @@ def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = No
         if isinstance(folder, RunFolder):
             write_questions(benchmark, folder.path)
         work = answer_all(session)
-        ranks.together(lambda: conclude(session, folder, work) if isinstance(folder, RunFolder) else None)
+        ranks.together(lambda: conclude(session, folder, work) if isinstance(folder, RunFolder) else accompany(session))
     if ranks.first:
         publish(config, folder.path)
     return folder.path
@@ -80,7 +80,7 @@ def _agreed(record: RunRecord, ranks: Ranks) -> RunRecord:
             )
             error.silent = not ranks.first
             raise error
-    others = "" if ranks.world == 1 else ", others idle"
+    others = "" if ranks.world == 1 else ", others in step" if ranks.in_step else ", others idle"
     processes = Processes(
         ranks=ranks.world,
         nodes=sum(local == 0 for _, _, local in told),
@@ -141,7 +141,8 @@ def _opened(
         raise AssertionError("the first process has opened the folder")
     path, run_id, done = shared
     folder = ranks.together(lambda: first or closing.enter_context(RankFolder(path, ranks.rank, run_id)))
-    return folder, Session(config, cast, benchmark, ranks, folder.add_samples, done, answered)
+    journal = folder.add_samples if ranks.keeps else (lambda _: None)
+    return folder, Session(config, cast, benchmark, ranks, journal, done, answered)
 
 
 def _first_opened(config: RunConfig, record: RunRecord) -> RunFolder:

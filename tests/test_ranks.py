@@ -172,6 +172,27 @@ def test_two_nodes_answer_the_same_bytes_as_one(whole: Path, tmp_path: Path) -> 
     assert (found["ranks"], found["nodes"]) == (2, 2)
 
 
+def test_processes_that_split_a_model_answer_everything_together(whole: Path, tmp_path: Path) -> None:
+    folder, said = tmp_path / "run", tmp_path / "said"
+    split = ["--tensor_parallel", "--channels", "receiver,t2t", "--controls", "mismatched", *TIMED]
+    assert codes(together([*command(folder), *split], 2, said)) == [0, 0], said.read_text()
+    expected = {key(s): s for s in load_run(whole).samples}
+    found = load_run(folder)
+    assert len(found.samples) == 2 * 3 * QUESTIONS
+    for sample in found.samples:
+        alone = expected[key(sample)]
+        assert (sample.text, sample.predicted) == (alone.text, alone.predicted)
+        assert sample.loglikelihoods == pytest.approx(alone.loglikelihoods, abs=1e-4)
+    assert len(found.timings) == 2 * 2 * 2
+    assert all(t.same_answer for t in found.timings)
+    assert found.record.processes.latency == "rank 0, others in step"
+    assert found.record.counters["receiver"] == record(whole)["counters"]["receiver"]
+
+
+def key(sample: Sample) -> tuple[str, ...]:
+    return (sample.task, sample.doc_id, sample.channel, sample.control)
+
+
 def full(arguments: Sequence[str], told: Path) -> int:
     """Finds the disk full at its second batch; `told` appears when the others can know."""
     left, write, announce = [2], journal.write_fully, Ranks._announce
@@ -266,6 +287,8 @@ def test_turns_go_on_over_tasks_and_meet_every_piece_once() -> None:
             assert sum(deal.take() for deal in deals) == 1
     first = Ranks(0, 3).turns()
     assert [first.take() for _ in range(6)] == [True, False, False, True, False, False]
+    in_step = Ranks(1, 3).stepping(True).turns()
+    assert all(in_step.take() for _ in range(4))
 
 
 def test_one_process_meets_nobody_and_keeps_its_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def _silently(said: Path | None, work: Callable[..., int], *arguments: Any) -> N
 
 def ended(child: BaseProcess) -> int | None:
     """Exit code, negative for a signal."""
-    child.join(60)
+    child.join(120)
     return child.exitcode
 
 
