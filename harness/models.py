@@ -18,7 +18,7 @@ import torch
 
 from harness.errors import UserError, unknown
 from harness.paths import BUILT_IN_TEMPLATES, located
-from harness.placement import DeviceMap, check_covered, entry_device, placed_by
+from harness.placement import DeviceMap, check_placed, entry_device, placed_by
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -156,7 +156,7 @@ def load(
     try:
         tokenizer = _load_tokenizer(ref, trust_remote_code)
         model = _load_weights(ref, options | placed, trust_remote_code)
-        check_covered(model)
+        check_placed(model)
     except Exception as error:  # what reads the files raises every kind, tokenizers even the bare class
         raise UserError(f"Model {reference!r} cannot be loaded: {_one_line(error)}") from error
     return wrap(model if placed else model.to(where), tokenizer, ref, read_template(chat_template))
@@ -165,7 +165,7 @@ def load(
 def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_template: str | None = None) -> LM:
     """Makes an `LM` of a model and a tokenizer that are already in memory."""
     model.eval().requires_grad_(False)
-    _drop_sampling(model)
+    drop_sampling(model)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     parameter = next(model.parameters())
@@ -256,7 +256,8 @@ def _dequantized(model: Any, dtype: torch.dtype) -> Any:
     return model.to(dtype)
 
 
-def _drop_sampling(model: Any) -> None:
+def drop_sampling(model: Any) -> None:
+    """Forgets every generation setting of a checkpoint but its special tokens: a repetition penalty, for instance."""
     from transformers import GenerationConfig
 
     kept = model.generation_config

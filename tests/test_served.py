@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from helpers.api_server import Api, serving
 from helpers.processes import dying, ended, forked
-from helpers.refusals import refused
+from helpers.refusals import edit, refused
 
 from harness import cli
 from harness.assembly import assemble
@@ -21,7 +22,7 @@ from harness.errors import UserError
 from harness.models import Reference
 from harness.paths import PAIR
 from harness.records.schema import Sample
-from harness.served.backend import _filled_in
+from harness.served.arguments import filled_in
 from harness.served.throughput import throughput_of
 
 WORDS, LETTERS = "factworld_receiver_knows", "factworld_sharer_knows_letters"
@@ -107,6 +108,19 @@ def test_an_engine_in_this_process_gives_the_answers_of_our_own(
     own: dict[tuple[str, ...], Sample], tmp_path: Path
 ) -> None:
     assert cli.main(command(tmp_path / "run", "--backend", "hf", "--receiver_args", "dtype=float32")) == 0
+    check_equal(answers(tmp_path / "run"), own)
+
+
+def test_a_checkpoints_own_generation_settings_change_no_answer(
+    own: dict[tuple[str, ...], Sample], tmp_path: Path
+) -> None:
+    """With a repetition penalty the sharer could not name again what the question names."""
+    models = {role: tmp_path / role for role in MODELS}
+    for role, folder in models.items():
+        shutil.copytree(MODELS[role], folder)
+        edit(folder / "generation_config.json", lambda settings: settings.update(repetition_penalty=50.0))
+    sides = [f"--{role}={folder}" for role, folder in models.items()]
+    assert cli.main(command(tmp_path / "run", *sides, "--backend", "hf")) == 0
     check_equal(answers(tmp_path / "run"), own)
 
 
@@ -339,31 +353,31 @@ class Offline:
 
 def test_an_engine_is_told_the_model_and_how_we_read_prompts_unless_the_user_says_otherwise() -> None:
     reference = Reference("org/name@abc", "org/name", "abc")
-    filled = _filled_in("vllm", Offline, reference, {}, True, 32)
+    filled = filled_in("vllm", Offline, reference, {}, True, 32)
     assert filled == {
         "pretrained": "org/name", "revision": "abc", "add_bos_token": False, "trust_remote_code": False,
     }  # fmt: skip
-    assert _filled_in("vllm", Offline, reference, {}, False, 32)["add_bos_token"] is True
+    assert filled_in("vllm", Offline, reference, {}, False, 32)["add_bos_token"] is True
     given = {"pretrained": "other", "trust_remote_code": "True", "add_bos_token": "True"}
-    assert _filled_in("vllm", Offline, reference, given, True, 32) == {}
+    assert filled_in("vllm", Offline, reference, given, True, 32) == {}
 
 
 def test_a_server_is_told_the_name_and_the_tokenizer_is_that_of_the_model() -> None:
     from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI, OpenAICompletionsAPI
 
     reference = Reference("org/name@abc", "org/name", "abc")
-    filled = _filled_in("local-completions", LocalCompletionsAPI, reference, {"model": "short"}, True, 32)
+    filled = filled_in("local-completions", LocalCompletionsAPI, reference, {"model": "short"}, True, 32)
     assert filled["tokenizer"] == "org/name"
     assert (filled["revision"], filled["batch_size"], filled["tokenizer_backend"]) == ("abc", 32, "huggingface")
     assert "pretrained" not in filled
-    filled = _filled_in("local-completions", LocalCompletionsAPI, reference, {"tokenizer": "mine"}, True, 32)
+    filled = filled_in("local-completions", LocalCompletionsAPI, reference, {"tokenizer": "mine"}, True, 32)
     assert filled.keys() & {"tokenizer", "revision"} == set()
     assert filled["pretrained"] == "org/name"
     for name, engine in (
         ("local-chat-completions", LocalChatCompletion),
         ("openai-completions", OpenAICompletionsAPI),
     ):
-        assert "tokenizer" not in _filled_in(name, engine, reference, {}, True, 32)
+        assert "tokenizer" not in filled_in(name, engine, reference, {}, True, 32)
 
 
 def test_throughput_counts_what_was_asked_and_leaves_controls_out() -> None:

@@ -1,22 +1,19 @@
-"""lm-eval's engines by name, and what they have to be told so that they read what our own engine reads.
+"""lm-eval's engines by name, each set up for one model.
 
 Guarantees that a name which lm-eval does not know, a package that is missing and an engine that cannot read the
-prompts are refused in one sentence, before anything is asked, and that no engine runs remote code unless it is told so.
+prompts are refused in one sentence, before anything is asked.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from harness.config.served import pairs
 from harness.errors import UserError, unknown
-from harness.models import Reference, parse_reference
+from harness.models import Reference, drop_sampling, parse_reference
 from harness.prompts import Conversation, ask, render
+from harness.served.arguments import filled_in
 
 Kind = Literal["tokens", "chat", "text"]
 _OURS = {"single", "t2t", "c2c"}
@@ -75,11 +72,12 @@ def build(role: str, backend: str, name: str, arguments: str, *, chat: bool, bat
         UserError: the engine is unknown, cannot be set up, or cannot read such prompts.
     """
     engine, reference = _engine(backend), _reference(name)
-    filled = _filled_in(backend, engine, reference, dict(pairs(arguments)), chat, batch_size)
+    filled = filled_in(backend, engine, reference, dict(pairs(arguments)), chat, batch_size)
     try:
         model = engine.create_from_arg_string(arguments, filled)
     except Exception as error:  # what sets up an engine raises every kind
         raise UserError(f"Backend {backend!r} of the {role} {name!r} cannot be set up: {one_line(error)}") from error
+    _make_greedy(model)
     served = Served(role, backend, reference, model, _kind(backend, model))
     _check_reads(served, chat)
     return served
@@ -110,36 +108,12 @@ def _reference(name: str) -> Reference:
         return Reference(name, name)  # a server may call its model whatever it likes
 
 
-def _filled_in(
-    backend: str, engine: Any, reference: Reference, given: Mapping[str, str], chat: bool, batch_size: int
-) -> dict[str, Any]:
-    """What the arguments leave open: the model's name, and our own engine's way of reading prompts."""
-    known = _parameters(engine)
-    wanted: dict[str, Any] = {"add_bos_token": not chat, "trust_remote_code": False}
-    if not {"pretrained", "model"} & given.keys():
-        wanted["pretrained" if "pretrained" in known else "model"] = reference.source
-        wanted["gguf_file"] = reference.gguf_file
-    if known.get("tokenizer_backend") in ("auto", "huggingface") and "chat" not in backend:
-        # An engine that asks the server for its tokenizer renders no chats.
-        wanted |= {"tokenizer_backend": "huggingface"}
-        if given.get("tokenizer_backend", "huggingface") == "huggingface":
-            wanted["tokenizer"] = reference.source
-    if not {"pretrained", "tokenizer"} & given.keys():
-        wanted["revision"] = reference.revision
-    if known.get("device") == "cuda" and not torch.cuda.is_available():
-        wanted["device"] = "cpu"
-    if known.get("batch_size") == 1:
-        wanted["batch_size"] = batch_size
-    return {n: v for n, v in wanted.items() if n in known and n not in given and v is not None}
+def _make_greedy(model: Any) -> None:
+    from transformers import PreTrainedModel
 
-
-def _parameters(engine: Any) -> dict[str, Any]:
-    """Names and defaults of everything that an engine's constructor and those it hands on to take by name."""
-    found: dict[str, Any] = {}
-    for cls in reversed(engine.__mro__[:-1]):
-        if "__init__" in vars(cls):
-            found |= {n: p.default for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self"}
-    return found
+    inner = getattr(model, "model", None)
+    if isinstance(inner, PreTrainedModel):
+        drop_sampling(inner)  # a model in this process decodes as one of our own engine does
 
 
 def _kind(backend: str, model: Any) -> Kind:
