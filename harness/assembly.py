@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,13 @@ from harness.channels.t2t import TextToText, TextVariant
 from harness.config import RunConfig
 from harness.config.served import OWN
 from harness.errors import UserError
+from harness.fusion.alignment import same_vocabulary
 from harness.fusion.checkpoint import check_fits
 from harness.fusion.checkpoint import load as load_fuser
 from harness.fusion.fuser import Fuser
 from harness.fusion.shapes import kv_shape
-from harness.models import LM, load
+from harness.merging import parameters_of
+from harness.models import LM, Reference, load, parse_reference
 from harness.paths import located
 from harness.prompts import ask, render
 
@@ -45,6 +47,7 @@ class Cast:
     Attributes:
         receiver: None where somebody else's engine runs it.
         served: the models behind such an engine, receiver first.
+        tuned: the receiver after fine-tuning, where it is asked.
     """
 
     receiver: LM | None
@@ -52,6 +55,7 @@ class Cast:
     fusers: tuple[Fuser, ...]
     groups: tuple[Group, ...]
     served: tuple[Served, ...] = ()
+    tuned: LM | None = None
 
     @property
     def device(self) -> torch.device:
@@ -70,13 +74,39 @@ def assemble(config: RunConfig) -> Cast:
 
         return assemble_served(config)
     receiver = _load(config, config.receiver, config.receiver_chat_template)
-    speaking = set(config.channels) - {"receiver"}
+    speaking = set(config.channels) - {"receiver", "tuned"}
     sharers = tuple(_load(config, s, config.sharer_chat_template) for s in config.sharers) if speaking else ()
     fusers: tuple[Fuser, ...] = ()
     if "c2c" in config.channels:
         pairs = zip(config.fusers, sharers, strict=True)
         fusers = tuple(fitting_fuser(path, receiver, sharer) for path, sharer in pairs)
-    return Cast(receiver, sharers, fusers, tuple(_groups(config, receiver, sharers, fusers)))
+    groups = _groups(config, receiver, sharers, fusers)
+    if "tuned" not in config.channels:
+        return Cast(receiver, sharers, fusers, tuple(groups))
+    tuned = fine_tuned(config, receiver)
+    alone = Group(Single(tuned, "tuned", _adapter(tuned)))
+    return Cast(receiver, sharers, fusers, (*groups, alone), tuned=tuned)
+
+
+def fine_tuned(config: RunConfig, receiver: LM) -> LM:
+    """Loads the fine-tuned receiver and gives it the receiver's own tokenizer, so that both read the same prompts.
+
+    Raises:
+        UserError: it cannot be loaded, or speaks another vocabulary.
+    """
+    assert config.tuned is not None
+    lm = _load(config, parse_reference(config.tuned, config.receiver), config.receiver_chat_template)
+    if not same_vocabulary(receiver.tokenizer, lm.tokenizer):
+        raise UserError(
+            f"tuned is {config.tuned!r}, whose tokenizer is not that of the receiver {config.receiver!r}; give an "
+            "adapter or a model that was fine-tuned from this receiver."
+        )
+    return replace(lm, tokenizer=receiver.tokenizer)
+
+
+def _adapter(lm: LM) -> str:
+    adapter = lm.reference.adapter
+    return "" if adapter is None else f"adapter of {parameters_of(Path(adapter)):,} parameters"
 
 
 def fitting_fuser(path: str, receiver: LM, sharer: LM) -> Fuser:
@@ -103,7 +133,7 @@ def hub_folder(reference: str) -> str:
     return str(Path(root) / folder)
 
 
-def _load(config: RunConfig, reference: str, chat_template: str | None) -> LM:
+def _load(config: RunConfig, reference: str | Reference, chat_template: str | None) -> LM:
     lm = load(
         reference,
         device=config.device,

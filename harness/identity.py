@@ -9,7 +9,8 @@ from typing import Any
 from harness.assembly import Cast, hub_folder
 from harness.config import RunConfig
 from harness.loading_tasks import Benchmark
-from harness.models import LM
+from harness.merging import parameters_of
+from harness.models import LM, Reference
 from harness.placement import places
 from harness.records.files import sha256_files
 from harness.records.schema import ModelInfo
@@ -29,14 +30,15 @@ def model_info(role: str, lm: LM) -> ModelInfo:
         architecture=type(model).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(lm.dtype).removeprefix("torch."),
+        adapter_parameters=parameters_of(Path(lm.reference.adapter)) if lm.reference.adapter else 0,
         weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         devices=places(model),
     )
 
 
 def models_of(cast: Cast) -> list[ModelInfo]:
-    """The receiver, then the sharers."""
-    own = [("receiver", cast.receiver), *(("sharer", s) for s in cast.sharers)]
+    """The receiver, then the sharers, then the receiver after fine-tuning."""
+    own = [("receiver", cast.receiver), *(("sharer", s) for s in cast.sharers), ("tuned", cast.tuned)]
     return [*(model_info(role, lm) for role, lm in own if lm is not None), *map(served_info, cast.served)]
 
 
@@ -86,7 +88,11 @@ def _prompts(items: list[Any]) -> str:
 
 
 def _files(lm: LM) -> list[Path]:
-    reference = lm.reference
+    adapter = lm.reference.adapter
+    return [*_model_files(lm.reference), *(_content(Path(adapter)) if adapter else ())]
+
+
+def _model_files(reference: Reference) -> list[Path]:
     if reference.gguf_file is not None:
         return [Path(reference.source) / reference.gguf_file]
     folder = Path(reference.source)
@@ -94,4 +100,8 @@ def _files(lm: LM) -> list[Path]:
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(reference.source, revision=reference.revision, local_files_only=True))
+    return _content(folder)
+
+
+def _content(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _CONTENT)

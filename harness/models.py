@@ -10,13 +10,14 @@ import functools
 import inspect
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.errors import UserError, unknown
+from harness.merging import base_of, is_adapter, merged
 from harness.paths import BUILT_IN_TEMPLATES, located
 from harness.placement import DeviceMap, check_placed, entry_device, placed_by
 
@@ -26,12 +27,13 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a model's files are."""
+    """Where a model's files are; `adapter` is the folder of what is merged into it."""
 
     text: str
     source: str
     revision: str | None = None
     gguf_file: str | None = None
+    adapter: str | None = None
 
     @property
     def local(self) -> bool:
@@ -80,8 +82,12 @@ class LM:
         return getattr(self.config, "sliding_window", None)
 
 
-def parse_reference(text: str) -> Reference:
-    """Reads ``hub/id``, ``hub/id@revision``, a folder or a ``.gguf`` file.
+def parse_reference(text: str, base: str | None = None) -> Reference:
+    """Reads ``hub/id``, ``hub/id@revision``, a folder of a model or an adapter, or a ``.gguf`` file.
+
+    Args:
+        text: the reference.
+        base: the model under an adapter, in place of the one that the adapter's folder names.
 
     Raises:
         UserError: a path that does not exist, or text that is none of the three.
@@ -92,11 +98,22 @@ def parse_reference(text: str) -> Reference:
             raise UserError(f"Model {text!r}: there is no such GGUF file; give the path of an existing one.")
         return Reference(text, str(path.parent), gguf_file=path.name)
     if text and path.is_dir():
-        return Reference(text, str(path))
+        return _adapted(text, path, base) if is_adapter(path) else Reference(text, str(path))
     name, _, revision = text.partition("@")
     if text.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name or not name:
         raise UserError(f"Model {text!r}: no such folder; give a folder, a .gguf file or a hub id like 'org/name@rev'.")
     return Reference(text, name, revision or None)
+
+
+def _adapted(text: str, folder: Path, base: str | None) -> Reference:
+    name = base or base_of(folder)
+    try:
+        found = parse_reference(name)
+    except UserError as error:
+        raise UserError(f"Adapter {text!r} needs its base model. {error}") from error
+    if found.adapter:
+        raise UserError(f"Adapter {text!r} stands on {name!r}, which is an adapter itself; give a model as its base.")
+    return replace(found, text=text, adapter=str(folder))
 
 
 def pick_device(device: str) -> torch.device:
@@ -122,7 +139,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load(
-    reference: str,
+    reference: str | Reference,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -149,7 +166,8 @@ def load(
     """
     if attention not in ATTENTION:
         raise unknown("attention implementation", attention, ATTENTION)
-    ref, where = parse_reference(reference), pick_device(device)
+    ref = parse_reference(reference) if isinstance(reference, str) else reference
+    where = pick_device(device)
     options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}
     placed = placed_by(device_map, tensor_parallel)
     _check_folder(ref)
@@ -158,7 +176,9 @@ def load(
         model = _load_weights(ref, options | placed, trust_remote_code)
         check_placed(model)
     except Exception as error:  # what reads the files raises every kind, tokenizers even the bare class
-        raise UserError(f"Model {reference!r} cannot be loaded: {_one_line(error)}") from error
+        raise UserError(f"Model {ref.text!r} cannot be loaded: {_one_line(error)}") from error
+    if ref.adapter is not None:
+        model = merged(model, Path(ref.adapter))
     return wrap(model if placed else model.to(where), tokenizer, ref, read_template(chat_template))
 
 

@@ -18,6 +18,7 @@ CHANGED: dict[str, Any] = {
     "sharers": ("org/a", "org/b"),
     "fusers": ("fuser-a", "fuser-b"),
     "self_fuser": "fuser-self",
+    "tuned": "adapter",
     "fusion_mode": "parallel",
     "alignment": "off",
     "receiver_chat_template": "simple",

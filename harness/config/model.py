@@ -45,6 +45,8 @@ class RunConfig(BaseModel):
     """Fuser folders or hub ids, one a sharer in the same order."""
     self_fuser: Identity[str | None] = None
     """Fuser of the receiver with itself, for the `self` control."""
+    tuned: Identity[str | None] = None
+    """The receiver after fine-tuning, an adapter's folder or a model; adds the channel `tuned`."""
     fusion_mode: Identity[FusionMode] = "sequential"
     """Several sharers: each fuser reads the cache as left by the one before, or all read the clean one."""
     alignment: Identity[Alignment] = "auto"
@@ -65,7 +67,7 @@ class RunConfig(BaseModel):
     """The same for the sharer."""
 
     # the protocol
-    channels: Identity[Names] = ("receiver", "sharer", "t2t", "c2c")
+    channels: Identity[Names] = rules.USUAL_CHANNELS
     """What is compared."""
     controls: Identity[Names] = ()
     """Ways to destroy a message's content; default mismatched and mean where a channel carries messages."""

@@ -11,7 +11,9 @@ from harness.errors import UserError, unknown
 if TYPE_CHECKING:
     from harness.config.model import RunConfig
 
-CHANNELS = ("receiver", "sharer", "t2t", "c2c", "routed")
+CHANNELS = ("receiver", "tuned", "sharer", "t2t", "c2c", "routed")
+USUAL_CHANNELS = ("receiver", "sharer", "t2t", "c2c")
+ALONE = ("receiver", "tuned")
 MESSAGE_CHANNELS = ("t2t", "c2c")
 CONTROLS = ("mismatched", "mean", "zeroed", "noise", "closed", "self", "shuffled_tokens")
 USUAL_CONTROLS = ("mismatched", "mean")
@@ -22,12 +24,21 @@ def with_usual_controls(values: Any) -> Any:
     """Fills in the usual controls where none are named and some channel carries a message."""
     if not isinstance(values, Mapping):
         return values
-    values = with_served_defaults(values)
+    values = _with_tuned(with_served_defaults(values))
     if "controls" in values:
         return values
     channels = values.get("channels", MESSAGE_CHANNELS)
     carried = isinstance(channels, (str, list, tuple)) and any(name in channels for name in MESSAGE_CHANNELS)
     return {**values, "controls": USUAL_CONTROLS} if carried else values
+
+
+def _with_tuned(values: dict[str, Any]) -> dict[str, Any]:
+    """Adds the channel of a fine-tuned receiver where one is given."""
+    channels = values.get("channels", USUAL_CHANNELS)
+    if values.get("tuned") is None or not isinstance(channels, (str, list, tuple)):
+        return values
+    named = [part.strip() for part in channels.split(",")] if isinstance(channels, str) else list(channels)
+    return values if "tuned" in named else {**values, "channels": (*named, "tuned")}
 
 
 def check(config: RunConfig) -> None:
@@ -64,7 +75,9 @@ def _no_repeats(field: str, names: Sequence[str]) -> None:
 def _check_pair(config: RunConfig) -> None:
     if config.sharers and not config.receiver:
         raise UserError("A sharer is given but no receiver; give --receiver as well, or neither for the embedded pair.")
-    speaking = [name for name in config.channels if name != "receiver"]
+    if "tuned" in config.channels and config.tuned is None:
+        raise UserError("Channel tuned needs the fine-tuned receiver; give --tuned or leave tuned out of --channels.")
+    speaking = [name for name in config.channels if name not in ALONE]
     if config.receiver and not config.sharers and speaking:
         raise UserError(f"channels {', '.join(speaking)} need a sharer; give --sharer or use --channels receiver.")
     if "c2c" not in config.channels:

@@ -127,6 +127,7 @@ class ModelInfo(Record):
     fingerprint: str = Field(description="sha256 over names, sizes and contents of the weight files")
     architecture: str = ""
     parameters: int = 0
+    adapter_parameters: int = Field(0, description="of an adapter that is merged into the weights")
     dtype: str = ""
     weights_bytes: int = 0
     devices: dict[str, str] = Field({}, description="module -> device of a model that is spread over devices")

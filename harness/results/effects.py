@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from harness import stats
 from harness.records.schema import Sample
-from harness.results.groups import RECEIVER, T2T, Arm, Groups, Table, clusters, tables, top_level
+from harness.results.groups import RECEIVER, SHARER, T2T, TUNED, Arm, Groups, Table, clusters, tables, top_level
 
 NOTHING = "nothing to compare"
 NOT_AFTER_HOLM = ", not after Holm"
@@ -30,12 +30,13 @@ class Kind(NamedTuple):
 
 TO_RECEIVER = Kind("to_receiver", "vs receiver", "what the channel adds to the receiver")
 TO_T2T = Kind("to_t2t", "vs T2T", "what the channel adds to text")
+TO_TUNED = Kind("to_tuned", "vs tuned", "what the channel adds to the receiver fine-tuned alone")
 CONTENT = Kind("content", "content", "matched minus mean message: what the message says")
 MISINFORMATION = Kind("misinformation", "misinformation", "mean minus mismatched: what a wrong message costs")
 ADAPTATION = Kind("adaptation", "adaptation", "mean message minus receiver alone: what its mere form gives")
 TO_SELF = Kind("to_self", "vs self-fuser", "matched minus self: what the other model gives")
 TO_MISMATCHED = Kind("to_mismatched", "vs mismatched", "matched minus another question's message")
-KINDS = (TO_RECEIVER, TO_T2T, CONTENT, MISINFORMATION, ADAPTATION, TO_SELF, TO_MISMATCHED)
+KINDS = (TO_RECEIVER, TO_T2T, TO_TUNED, CONTENT, MISINFORMATION, ADAPTATION, TO_SELF, TO_MISMATCHED)
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
@@ -114,8 +115,10 @@ def _channel_comparisons(channel: str, channel_arms: set[Arm]) -> Iterator[Compa
     matched, mean, mismatched = (channel, ""), (channel, "mean"), (channel, "mismatched")
     if matched != RECEIVER:
         yield Comparison(channel, TO_RECEIVER, matched, RECEIVER)
-    if matched not in (RECEIVER, T2T):
+    if matched not in (RECEIVER, TUNED, T2T):
         yield Comparison(channel, TO_T2T, matched, T2T)
+    if matched not in (RECEIVER, TUNED, SHARER):
+        yield Comparison(channel, TO_TUNED, matched, TUNED)
     yield Comparison(channel, CONTENT, matched, mean)
     yield Comparison(channel, MISINFORMATION, mean, mismatched)
     yield Comparison(channel, ADAPTATION, mean, RECEIVER)

@@ -17,8 +17,10 @@ Arm = tuple[str, str]
 Key = tuple[str, str]
 
 RECEIVER: Arm = ("receiver", "")
+SHARER: Arm = ("sharer", "")
+TUNED: Arm = ("tuned", "")
 T2T: Arm = ("t2t", "")
-CHANNEL_ORDER = ("receiver", "sharer", "routed", "t2t", "c2c")
+CHANNEL_ORDER = ("receiver", "tuned", "sharer", "routed", "t2t", "c2c")
 CONTROL_ORDER = ("", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise", "closed", "self")
 
 
