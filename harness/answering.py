@@ -85,11 +85,12 @@ def _means(session: Session) -> dict[str, dict[str, Means]]:
     config, items, made = session.config, session.benchmark.items, {}
     for group in filter(needs_mean, session.cast.groups):
         open_ = [task for task in items if missing(group, items[task], session.done)]
-        with progress(f"{group.channel.name}, mean messages{_share(session)}", len(open_), _shown(session)) as bar:
+        title, total = f"{group.channel.name}, mean messages{_rank(session)}", session.ranks.share(len(open_))
+        with progress(title, total, _shown(session)) as bar:
 
             def mean(task: str, group: Group = group) -> Means:
                 found = mean_message(group, items[task], config.seed, config.calibration_samples, session.tally)
-                bar.advance(session.ranks.world)
+                bar.advance()
                 return found
 
             made[group.channel.name] = session.ranks.dealt(open_, mean)
@@ -100,8 +101,8 @@ def _answer_share(session: Session, means: dict[str, dict[str, Means]]) -> None:
     turns, budget = session.ranks.turns(), Budget(session.config.batch_size, session.config.max_batch_tokens)
     for group in session.cast.groups:
         name, items = group.channel.name, session.benchmark.all_items
-        total = -(-missing(group, items, session.done) // session.ranks.world)
-        title = f"{name}{' and controls' if group.controls else ''}{_share(session)}"
+        total = session.ranks.share(missing(group, items, session.done))
+        title = f"{name}{' and controls' if group.controls else ''}{_rank(session)}"
         with progress(title, total, _shown(session)) as bar:
             for task, asked in session.benchmark.items.items():
                 mean = means.get(name, {}).get(task, ()) if needs_mean(group) else ()
@@ -142,7 +143,7 @@ def _note(session: Session, notes: Sequence[str]) -> None:
         session.notes += notes
 
 
-def _share(session: Session) -> str:
+def _rank(session: Session) -> str:
     ranks = session.ranks
     return f", rank {ranks.rank} of {ranks.world}" if ranks.world > 1 else ""
 

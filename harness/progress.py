@@ -33,7 +33,7 @@ class _Lines:
         if now - self.told >= _EVERY_S:
             self.told = now
             rate = self.done / (now - self.began)
-            left_s = (self.total - self.done) / rate
+            left_s = max(self.total - self.done, 0) / rate  # a process's share is known about
             print(f"{self.title}: {self.done}/{self.total}, {rate:.1f}/s, {left_s:.0f} s left", file=sys.stderr)
 
 

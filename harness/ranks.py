@@ -71,6 +71,10 @@ class Ranks:
         """Whether this process's answers count."""
         return self.first or not self.in_step
 
+    def share(self, pieces: int) -> int:
+        """About how many of so many pieces are this process's."""
+        return pieces if self.in_step else -(-pieces // self.world)
+
     def stepping(self, in_step: bool) -> Ranks:
         """The same processes, all of which compute every answer together, or not."""
         return replace(self, in_step=in_step and self.world > 1)
