@@ -16,6 +16,8 @@ from torch import Tensor
 
 from harness.kv import CacheFilled, KVBuffer
 from harness.models import LM
+from harness.placement import shard_group, shards_of
+from harness.split import SplitBuffer
 from harness.spread import SpreadBuffer
 
 # Columns kept free behind a prompt, so that the usual answer or its options fit without copying the cache.
@@ -105,6 +107,8 @@ def left_padded(
 
 def new_buffer(lm: LM, rows: int, capacity: int) -> KVBuffer:
     """An empty cache for `rows` sequences of the model."""
+    if shards_of(lm.model) > 1:
+        return SplitBuffer(rows, lm.n_layers, lm.device, capacity, shard_group(lm.model))
     kind = SpreadBuffer if lm.spread else KVBuffer
     return kind(rows, lm.n_layers, lm.device, capacity)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.errors import UserError
+from harness.fusion.shapes import kv_shape
 
 DeviceMap = str | Mapping[str, str | int]
 
@@ -58,16 +59,29 @@ def entry_device(model: Any) -> torch.device:
     return first.device
 
 
-def check_covered(model: Any) -> None:
-    """Refuses a model of which a map has left a part where nobody moves inputs to.
+def check_placed(model: Any) -> None:
+    """Refuses a model whose layers cannot work where they were put.
 
     Raises:
-        ValueError: if it did.
+        ValueError: a map left a part where nobody moves inputs to, or heads cannot be shared out.
     """
     found = {value.device: name for name, value in model.named_parameters()}
     if len(found) > 1 and not places(model):
         told = ", ".join(f"{name} on {device}" for device, name in found.items())
         raise ValueError(f"device_map leaves out a part of the model ({told}); name every module")
+    shards, heads = shards_of(model), kv_shape(model.config).heads
+    if heads % shards:
+        raise ValueError(f"its {heads} KV heads cannot be shared out to {shards} processes; start a divisor of {heads}")
+
+
+def shards_of(model: Any) -> int:
+    """Over how many processes every layer of a model is split."""
+    return int(getattr(model, "tp_size", None) or 1)
+
+
+def shard_group(model: Any) -> Any:
+    """The processes over which a model is split, in the order of the heads."""
+    return model._device_mesh["tp"].get_group()
 
 
 def places(model: Any) -> dict[str, str]:

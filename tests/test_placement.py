@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 from helpers.fake_devices import CPU, FIRST, SECOND, FakeDevices, device_of, put, spread
+from helpers.processes import ended, forked
 from helpers.tiny import FOREIGN, OURS, fused, random_fuser, random_lm
 from helpers.work import query
 from torch import Tensor
 
 from harness import forward
+from harness.assembly import fitting_fuser
 from harness.channels.base import Channel, Context, Query, Work
-from harness.channels.c2c import CacheToCache
+from harness.channels.c2c import CacheToCache, Link
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.config import build
@@ -25,9 +28,10 @@ from harness.decoding import first_non_finite, generate, score
 from harness.errors import UserError
 from harness.kv import KVBuffer
 from harness.models import LM, load
-from harness.placement import check_covered
+from harness.placement import check_placed
 from harness.records.loading import load_run
 from harness.runner import run
+from harness.split import SplitBuffer
 from harness.spread import SpreadBuffer
 from harness.timing import Clock
 
@@ -257,10 +261,55 @@ def test_a_map_that_does_not_fit_is_told_in_a_sentence() -> None:
 
 def test_a_map_that_leaves_a_part_behind_is_refused() -> None:
     model = random_lm("qwen3").model
-    check_covered(model)
+    check_placed(model)
     model.lm_head.to("meta")
     with pytest.raises(ValueError, match=r"leaves out .* on meta"):
-        check_covered(model)
+        check_placed(model)
+
+
+def embedded(**placement: Any) -> dict[str, Channel]:
+    receiver, sharer = (load(str(PAIR / role), dtype="float32", **placement) for role in ("receiver", "sharer"))
+    link = Link(sharer, fitting_fuser(str(PAIR / "fuser"), receiver, sharer))
+    return {"receiver": Single(receiver), "c2c": CacheToCache(receiver, (link,))}
+
+
+def split(rank: int, world: int, meeting: Path) -> int:
+    """Answers as one of the processes that hold both models together; writes what a whole model would have said."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    told = {}
+    for name, channel in embedded(tensor_parallel=True).items():
+        context, logits, tokens, scored = answers(channel)
+        assert isinstance(context.buffer, SplitBuffer)
+        told[name] = {"logits": logits.tolist(), "tokens": tokens, "scored": scored, "heads": heads(context)}
+    meeting.with_name(f"rank-{rank}").write_text(json.dumps(told))
+    return 0
+
+
+def heads(context: Context) -> int:
+    assert context.buffer.data is not None
+    return context.buffer.data.shape[3]
+
+
+def test_heads_split_over_two_processes_are_fused_as_those_of_one(tmp_path: Path) -> None:
+    children = [forked(split, rank, 2, tmp_path / "meeting", said=tmp_path / "said") for rank in (0, 1)]
+    assert [ended(child) for child in children] == [0, 0], (tmp_path / "said").read_text()
+    found = [json.loads((tmp_path / f"rank-{rank}").read_text()) for rank in (0, 1)]
+    assert found[0] == found[1]
+    for name, channel in embedded(device="cpu").items():
+        context, logits, tokens, scored = answers(channel)
+        assert torch.allclose(torch.tensor(found[0][name]["logits"]), logits, atol=1e-4)
+        assert found[0][name]["scored"] == pytest.approx(scored, abs=1e-4)
+        assert [tuple(row) for row in found[0][name]["tokens"]] == tokens
+        assert heads(context) == 2 * found[0][name]["heads"]
+    assert found[0]["c2c"]["logits"] != found[0]["receiver"]["logits"]
+
+
+def test_heads_that_cannot_be_shared_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_lm("qwen3").model
+    monkeypatch.setattr(type(model), "tp_size", 3)
+    with pytest.raises(ValueError, match="2 KV heads cannot be shared out to 3 processes"):
+        check_placed(model)
 
 
 @pytest.fixture
