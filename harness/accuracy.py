@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.assembly import Group
-from harness.channels.base import Answering, PromptTooLong, Work
+from harness.channels.base import PromptTooLong, Work, answers_itself
 from harness.channels.c2c import CacheMessage, CacheToCache
 from harness.channels.controls import Tamper, band_means
 from harness.channels.single import Single
@@ -186,12 +186,12 @@ def _key(item: Item, group: Group, control: str) -> Key:
 def _arms(group: Group, seed: int, means: Means) -> list[Arm]:
     arms = [Arm(group.channel, group.name_control)]
     for control in group.controls:
-        if control == "closed" and not isinstance(group.channel, Answering):
+        if control == "closed" and not answers_itself(group.channel):
             # Gates shut means the receiver's own computation: nothing is padded, cut or fused.
             arms.append(Arm(Single(group.channel.answers, group.channel.name), control))
             continue
         told: Means = ()
-        if control == "mean" and not isinstance(group.channel, Answering):
+        if control == "mean" and not answers_itself(group.channel):
             told = tuple(m.to(group.channel.answers.device) for m in means)
         arms.append(Arm(group.channel, control, Tamper(control, seed, told)))
     return arms

@@ -16,7 +16,7 @@ from lm_eval.api.registry import register_model
 
 from harness.asking import chat_text, decoding_request, scoring_request
 from harness.assembly import assemble
-from harness.channels.base import Answering, Channel, Work
+from harness.channels.base import Channel, Work, answers_itself
 from harness.channels.single import Single
 from harness.config import RunConfig, build
 from harness.config.served import OWN
@@ -111,7 +111,7 @@ def channel_lm(name: str, batch_size: Any = 8, device: str | None = None, **argu
     if str(batch_size).startswith("auto"):
         raise UserError("batch_size 'auto' is not supported; give a number.")
     channel = cast.groups[0].channel
-    assert not isinstance(channel, Answering)
+    assert not answers_itself(channel)
     return ChannelLM(channel, int(batch_size), config.max_batch_tokens)
 
 

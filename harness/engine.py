@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work
+from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work, answers_itself
 from harness.decoding import Scored, entropies, generate, score
 from harness.errors import RunError, UserError
 from harness.prompts import continuation
@@ -177,9 +177,9 @@ def _units(order: list[int], requests: Sequence[Request], size: int) -> Iterator
         yield from units
 
 
-def _joins(unit: list[int], batch: list[int], lengths: dict[int, int], requests: Sequence[Request], budget: Budget) -> (
-    bool
-):
+def _joins(
+    unit: list[int], batch: list[int], lengths: dict[int, int], requests: Sequence[Request], budget: Budget
+) -> bool:
     together = len(batch) + len(unit)
     if together > budget.batch_size or requests[unit[0]].kind != requests[batch[0]].kind:
         return False
@@ -242,7 +242,7 @@ def _through_all(
     answers = []
     for arm, charged in zip(arms, work, strict=True):
         heard = message if arm.tamper is None else arm.tamper(message, queries)
-        if isinstance(arm.channel, Answering):
+        if answers_itself(arm.channel):
             answers.append(arm.channel.answer(requests, heard, charged))
             continue
         context = arm.channel.receive(queries, heard, charged)
@@ -251,9 +251,7 @@ def _through_all(
     return answers
 
 
-def _read_off(
-    context: Context, requests: list[Request], message: Message, work: Work, stage: str
-) -> list[Answer]:
+def _read_off(context: Context, requests: list[Request], message: Message, work: Work, stage: str) -> list[Answer]:
     texts = getattr(message, "texts", (None,) * len(requests))
     known = list(zip(message.payload_bytes, context.prompt_tokens, texts, strict=True))
     if requests[0].options:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.accuracy import Item
 from harness.answering import Work, in_order, tell
-from harness.channels.base import Answering
+from harness.channels.base import answers_itself
 from harness.config import RunConfig
 from harness.identity import gates_of
 from harness.latency import draw, time_questions
@@ -100,7 +100,7 @@ def _latency_pass(session: Session, folder: RunFolder) -> None:
 def _timed(session: Session) -> Iterator[list[Timing]]:
     config = session.config
     groups = [g for g in session.cast.groups if not g.name_control]
-    channels = [g.channel for g in groups if not isinstance(g.channel, Answering)]
+    channels = [g.channel for g in groups if not answers_itself(g.channel)]
     if not config.latency_samples or not channels:
         return
     known = {(s.task, s.doc_id, s.channel): s for s in session.samples if s.control == ""}

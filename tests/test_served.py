@@ -15,6 +15,7 @@ from helpers.processes import dying, ended, forked
 from helpers.refusals import edit, refused
 
 from harness import cli
+from harness.adapter import channel_lm
 from harness.assembly import assemble
 from harness.channels.base import Work
 from harness.config import build
@@ -329,6 +330,11 @@ def test_a_token_of_this_process_is_refused_under_any_name(
 def test_arguments_about_a_vocabulary_are_no_secrets() -> None:
     given = "add_bos_token=True,think_end_token=</think>,prefix_token_id=3"
     assert build({"backend": "vllm", "receiver_args": given, "sharer_args": given}).receiver_args == given
+
+
+def test_lm_evals_own_command_line_is_pointed_to_its_own_engines() -> None:
+    with pytest.raises(UserError, match="--model"):
+        channel_lm("receiver", receiver="r", backend="vllm")
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

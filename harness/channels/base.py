@@ -19,6 +19,8 @@ from harness.prompts import Conversation
 from harness.timing import Clock, silent_clock
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from harness.engine import Answer, Request
 
 
@@ -139,12 +141,16 @@ class Channel(Sender, Protocol):
         """The receiver's half."""
 
 
-@runtime_checkable
 class Answering(Sender, Protocol):
     """A channel whose models run in somebody else's engine, which hands back answers and never a context."""
 
     def answer(self, requests: Sequence[Request], message: Message, work: Work) -> list[Answer]:
         """The receiver's half, to the end: one answer a request; all requests are of one kind."""
+
+
+def answers_itself(channel: Sender) -> TypeIs[Answering]:
+    """Whether a channel hands back answers; one look-up, since timers stand around it."""
+    return hasattr(channel, "answer")
 
 
 class PromptTooLong(Exception):
