@@ -203,7 +203,7 @@ def test_results_keep_raw_values_tokens_and_what_lies_there() -> None:
     made = arms(("plain", "kept"))
     found = {r.arm: r for r in measure_training(made, CELL, Repeats(timed=2, warm_up=1)).results}
     plain, kept = found["plain"], found["kept"]
-    assert len(plain.total.raw_s) == 2
+    assert len(plain.total.raw_s) == len(plain.cpu_s) == len(plain.losses) == 2
     assert (plain.response_tokens, plain.prompt_tokens) == (18, 60)
     assert plain.all_tokens_per_s / plain.response_tokens_per_s == pytest.approx(78 / 18)
     assert plain.total.floor_s == pytest.approx(sum(plain.floors_s.values()))

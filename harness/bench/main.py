@@ -24,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--shapes", default=EXAMPLES[1], help=f"receiver+sharer: names or folders, such as {', '.join(EXAMPLES)}")
     add("--train", action="store_true", help="time optimizer steps of fuser training instead of answers")
-    add("--arms", help=f"some of {', '.join(ARMS)}; with --train of {', '.join(TRAIN_ARMS)}")
+    add(
+        "--arms",
+        help=f"some of {', '.join(ARMS)} (default {_USUAL_ARMS[False]}), with --train of "
+        f"{', '.join(TRAIN_ARMS)} (default {_USUAL_ARMS[True]})",
+    )
     add("--prompt_tokens", default="200", help="prompt lengths, template included")
     add("--batch_sizes", default="1", help="questions answered at once; with --train rows of a micro batch")
     add("--new_tokens", default="8", help="tokens decoded for each question")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,10 +49,12 @@ class TrainReading:
 
     Attributes:
         total_s: from the rows' numbers to the updated weights.
+        cpu_s: of the processor's time meanwhile; less than `total_s` by what other programs took of one thread.
         loss: mean over the response's tokens, in nats.
     """
 
     total_s: float
+    cpu_s: float
     loss: float
 
 
@@ -92,9 +95,11 @@ class TrainArm:
         clock = Clock(loop.session.device)
         loop.batches.channel.forget()
         clock.mark("start")
+        busy = time.process_time()
         told = loop.step(loop.position.step)
+        busy = time.process_time() - busy
         clock.mark("end")
-        return TrainReading(clock.since_start_s("end"), told["loss"])
+        return TrainReading(clock.since_start_s("end"), busy, told["loss"])
 
 
 def make_train_arms(

@@ -56,6 +56,7 @@ def _summary(
         arm=name,
         cell=cell,
         total=Series(tuple(r.total_s for r in readings), sum(floors.values())),
+        cpu_s=tuple(r.cpu_s for r in readings),
         floors_s=floors,
         losses=tuple(r.loss for r in readings),
         response_tokens=sum(len(lesson.response) for lesson in lessons),

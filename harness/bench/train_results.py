@@ -38,6 +38,7 @@ class TrainResult:
 
     Attributes:
         total: one optimizer step.
+        cpu_s: processor time of the same steps, over all threads.
         floors_s: the floor by part.
         losses: of the timed steps, in nats a token.
         response_tokens: of all rows of a step.
@@ -50,6 +51,7 @@ class TrainResult:
     arm: str
     cell: TrainCell
     total: Series
+    cpu_s: tuple[float, ...] = ()
     floors_s: dict[str, float] = field(default_factory=dict)
     losses: tuple[float, ...] = ()
     response_tokens: int = 0
@@ -70,7 +72,7 @@ class TrainResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        plain = {name: getattr(self, name) for name in ("arm", "floors_s", "losses", "times_plain")}
+        plain = {name: getattr(self, name) for name in ("arm", "floors_s", "cpu_s", "losses", "times_plain")}
         tokens = {"response_tokens": self.response_tokens, "prompt_tokens": self.prompt_tokens}
         return {
             **plain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from harness.bench.results import Bench, in_cell
 from harness.bench.table import about, number, seconds, table
@@ -15,6 +16,7 @@ _STEPS = (
     "floor s",
     "x floor",
     "x plain",
+    "CPU s",
     "response tokens/s",
     "prompt + response tokens/s",
     "held MB",
@@ -41,6 +43,7 @@ def _row(r: TrainResult) -> list[str]:
         r.arm,
         *seconds(r.total),
         number(r.times_plain),
+        number(median(r.cpu_s) if r.cpu_s else None, 4),
         number(r.response_tokens_per_s, 1),
         number(r.all_tokens_per_s, 1),
         number(r.held_bytes / 1e6, 0),
