@@ -45,7 +45,7 @@ UNUSED = {
         {
             *("sharers", "sharer_chat_template", "init", "layer_alignment", "alignment", "fusion_mode", "fuse_layers"),
             *("fuse_kinds", "hidden_dim", "intermediate_dim", "num_layers", "dropout", "initial_temperature"),
-            *("final_temperature", "anneal_steps", "zero_output", "fuser_dtype", "cache_messages", "official"),
+            *("final_temperature", "anneal_steps", "zero_output", "initial_gate", "fuser_dtype", "cache_messages", "official"),
         }
     ),
 }
@@ -111,6 +111,8 @@ class Recipe(BaseModel):
     """Probability inside the FFN blocks."""
     zero_output: Identity[bool] = False
     """Start from a fuser that adds nothing, in place of random output weights; helps where training is short."""
+    initial_gate: Identity[float] = 0.0
+    """Gate logits at the start. At 0 the noise shuts a gate in a third of its draws; at 2 hardly ever."""
     initial_temperature: Identity[Positive] = 1.0
     """Of the Gumbel gates at the first step."""
     final_temperature: Identity[Positive] = 0.001

@@ -137,11 +137,16 @@ def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) ->
     fuser = TrainedFuser(
         fuser_config(recipe, *shapes, steps), recompute=recipe.gradient_checkpointing, product_dtype=product
     )
-    if recipe.zero_output:
-        with torch.no_grad():
-            fuser.get_parameter("proj_out_weight").zero_()
-            fuser.get_parameter("proj_out_bias").zero_()
+    _start(fuser, recipe)
     return fuser
+
+
+@torch.no_grad()
+def _start(fuser: TrainedFuser, recipe: Recipe) -> None:
+    fuser.gate_logit.fill_(recipe.initial_gate)
+    if recipe.zero_output:
+        fuser.get_parameter("proj_out_weight").zero_()
+        fuser.get_parameter("proj_out_bias").zero_()
 
 
 def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int) -> FuserConfig:
