@@ -25,7 +25,7 @@ _SUMMARY = {
     "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable",
     "train": "train a fuser for a pair",
     "train-demo": "build the embedded pair from nothing",
-    "bench": "time the channels against the floor of this machine",
+    "bench": "time the channels, or training, against the floor of this machine",
     "convert": "convert a fuser between the original's format and ours",
     "ls": "list tasks, channels and controls",
 }
