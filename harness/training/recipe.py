@@ -45,7 +45,8 @@ UNUSED = {
         {
             *("sharers", "sharer_chat_template", "init", "layer_alignment", "alignment", "fusion_mode", "fuse_layers"),
             *("fuse_kinds", "hidden_dim", "intermediate_dim", "num_layers", "dropout", "initial_temperature"),
-            *("final_temperature", "anneal_steps", "zero_output", "initial_gate", "fuser_dtype", "cache_messages", "official"),
+            *("final_temperature", "anneal_steps", "zero_output", "initial_gate", "fuser_dtype", "cache_messages"),
+            "official",
         }
     ),
 }
