@@ -17,7 +17,9 @@ from harness.training.recipe import build, identity
 from harness.training.session import open_session
 from harness.training.store import weights_sha256
 from harness.training.tuning import response_loss
-from tests.training.build import chats_on_disk, logged
+from tests.training.build import chats_on_disk, logged, pair_on_disk
+from tests.training.build import recipe as recipe_of_pair
+from tests.training.test_processes import launched
 
 RECEIVER = "tasks/factworld/pair/receiver"
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
@@ -209,3 +211,18 @@ def test_what_the_receiver_does_not_have_is_one_sentence(tmp_path, changes, said
 def test_what_a_method_does_not_use_takes_no_part_in_its_identity(tmp_path):
     assert {"lora_rank", "method", "receiver"} <= identity(recipe(tmp_path)).keys()
     assert not {"hidden_dim", "dropout", "alignment"} & identity(recipe(tmp_path)).keys()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_accumulation(tmp_path):
+    pair_on_disk(tmp_path)
+    chats_on_disk(tmp_path, rows=61)
+    alone = {"method": "lora", "sharers": [], "hidden_dim": 1024, "intermediate_dim": 1024, "lora_dropout": 0.1}
+    longer = {**alone, "steps": 20, "held_out_rows": 5}
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(recipe_of_pair(tmp_path, one, **longer))
+    run = launched(tmp_path, two, 2, **longer)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert len(logged(one)) == 20
+    assert logged(two) == pytest.approx(logged(one), rel=1e-4)
+    assert logged(two, "held_out_loss") == pytest.approx(logged(one, "held_out_loss"), rel=1e-4)
