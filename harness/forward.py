@@ -202,7 +202,7 @@ def _all_seen(buffer: KVBuffer) -> Tensor:
 
 def takes_masks(lm: LM) -> bool:
     """Whether the attention implementation accepts a mask of our own making."""
-    return lm.config._attn_implementation in ("sdpa", "eager")
+    return lm.config._attn_implementation in ("sdpa", "eager", "grouped")
 
 
 def _visible(buffer: KVBuffer, columns: Columns, real: Tensor) -> Tensor:

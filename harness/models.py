@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
+from harness.attention import NAME as GROUPED
+from harness.attention import register
 from harness.errors import UserError, unknown
 from harness.merging import base_of, is_adapter, merged
 from harness.paths import BUILT_IN_TEMPLATES, located
 from harness.placement import DeviceMap, check_placed, entry_device, placed_by
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ATTENTION = ("sdpa", "eager", "flash_attention_2")
+ATTENTION = ("sdpa", "eager", GROUPED, "flash_attention_2")
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ def load(
     """
     if attention not in ATTENTION:
         raise unknown("attention implementation", attention, ATTENTION)
+    if attention == GROUPED:
+        register()
     ref = parse_reference(reference) if isinstance(reference, str) else reference
     where = pick_device(device)
     options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}

@@ -5,13 +5,15 @@ Guarantees the same random numbers with and without recomputation, because both 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from harness.fusion.fuser import Fuser, FuserConfig
+from harness.fusion.stack import Bank
 
 CHUNK_BYTES = 2**30
 
@@ -22,14 +24,23 @@ class TrainedFuser(Fuser):
     Attributes:
         recompute: computes activations again in the backward pass instead of keeping them.
         product_dtype: of the matrix products; None for that of the weights.
+        compiled: compiles the arithmetic of training.
     """
 
     recompute: bool = False
     product_dtype: torch.dtype | None = None
+    compiled: bool = False
 
-    def __init__(self, config: FuserConfig, *, recompute: bool = False, product_dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        config: FuserConfig,
+        *,
+        recompute: bool = False,
+        product_dtype: torch.dtype | None = None,
+        compiled: bool = False,
+    ) -> None:
         super().__init__(config)
-        self.recompute, self.product_dtype = recompute, product_dtype
+        self.recompute, self.product_dtype, self.compiled = recompute, product_dtype, compiled
 
     def forward(self, sharer: Tensor, receiver: Tensor, entries: Sequence[int] | Tensor | None = None) -> Tensor:
         """See `Fuser.forward`; in training one token dimension, ``[entries, tokens, width]``."""
@@ -42,6 +53,14 @@ class TrainedFuser(Fuser):
                 for theirs, ours in zip(sharer.split(step, 1), receiver.split(step, 1), strict=True)
             ]
         return torch.cat(parts, dim=1)
+
+    def _added(self, bank: Bank, sharer: Tensor, receiver: Tensor, chosen: tuple[int, ...] | None) -> Tensor:
+        usual = super()._added
+        return (self._compiled if self.compiled and self.training else usual)(bank, sharer, receiver, chosen)
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Tensor]:
+        return torch.compile(super()._added, dynamic=True)
 
     def _chunk(self, sharer: Tensor, receiver: Tensor, entries: Sequence[int] | Tensor | None) -> Tensor:
         if not self.recompute:

@@ -46,7 +46,7 @@ UNUSED = {
             *("sharers", "sharer_chat_template", "init", "layer_alignment", "alignment", "fusion_mode", "fuse_layers"),
             *("fuse_kinds", "hidden_dim", "intermediate_dim", "num_layers", "dropout", "initial_temperature"),
             *("final_temperature", "anneal_steps", "zero_output", "initial_gate", "fuser_dtype", "cache_messages"),
-            "official",
+            *("compile", "official"),
         }
     ),
 }
@@ -170,6 +170,8 @@ class Recipe(BaseModel):
     """Attention kernel."""
     gradient_checkpointing: Runtime[bool] = False
     """Compute activations twice instead of keeping them."""
+    compile: Identity[bool] = False
+    """Compile the fuser's arithmetic, which needs a C++ compiler on a CPU: less memory traffic, other rounding."""
     cache_messages: Identity[Literal["off", "memory", "disk"]] = "off"
     """Keep the frozen models' prompt caches from one epoch to the next."""
     messages_dir: Runtime[str | None] = None

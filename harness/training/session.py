@@ -127,17 +127,20 @@ def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) ->
     shapes = kv_shape(receiver.config), kv_shape(sharer.config)
     dtype = receiver.dtype if recipe.fuser_dtype == "auto" else DTYPES[recipe.fuser_dtype]
     product = None if dtype == torch.float32 else dtype
-    if recipe.init:
-        found = load(recipe.init[number])
+    found = load(recipe.init[number]) if recipe.init else None
+    if found is not None:
         check_fits(found, *shapes)
-        fuser = TrainedFuser(found.config, recompute=recipe.gradient_checkpointing, product_dtype=product)
-        fuser.load_state_dict(found.state_dict())
-        return fuser
     torch.manual_seed(derived_seed(recipe.seed, "weights", number))
     fuser = TrainedFuser(
-        fuser_config(recipe, *shapes, steps), recompute=recipe.gradient_checkpointing, product_dtype=product
+        fuser_config(recipe, *shapes, steps) if found is None else found.config,
+        recompute=recipe.gradient_checkpointing,
+        product_dtype=product,
+        compiled=recipe.compile,
     )
-    _start(fuser, recipe)
+    if found is None:
+        _start(fuser, recipe)
+    else:
+        fuser.load_state_dict(found.state_dict())
     return fuser
 
 

@@ -1,0 +1,61 @@
+"""Chats to train on come from splits that are not tested, say the task's own words and favour no letter."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from harness.errors import UserError
+from harness.scoring import score_text
+from tasks import lessons
+from tasks.sources import DATASETS_DIR_VARIABLE
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATASETS_DIR_VARIABLE, str(tmp_path))
+    folder = tmp_path / "allenai" / "openbookqa" / "main"
+    folder.mkdir(parents=True)
+    made = [
+        {
+            "id": f"7-{i}",
+            "question_stem": f"Stem {i}",
+            "choices": {"text": [f"wrong {i}", f"right {i}", f"poor {i}", f"bad {i}"], "label": list("ABCD")},
+            "answerKey": "B",
+        }
+        for i in range(200)
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    return made
+
+
+def test_the_answer_follows_its_option_and_no_letter_is_favoured(rows):
+    chats = lessons.chats(["openbookqa"], "train", seed=0)
+    keys = []
+    for row, chat in zip(rows, chats, strict=True):
+        asked, answered = (turn["content"] for turn in chat["messages"])
+        key = answered[-1]
+        assert f"{key}. right {row['id'].removeprefix('7-')}\n" in asked
+        assert score_text(answered, key).correct_strict
+        keys.append(key)
+    assert min(Counter(keys).values()) > 30
+
+
+def test_order_is_a_matter_of_the_seed_and_the_question_alone(rows):
+    chats = lessons.chats(["openbookqa"], "train", seed=0)
+    assert lessons.chats(["openbookqa"], "train", seed=0) == chats
+    assert lessons.chats(["openbookqa"], "train", seed=1) != chats
+    assert all(chat["messages"][1]["content"][-1] == "B" for chat in lessons.chats(["openbookqa"], "train", seed=None))
+
+
+@pytest.mark.parametrize(("name", "split"), [("openbookqa", "test"), ("ceval", "val"), ("openbokqa", "train")])
+def test_what_is_tested_or_unknown_is_refused(rows, name, split):
+    with pytest.raises(UserError, match=name):
+        lessons.chats([name], split, seed=0)
+
+
+def test_the_command_writes_the_same_bytes_twice(rows, tmp_path, capsys):
+    for name in ("one", "two"):
+        lessons.main([str(tmp_path / name), "openbookqa", "--splits", "train"])
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert "200 chats" in capsys.readouterr().out

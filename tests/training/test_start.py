@@ -1,0 +1,68 @@
+"""How a fuser starts, and that what only makes training faster changes nothing but rounding."""
+
+import shutil
+
+import pytest
+import torch
+
+from harness.errors import UserError
+from harness.training.main import train
+from harness.training.session import open_session
+from tests.training.build import chats_on_disk, logged, pair_on_disk, recipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("pair")
+    pair_on_disk(made)
+    chats_on_disk(made)
+    return made
+
+
+def test_a_fuser_that_starts_from_nothing_leaves_the_receiver_alone(folder):
+    shut = logged_first(folder, "shut", initial_gate=-200.0)
+    nothing = logged_first(folder, "nothing", zero_output=True)
+    usual = logged_first(folder, "usual")
+    assert nothing == pytest.approx(shut, rel=1e-6)
+    assert abs(usual - shut) > 1e-3
+
+
+def logged_first(folder, name, **changes):
+    train(recipe(folder, folder / name, steps=1, **changes))
+    return logged(folder / name)[0]
+
+
+def test_gates_start_where_the_recipe_says(folder):
+    session = open_session(recipe(folder, folder / "gates", initial_gate=2.0))
+    assert torch.equal(session.objective.channel.links[0].fuser.gate_logit, torch.full((6,), 2.0))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_compiled_fuser_learns_what_the_usual_one_does(folder):
+    calm = {"dropout": 0.0, "initial_gate": 50.0}  # the compiler draws other random numbers
+    train(recipe(folder, folder / "plain", **calm))
+    train(recipe(folder, folder / "compiled", compile=True, **calm))
+    assert logged(folder / "compiled") == pytest.approx(logged(folder / "plain"), rel=1e-4)
+
+
+def test_kept_messages_are_shared_by_runs_on_the_same_data_and_by_no_other(folder):
+    kept = {"cache_messages": "disk", "messages_dir": str(folder / "kept")}
+    train(recipe(folder, folder / "first", **kept))
+    (store,) = (folder / "kept").iterdir()
+    written = {file: file.stat().st_mtime_ns for file in store.iterdir()}
+    train(recipe(folder, folder / "second", seed=1, **kept))
+    again = {file: file.stat().st_mtime_ns for file in store.iterdir()}
+    assert written.items() <= again.items()
+    data = folder / "chats.jsonl"
+    whole = data.read_text()
+    data.write_text("".join(reversed(whole.splitlines(keepends=True))))
+    try:
+        train(recipe(folder, folder / "third", **kept))
+    finally:
+        data.write_text(whole)
+    assert len(list((folder / "kept").iterdir())) == 2
+
+
+def test_a_lora_run_refuses_what_only_fusers_have(folder):
+    with pytest.raises(UserError, match="zero_output"):
+        recipe(folder, folder / "lora", method="lora", sharers=[], zero_output=True)
