@@ -51,6 +51,11 @@ class Batches:
         dealt = micro_batches(rows, recipe.micro_batch, self._characters, self.rank, self.world)
         return [self._micro(number, found) for number, found in dealt]
 
+    def first(self, rows: int) -> list[Lesson]:
+        """Returns the lessons of the first rows, whichever process asks."""
+        found = (self._lesson(row) for row in range(min(rows, len(self.corpus) - self.recipe.held_out_rows)))
+        return [one for one in found if one is not None]
+
     def held_out(self) -> Iterator[Micro]:
         """Yields this process's share of the rows that are held out."""
         first = len(self.corpus) - self.recipe.held_out_rows

@@ -17,6 +17,7 @@ from harness.errors import RunError, UserError
 from harness.training.recipe import Recipe, add_arguments, from_options, identity
 
 if TYPE_CHECKING:
+    from harness.training.batching import Batches
     from harness.training.loop import Loop
     from harness.training.session import Session
 
@@ -81,12 +82,24 @@ def _loop(session: Session, weights: list[str]) -> Loop:
     optimiser = optimisation(objective, recipe, session.steps)
     pinned = {**identity(recipe), "data_fingerprint": session.corpus.fingerprint, "weights_sha256": weights}
     checkpoints = Checkpoints(session.folder / "checkpoints", pinned, recipe.keep, _provenance(session, weights))
+    batches = Batches(recipe, session.corpus, objective.channel, rank, world, _store(session, weights))
     position = checkpoints.read(objective, optimiser) if recipe.resume else _from_start(checkpoints, Position())
+    if recipe.standard_rows and not recipe.resume:
+        _standardise(session, batches)
     quizzes = load_quizzes(recipe.validate_tasks, recipe.validate_limit, rank, world)
     writes = accelerator.is_main_process
     log = Log(session.folder, position.step, progress=recipe.progress, tensorboard=recipe.tensorboard, writes=writes)
-    batches = Batches(recipe, session.corpus, objective.channel, rank, world, _store(session, weights))
     return Loop(session, batches, optimiser, checkpoints, log, quizzes, position)
+
+
+def _standardise(session: Session, batches: Batches) -> None:
+    from accelerate.utils import broadcast  # type: ignore[import-untyped]
+
+    from harness.training.standard import standardise
+
+    standardise(session.objective.channel, batches.first(session.recipe.standard_rows))
+    for value in session.objective.parameters():
+        value.data = broadcast(value.data)  # processes on unlike hardware measure other last bits
 
 
 def _from_start(checkpoints: Any, position: Any) -> Any:

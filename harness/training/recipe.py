@@ -46,7 +46,7 @@ UNUSED = {
             *("sharers", "sharer_chat_template", "init", "layer_alignment", "alignment", "fusion_mode", "fuse_layers"),
             *("fuse_kinds", "hidden_dim", "intermediate_dim", "num_layers", "dropout", "initial_temperature"),
             *("final_temperature", "anneal_steps", "zero_output", "initial_gate", "fuser_dtype", "cache_messages"),
-            *("compile", "official"),
+            *("standard_rows", "compile", "official"),
         }
     ),
 }
@@ -112,6 +112,9 @@ class Recipe(BaseModel):
     """Probability inside the FFN blocks."""
     zero_output: Identity[bool] = False
     """Start from a fuser that adds nothing, in place of random output weights; helps where training is short."""
+    standard_rows: Identity[CountOrZero] = 0
+    """Rows on which the fusers' inputs are measured, to start from a first layer that reads them with mean 0 and
+    variance 1; 0 = weights as drawn. Short trainings need it."""
     initial_gate: Identity[float] = 0.0
     """Gate logits at the start. At 0 the noise shuts a gate in a third of its draws; at 2 hardly ever."""
     initial_temperature: Identity[Positive] = 1.0

@@ -66,3 +66,35 @@ def test_kept_messages_are_shared_by_runs_on_the_same_data_and_by_no_other(folde
 def test_a_lora_run_refuses_what_only_fusers_have(folder):
     with pytest.raises(UserError, match="zero_output"):
         recipe(folder, folder / "lora", method="lora", sharers=[], zero_output=True)
+
+
+def test_a_standard_start_reads_mean_0_and_variance_1(folder):
+    from harness.training.batching import Batches
+    from harness.training.standard import _fed, standardise
+
+    session = open_session(recipe(folder, folder / "standard", attention="eager"))
+    channel = session.objective.channel
+    lessons = Batches(session.recipe, session.corpus, channel).first(8)
+    standardise(channel, lessons)
+    (link,) = channel.links
+    fed = torch.cat([_fed(link, 0, lesson, channel.keep(lesson)) for lesson in lessons], 1)
+    read = torch.baddbmm(link.fuser.in_bias[:, None], fed, link.fuser.in_weight.transpose(1, 2))
+    assert read.mean(1).abs().max() < 0.5  # what is left is the drawn bias
+    assert 0.5 < read.var(1).mean() < 2.0
+
+
+def test_a_standard_start_is_the_same_however_often_it_is_made(folder):
+    for name in ("once", "twice"):
+        train(recipe(folder, folder / name, standard_rows=8, steps=1))
+    assert logged(folder / "once") == logged(folder / "twice")
+    train(recipe(folder, folder / "drawn", steps=1))
+    assert logged(folder / "drawn") != logged(folder / "once")
+
+
+def test_a_resumed_run_does_not_start_over(folder):
+    train(recipe(folder, folder / "straight", standard_rows=8))
+    train(recipe(folder, folder / "halted", standard_rows=8))
+    checkpoints = sorted((folder / "halted" / "checkpoints").iterdir())
+    shutil.rmtree(checkpoints[-1])
+    train(recipe(folder, folder / "halted", standard_rows=8, resume=True))
+    assert logged(folder / "halted")[:6] == logged(folder / "straight")

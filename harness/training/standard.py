@@ -1,0 +1,55 @@
+"""A first layer that starts by reading what it is fed as if it had mean 0 and variance 1.
+
+Keys carry large constant parts, which drown what differs from token to token; a short training then learns nothing.
+Guarantees that only where a fuser starts is changed: means and scales are folded into the weights and bias of its
+first layer, so its form stays the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.channels.c2c import Link
+from harness.training.channel import GraphChannel, Kept
+from harness.training.lessons import Lesson
+
+SMALLEST_SCALE = 0.05
+
+
+@torch.no_grad()
+def standardise(channel: GraphChannel, lessons: Sequence[Lesson]) -> None:
+    """Folds what the fusers are fed for some prompts into their first layers, once, before training.
+
+    Args:
+        channel: with fusers as they were drawn; each is measured against the receiver's clean cache.
+        lessons: prompts to measure on.
+    """
+    kept = [channel.keep(lesson) for lesson in lessons]
+    for number, link in enumerate(channel.links):
+        fed = [_fed(link, number, lesson, one) for lesson, one in zip(lessons, kept, strict=True)]
+        _fold(link, torch.cat(fed, 1))
+
+
+def _fed(link: Link, number: int, lesson: Lesson, kept: Kept) -> Tensor:
+    """What the first layer reads of one prompt, `[entries, tokens, sharer width + receiver width]`.
+
+    Of a prompt with several fused stretches only the first is in the clean cache, so only that is measured.
+    """
+    start, end = lesson.fused[0]
+    kind, layer, place = link.read_index
+    ours = kept.clean[kind, layer, 0, :, start:end].transpose(1, 2).flatten(2)
+    theirs = kept.parts[number][place][:, : end - start]
+    return torch.cat([theirs.to(ours.device, torch.float32), ours.float()], -1)
+
+
+def _fold(link: Link, fed: Tensor) -> None:
+    mean, scale = fed.mean(1), fed.std(1).clamp_min(SMALLEST_SCALE)  # [entries, width]
+    chosen = list(link.entries)
+    weight, bias = link.fuser.get_parameter("in_weight"), link.fuser.get_parameter("in_bias")
+    # Uniform weights bounded by 1/sqrt(width) have a variance of a third of 1/width.
+    folded = weight[chosen] * 3**0.5 / scale[:, None].to(weight)
+    weight[chosen] = folded
+    bias[chosen] -= (folded * mean[:, None].to(weight)).sum(-1)
