@@ -18,8 +18,7 @@ from harness.models import LM
 from harness.prompts import Conversation, Turn
 
 _BACKGROUND = (
-    "In one clear sentence, describe the most essential background knowledge needed to answer the question: "
-    "{question}"
+    "In one clear sentence, describe the most essential background knowledge needed to answer the question: {question}"
 )
 _NO_ANSWER = " Do NOT directly solve or give answer to the question."
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
