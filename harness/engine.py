@@ -2,7 +2,7 @@
 
 Guarantees one answer per request, in the order of the requests. A batch that fails is halved, down to one request,
 whose error then is its answer. Several arms of one channel (the message as sent and tampered with) share the
-sharer's half, so that a control costs no sharer prefill.
+sharer's half and what the receiver reads before a message matters, so that a control costs little more than its fusion.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work, answers_itself
+from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work, answers_itself, begins
 from harness.decoding import Scored, entropies, generate, score
 from harness.errors import RunError, UserError
 from harness.prompts import continuation
@@ -239,13 +239,18 @@ def _through_all(
 ) -> list[list[Answer]]:
     queries = [r.query for r in requests]
     message = sender.send(queries, work[0])
+    several = sum(arm.channel is sender for arm in arms) > 1
+    begun = sender.begin(queries, work[0]) if several and begins(sender) else None
     answers = []
     for arm, charged in zip(arms, work, strict=True):
         heard = message if arm.tamper is None else arm.tamper(message, queries)
         if answers_itself(arm.channel):
             answers.append(arm.channel.answer(requests, heard, charged))
             continue
-        context = arm.channel.receive(queries, heard, charged)
+        if begun is not None and arm.channel is sender and begins(arm.channel):
+            context = arm.channel.go_on(queries, heard, begun.copied(), charged)
+        else:
+            context = arm.channel.receive(queries, heard, charged)
         stage = "sharer_decode" if arm.channel.name == "sharer" else "receiver_decode"
         answers.append(_read_off(context, requests, heard, charged, stage))
     return answers

@@ -8,6 +8,7 @@ never on how prompts happened to be padded.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -104,6 +105,13 @@ class KVBuffer:
         self.positions, self.real, self.branch = self.positions[rows], self.real[rows], self.branch[rows]
         if self.data is not None:
             self.data = self.data[:, :, rows]
+
+    def copied(self) -> KVBuffer:
+        """Returns the same columns in memory of their own."""
+        made = copy.copy(self)
+        made.view = Cache(layers=[_BufferLayer(made, layer) for layer in range(self.n_layers)])
+        made.keep_rows(torch.arange(self.rows, device=self.device))
+        return made
 
     def entry(self, kind: int, layer: int) -> Tensor | None:
         """One layer's K (0) or V (1), `[rows, heads, columns, head_dim]` on `device`; None before the first write."""

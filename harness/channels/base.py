@@ -141,6 +141,16 @@ class Channel(Sender, Protocol):
         """The receiver's half."""
 
 
+class Beginning(Channel, Protocol):
+    """A channel that reads part of a prompt before any message matters, so that several messages may share it."""
+
+    def begin(self, queries: Sequence[Query], work: Work) -> KVBuffer:
+        """The receiver's half as far as it is the same for every message."""
+
+    def go_on(self, queries: Sequence[Query], message: Message, buffer: KVBuffer, work: Work) -> Context:
+        """The rest of it; the buffer is used up."""
+
+
 class Answering(Sender, Protocol):
     """A channel whose models run in somebody else's engine, which hands back answers and never a context."""
 
@@ -151,6 +161,11 @@ class Answering(Sender, Protocol):
 def answers_itself(channel: Sender) -> TypeIs[Answering]:
     """Whether a channel hands back answers; one look-up, since timers stand around it."""
     return hasattr(channel, "answer")
+
+
+def begins(channel: Sender) -> TypeIs[Beginning]:
+    """Whether a channel reads part of a prompt before any message matters."""
+    return hasattr(channel, "begin")
 
 
 class PromptTooLong(Exception):

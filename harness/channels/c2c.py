@@ -135,29 +135,46 @@ class CacheToCache:
 
     def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
         """Reads the prompts, fusing each stretch before what follows it is read."""
+        return self.go_on(queries, message, self.begin(queries, work), work)
+
+    def begin(self, queries: Sequence[Query], work: Work) -> KVBuffer:
+        """Reads the prompts as far as no message has changed anything, up to the end of the first fused stretch."""
+        plans, steps = self._laid_out(queries)
+        buffer = new_buffer(self.answers, len(plans), sum(max(b - a for a, b in step) for step in steps) + ANSWER_ROOM)
+        if len(steps) > 1:
+            self._read(buffer, plans, steps[0], work)
+        return buffer
+
+    def go_on(self, queries: Sequence[Query], message: Message, buffer: KVBuffer, work: Work) -> Context:
+        """Fuses a message into what `begin` read for the same queries and reads on; the buffer is used up."""
         if not isinstance(message, CacheMessage):
             raise TypeError(f"c2c takes a CacheMessage, not {type(message).__name__}")
-        plans = [self._plan(q) for q in queries]
-        steps = _steps(plans, any(link.entries for link in self.links))
-        buffer = new_buffer(self.answers, len(plans), sum(max(b - a for a, b in step) for step in steps) + ANSWER_ROOM)
-        logits, owned = None, []
-        for number, spans in enumerate(steps):
-            last = number == len(steps) - 1
-            with work.clock.stage("receiver_prefill"):
-                columns = self._columns(plans, spans)
-                logits = extend(self.answers, buffer, columns, work.counters, keep=int(last))
-                owned.append(columns.owned if columns.owned is not None else columns.real)
-                work.counters.prompt_tokens += columns.tokens
-            if not last:
-                with work.clock.stage("fusion"):
-                    offsets = [buffer.length - b for _, b in spans]
-                    self._fuse(buffer, plans, spans, offsets, message, work)
+        plans, steps = self._laid_out(queries)
+        for before, spans in itertools.pairwise(steps):
+            with work.clock.stage("fusion"):
+                offsets = [buffer.length - b for _, b in before]
+                self._fuse(buffer, plans, before, offsets, message, work)
+            if spans is not steps[-1]:
+                self._read(buffer, plans, spans, work)
+        logits = self._read(buffer, plans, steps[-1], work, keep=1)
         assert logits is not None
         ends = tuple(len(p.ids[0]) for p in plans)
         if not all(all(p.real[0]) for p in plans):
             # The original decodes without a mask: its answer tokens do see the pads that alignment inserted.
-            buffer.reveal(torch.cat(owned, 1), dense=len(plans) * buffer.length == sum(ends))
+            buffer.reveal(_owned(steps, buffer), dense=len(plans) * buffer.length == sum(ends))
         return Context(self.answers, buffer, logits[:, -1], ends, tuple(sum(p.real[0]) for p in plans))
+
+    def _laid_out(self, queries: Sequence[Query]) -> tuple[list[Plan], list[list[Span]]]:
+        plans = [self._plan(q) for q in queries]
+        return plans, _steps(plans, any(link.entries for link in self.links))
+
+    def _read(
+        self, buffer: KVBuffer, plans: Sequence[Plan], spans: Sequence[Span], work: Work, keep: int = 0
+    ) -> Tensor | None:
+        with work.clock.stage("receiver_prefill"):
+            columns = self._columns(plans, spans)
+            work.counters.prompt_tokens += columns.tokens
+            return extend(self.answers, buffer, columns, work.counters, keep=keep)
 
     def _plan(self, query: Query) -> Plan:
         plan = self.planner.plan(query.conversation)
@@ -240,6 +257,16 @@ def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[Span]]:
     most = max(map(len, spans))
     padded = [[(0, 0)] * (most - len(s)) + s for s in spans]
     return [list(step) for step in zip(*padded, strict=True)]
+
+
+def _owned(steps: Sequence[Sequence[Span]], buffer: KVBuffer) -> Tensor:
+    """True where a column belongs to its row's prompt, pads inside the prompt included, `[rows, columns]`."""
+    lengths = [[b - a for a, b in step] for step in steps]
+    rows = [
+        [i >= max(n) - mine for n, mine in zip(lengths, row, strict=True) for i in range(max(n))]
+        for row in zip(*lengths, strict=True)
+    ]
+    return torch.tensor(rows, device=buffer.device)
 
 
 def _within(fused: tuple[Span, ...], span: Span) -> tuple[Span, ...]:

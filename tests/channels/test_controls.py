@@ -209,10 +209,13 @@ def test_controls_never_ask_the_sharer_again(control: str) -> None:
     sharer_share = work["c2c"].counters.forwards - work["c2c/zeroed"].counters.forwards
     assert sharer_share > 0
     assert work[f"c2c/{control}"].counters.bytes_moved == 0
-    receiver = cast().receiver
-    assert work[f"c2c/{control}"].counters.prompt_tokens == sum(
-        s.prompt_tokens for (ch, c, _), s in answered("words", 3)[0].items() if (ch, c) == ("c2c", control)
-    ), receiver.reference.text
+    found = answered("words", 3)[0]
+    whole = sum(s.prompt_tokens for (channel, c, _), s in found.items() if (channel, c) == ("c2c", control))
+    read = work[f"c2c/{control}"].counters.prompt_tokens
+    if control == "closed":
+        assert read == whole
+    else:  # of the same fused prompts a control reads only the last token again
+        assert read == len([key for key in found if key[:2] == ("c2c", control)]) < whole
 
 
 def test_means_are_made_once_from_the_calibration_draw() -> None:
