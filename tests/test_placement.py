@@ -131,6 +131,23 @@ def test_a_spread_cache_does_everything_that_one_allocation_does() -> None:
     assert told[0][3].shape == (1, 2, 5, 4)
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_a_copy_of_a_spread_cache_has_memory_of_its_own(written: bool) -> None:
+    buffer = filled(SpreadBuffer) if written else SpreadBuffer(2, 3, CPU, 4)
+    made = buffer.copied()
+    before = buffer.entry(0, 1)
+    before = before if before is None else before.clone()
+    made.open(torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1, dtype=torch.bool), None, dense=True)
+    for layer in range(3):
+        made.view.layers[layer].update(*torch.zeros(2, 2, 2, 1, 4))
+    index = torch.tensor([0])
+    made.put(index, index + 1, index, index, torch.full((1, 1, 8), 7.0))
+    after = buffer.entry(0, 1)
+    assert isinstance(made, SpreadBuffer)
+    assert made.length == buffer.length + 1
+    assert (before is None and after is None) if not written else torch.equal(before, after)  # type: ignore[arg-type]
+
+
 def test_numbers_that_are_not_finite_are_found_on_every_device() -> None:
     buffer = filled(SpreadBuffer)
     assert "after the last layer" in first_non_finite(buffer)
