@@ -22,6 +22,7 @@ from harness.errors import UserError, unknown
 from harness.merging import base_of, is_adapter, merged
 from harness.paths import BUILT_IN_TEMPLATES, located
 from harness.placement import DeviceMap, check_placed, entry_device, placed_by
+from harness.single_row import multiply_rows_as_vectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", GROUPED, "flash_attention_2")
@@ -190,6 +191,7 @@ def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_te
     """Makes an `LM` of a model and a tokenizer that are already in memory."""
     model.eval().requires_grad_(False)
     drop_sampling(model)
+    multiply_rows_as_vectors(model)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     parameter = next(model.parameters())

@@ -21,6 +21,7 @@ from harness.channels.t2t import TextToText, TextVariant
 from harness.decoding import generate, score
 from harness.models import LM
 from harness.prompts import continuation, encode
+from harness.single_row import as_the_library_has_it
 from harness.timing import Clock
 
 Calls = dict[str, list[Cost]]
@@ -172,9 +173,10 @@ def _alone(lm: LM, answer: Callable[[list[Query], Task], Any]) -> Arm:
 
     def arm(queries: list[Query], task: Task) -> Reading:
         clock = Clock(lm.device)
-        clock.mark("start")
-        answer(queries, task)
-        clock.mark("end")
+        with as_the_library_has_it(lm.model):
+            clock.mark("start")
+            answer(queries, task)
+            clock.mark("end")
         prompt_tokens = len(encode(lm, queries[0].conversation).ids)
         return Reading(clock.since_start_s("end"), calls=_needed(single, queries, prompt_tokens, task, 0))
 
