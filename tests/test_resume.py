@@ -123,6 +123,7 @@ def test_a_run_killed_within_every_write_ends_the_same(
 
 def interrupting(arguments: list[str], sent: signal.Signals) -> int:
     """Sends itself a signal after its first batch."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell ignores it
     append = journal.Journal.append
 
     def interrupted(self: Any, records: Any) -> None:
