@@ -1,9 +1,9 @@
 """What this very machine can do: multiplications a second and bytes a second, measured beside the arms.
 
 Guarantees figures of the same process, threads and minute as the timings that are divided by them. The rate is the
-best of a few products of a language model's kind, the bandwidth that of reading, which is what decoding does. The
-rate at which a product of one row gets through its weights is told beside them: where it falls short of the bandwidth,
-the gap belongs to the matrix library and no floor shows it.
+best of a few products of a language model's kind, the bandwidth that of reading, or of a product of one row where that
+reads faster. The rate of such a product, which is what decoding does, is told beside them: where it falls short of the
+bandwidth, the gap belongs to the matrix library and no floor shows it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Speeds:
 
     Attributes:
         flops_per_s: floating-point operations in products.
-        bytes_per_s: bytes read.
+        bytes_per_s: bytes read, by whatever reads fastest.
         row_bytes_per_s: bytes of weights in a product of one row; informs, enters no floor.
     """
 
@@ -48,7 +48,7 @@ class Meter:
             for m, k, n in shapes
         ]
         self._block = torch.ones(_READ_BYTES // 4, device=device)
-        self._row = torch.randn(1, _ROW_WIDTH, device=device).to(dtype)
+        self._row = torch.randn(_ROW_WIDTH, device=device).to(dtype)
         self._weights = torch.randn(_READ_BYTES // 4 // _ROW_WIDTH, _ROW_WIDTH, device=device).to(dtype)
 
     def measure(self) -> list[float]:
@@ -57,7 +57,7 @@ class Meter:
         for a, b in self._factors:
             seconds = self._seconds(lambda a=a, b=b: linear(a, b))  # type: ignore[misc]
             rates.append(2 * a.shape[0] * a.shape[1] * b.shape[0] / seconds)
-        row_s = self._seconds(lambda: linear(self._row, self._weights))
+        row_s = self._seconds(lambda: torch.mv(self._weights, self._row))
         return [*rates, _READ_BYTES / self._seconds(self._block.sum), self._weights.nbytes / row_s]
 
     def _seconds(self, call: Callable[[], object]) -> float:
@@ -74,6 +74,6 @@ class Meter:
 
 
 def speeds(rounds: Sequence[Sequence[float]]) -> Speeds:
-    """The median of every figure over the rounds; of the products the best counts."""
+    """The median of every figure over the rounds; of the products, and of the ways to read, the best counts."""
     *rates, bandwidth, row = (median(column) for column in zip(*rounds, strict=True))
-    return Speeds(max(rates), bandwidth, row)
+    return Speeds(max(rates), max(bandwidth, row), row)
