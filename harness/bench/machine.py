@@ -29,7 +29,7 @@ class Speeds:
     Attributes:
         flops_per_s: floating-point operations in products.
         bytes_per_s: bytes read, by whatever reads fastest.
-        row_bytes_per_s: bytes of weights in a product of one row; informs, enters no floor.
+        row_bytes_per_s: bytes of weights in a product of one row.
     """
 
     flops_per_s: float
