@@ -25,6 +25,7 @@ from harness.models import LM
 
 # Of the receiver's cache that is copied for fusion at a time: enough for large products, little beside the cache.
 _GATHERED_BYTES = 64 * 2**20
+_CPU_GATHERED_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,8 @@ def _tokens_at_once(buffer: KVBuffer) -> int | None:
     if torch.is_grad_enabled():
         return None
     per_token = buffer.nbytes / (buffer.rows * buffer.length)
-    return max(1, int(_GATHERED_BYTES / per_token)) if per_token else None
+    room = _CPU_GATHERED_BYTES if buffer.device.type == "cpu" else _GATHERED_BYTES
+    return max(1, int(room / per_token)) if per_token else None
 
 
 def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[Span]]:

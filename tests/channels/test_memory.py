@@ -33,7 +33,7 @@ def test_fusing_in_chunks_changes_no_number(mode: str, monkeypatch: pytest.Monke
         return forward(self, sharer, receiver, entries)
 
     monkeypatch.setattr(Fuser, "forward", spy)
-    monkeypatch.setattr(c2c, "_GATHERED_BYTES", 5 * _bytes_of_a_token(whole))
+    monkeypatch.setattr(c2c, "_CPU_GATHERED_BYTES", 5 * _bytes_of_a_token(whole))
     chunked = context_of(_channel(mode), QUERIES)
     assert max(tokens) == 5
     assert sum(tokens) == 2 * sum(p - 1 for p in whole.prompt_tokens)
