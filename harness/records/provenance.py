@@ -45,7 +45,7 @@ _NAMES = {
     "MALLOC_ARENA_MAX",
     "LD_PRELOAD",
 }
-_CACHES = "_CACHE_DIR"  # where compiled code is kept changes no number
+_PLACES = "_DIR"  # where files are kept changes no number; what they hold has fingerprints of its own
 _CODE = ("harness", "tasks", "run_eval.py", "pyproject.toml")
 _GIT_TIMEOUT_S = 20
 
@@ -66,7 +66,7 @@ def _version(package: str) -> str:
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the environment switches that change numbers or speed; never a token."""
     given = os.environ if variables is None else variables
-    switches = {name for name in given if name.startswith(_PREFIXES) and not name.endswith(_CACHES)}
+    switches = {name for name in given if name.startswith(_PREFIXES) and not name.endswith(_PLACES)}
     chosen = switches | (_NAMES & set(given))
     return {name: scrub(given[name]) for name in sorted(chosen) if not is_secret(name)}
 

@@ -73,6 +73,7 @@ def test_only_switches_are_recorded_and_never_a_token() -> None:
         "TORCH_HOME": "/cache/hf_" + "y" * 30,
         "HOME": "/home/someone",
         "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
+        "HARNESS_DATASETS_DIR": "/data",
     }
     assert provenance.environment(given) == {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
