@@ -17,7 +17,7 @@ from harness.training.recipe import build, identity
 from harness.training.session import open_session
 from harness.training.store import weights_sha256
 from harness.training.tuning import response_loss
-from tests.training.build import chats_on_disk, logged, pair_on_disk
+from tests.training.build import chats_on_disk, logged, pair_on_disk, stopping_at
 from tests.training.build import recipe as recipe_of_pair
 from tests.training.test_processes import launched
 
@@ -150,19 +150,8 @@ def test_products_take_the_models_format_and_master_weights_stay_wide(tmp_path):
 
 
 def test_a_run_that_stops_and_resumes_ends_in_the_same_bits(tmp_path, whole):
-    from harness.training import loop
-
-    with pytest.MonkeyPatch.context() as patch:
-        step = loop.Loop.step
-
-        def dying(self, number):
-            if number == 3:
-                raise KeyboardInterrupt
-            return step(self, number)
-
-        patch.setattr(loop.Loop, "step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe(tmp_path))
+    with stopping_at(3):
+        train(recipe(tmp_path))
     assert not (tmp_path / "adapter").exists()
     train(recipe(tmp_path, resume=True))
     assert_same_bits(tmp_path, whole)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from harness.models import LM, wrap
@@ -107,6 +109,24 @@ def values(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
 
 def recipe(folder: Path, out: Path, **changes: Any) -> Recipe:
     return build(values(folder, out, **changes))
+
+
+@contextmanager
+def stopping_at(number: int) -> Iterator[None]:
+    """Interrupts whatever trains at the start of a step."""
+    from harness.training import loop
+
+    step = loop.Loop.step
+
+    def dying(self: loop.Loop, at: int) -> Any:
+        if at == number:
+            raise KeyboardInterrupt
+        return step(self, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loop, "step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def logged(out: Path, name: str = "loss") -> list[float]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from harness.errors import RunError, UserError
 from harness.fusion.checkpoint import load, read_header
 from harness.training.main import train
-from tests.training.build import FOREIGN, chats_on_disk, logged, pair_on_disk, recipe, values, weights
+from tests.training.build import FOREIGN, chats_on_disk, logged, pair_on_disk, recipe, stopping_at, values, weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,20 +84,9 @@ def test_the_frozen_models_are_what_they_were(folder):
 
 
 def test_a_run_that_stops_and_resumes_ends_in_the_same_bits(folder, whole):
-    from harness.training import loop
-
     out = folder / "stopped"
-    with pytest.MonkeyPatch.context() as patch:
-        step = loop.Loop.step
-
-        def dying(self, number):
-            if number == 3:
-                raise KeyboardInterrupt
-            return step(self, number)
-
-        patch.setattr(loop.Loop, "step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe(folder, out))
+    with stopping_at(3):
+        train(recipe(folder, out))
     assert not (out / "fuser").exists()
     train(recipe(folder, out, resume=True))
     assert_same_bits(weights(out), weights(whole))
