@@ -48,6 +48,7 @@ class Cast:
         receiver: None where somebody else's engine runs it.
         served: the models behind such an engine, receiver first.
         tuned: the receiver after fine-tuning, where it is asked.
+        self_fuser: of the receiver with itself, where that control is asked.
     """
 
     receiver: LM | None
@@ -56,6 +57,7 @@ class Cast:
     groups: tuple[Group, ...]
     served: tuple[Served, ...] = ()
     tuned: LM | None = None
+    self_fuser: Fuser | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,12 +82,14 @@ def assemble(config: RunConfig) -> Cast:
     if "c2c" in config.channels:
         pairs = zip(config.fusers, sharers, strict=True)
         fusers = tuple(fitting_fuser(path, receiver, sharer) for path, sharer in pairs)
-    groups = _groups(config, receiver, sharers, fusers)
+    own = _self_fuser(config, receiver)
+    groups = _groups(config, receiver, sharers, fusers, own)
+    cast = Cast(receiver, sharers, fusers, tuple(groups), self_fuser=own)
     if "tuned" not in config.channels:
-        return Cast(receiver, sharers, fusers, tuple(groups))
+        return cast
     tuned = fine_tuned(config, receiver)
     alone = Group(Single(tuned, "tuned", _adapter(tuned)))
-    return Cast(receiver, sharers, fusers, (*groups, alone), tuned=tuned)
+    return replace(cast, groups=(*groups, alone), tuned=tuned)
 
 
 def fine_tuned(config: RunConfig, receiver: LM) -> LM:
@@ -149,7 +153,15 @@ def _load(config: RunConfig, reference: str | Reference, chat_template: str | No
     return lm
 
 
-def _groups(config: RunConfig, receiver: LM, sharers: Sequence[LM], fusers: Sequence[Fuser]) -> list[Group]:
+def _self_fuser(config: RunConfig, receiver: LM) -> Fuser | None:
+    if config.self_fuser is None or "c2c" not in config.channels or "self" not in config.controls:
+        return None
+    return fitting_fuser(config.self_fuser, receiver, receiver)
+
+
+def _groups(
+    config: RunConfig, receiver: LM, sharers: Sequence[LM], fusers: Sequence[Fuser], own: Fuser | None
+) -> list[Group]:
     made = []
     for name in config.channels:
         if name == "receiver":
@@ -165,7 +177,7 @@ def _groups(config: RunConfig, receiver: LM, sharers: Sequence[LM], fusers: Sequ
             channel = CacheToCache(receiver, links, config.fusion_mode, config.alignment)
             controls = tuple(c for c in config.controls if c in CACHE_CONTROLS or c == "closed")
             made.append(Group(channel, controls))
-            if "self" in config.controls and config.self_fuser is not None:
-                own = Link(receiver, fitting_fuser(config.self_fuser, receiver, receiver))
-                made.append(Group(CacheToCache(receiver, (own,), config.fusion_mode), name_control="self"))
+            if own is not None:
+                alone = CacheToCache(receiver, (Link(receiver, own),), config.fusion_mode)
+                made.append(Group(alone, name_control="self"))
     return made

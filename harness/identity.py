@@ -49,15 +49,19 @@ def served_info(model: Served) -> ModelInfo:
 
 
 def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
-    """Every fuser's reference, digest and size."""
+    """Every fuser's reference, digest and size: those of the sharers, then that of the receiver with itself."""
+    named = [("sharer", *pair) for pair in zip(config.fusers, cast.fusers, strict=False)]
+    if config.self_fuser is not None and cast.self_fuser is not None:
+        named.append(("self", config.self_fuser, cast.self_fuser))
     return [
         {
+            "role": role,
             "reference": reference,
             "fingerprint": sha256_files(sorted(p for p in Path(hub_folder(reference)).iterdir() if p.is_file())),
             "parameters": sum(p.numel() for p in fuser.parameters()),
             "layers": len(fuser.config.layer_map),
         }
-        for reference, fuser in zip(config.fusers, cast.fusers, strict=False)
+        for role, reference, fuser in named
     ]
 
 
