@@ -9,6 +9,7 @@ from dataclasses import fields
 
 from harness.leaderboard.escape import csv_cell, markdown
 from harness.leaderboard.rows import REPORTED, BoardRow, Difference, Value
+from harness.leaderboard.trainings import TrainingsRow
 from harness.results import Effect, bytes_text, points_text, seconds_text
 from harness.results.wording import arm_text, interval_text, p_text, percent_text, ratio_text
 
@@ -43,7 +44,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: set[int]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
 
 
-def pair_text(row: BoardRow) -> str:
+def pair_text(row: BoardRow | TrainingsRow) -> str:
     """Names a pair, receiver first, escaped."""
     sharers = " + ".join(markdown(sharer) for sharer in row.sharers if sharer)
     return f"{markdown(row.receiver)} ← {sharers}" if sharers else markdown(row.receiver)
@@ -72,6 +73,22 @@ def effect_cells(run_id: str, effect: Effect) -> list[str]:
         str(effect.n),
         str(effect.left_out),
         effect.verdict,
+    ]
+
+
+def trainings_cells(row: TrainingsRow) -> list[str]:
+    """The cells of one quantity over several trainings."""
+    signed = row.quantity.base is not None
+    write, found = (points_text if signed else percent_text), row.found
+    bounds = (found.interval.low, found.interval.high) if found.interval else (None, None)
+    return [
+        pair_text(row),
+        markdown(row.quantity.text),
+        row.quantity.title,
+        write(found.mean),
+        interval_text(*bounds, signed=signed),
+        ", ".join(map(write, found.each)),
+        str(found.n),
     ]
 
 

@@ -12,6 +12,7 @@ from harness.leaderboard.escape import markdown
 from harness.leaderboard.published import published_rows, title
 from harness.leaderboard.reading import Entry
 from harness.leaderboard.rows import BoardRow, EntryBoard, entry_board
+from harness.leaderboard.trainings import TrainingsRow, trainings_rows
 
 MARK = "<!-- Generated from records/; do not edit. -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -28,6 +29,9 @@ _EFFECT_HEADINGS = (
     "left out",
     "verdict",
 )
+_TRAININGS_HEADINGS = ("pair", "what", "comparison", "mean", "95% interval", "each training", "questions")
+_TRAININGS = """Runs that differ in their trained parts alone, averaged. The interval allows for other questions and for
+other trainings; those above speak of the weights that were run."""
 _OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs receiver", "content effect", "from")
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
 subjects as clusters where a task has them. Differences are paired, question by question, in points; p by exact McNemar
@@ -45,17 +49,20 @@ def render(entries: Sequence[Entry]) -> dict[str, str]:
     """
     boards = [entry_board(entry) for entry in entries]
     rows = sorted((*(row for board in boards for row in board.rows), *published_rows()), key=lambda row: row.order)
+    trainings = trainings_rows(entries)
     pages = {"README.md": _overview(rows), "overview.csv": cells.csv_text(rows)}
     for task in sorted({row.task for row in rows}):
         if not _NAME.fullmatch(task):
             raise UserError(f"Task name {task!r} cannot name a page; allowed are letters, digits, '_', '.' and '-'.")
         ours = [row for row in rows if row.task == task]
-        pages[f"{task}.md"] = _task_page(task, ours, boards)
+        pages[f"{task}.md"] = _task_page(task, ours, boards, [row for row in trainings if row.task == task])
         pages[f"{task}.csv"] = cells.csv_text(ours)
     return pages
 
 
-def _task_page(task: str, rows: Sequence[BoardRow], boards: Sequence[EntryBoard]) -> str:
+def _task_page(
+    task: str, rows: Sequence[BoardRow], boards: Sequence[EntryBoard], trainings: Sequence[TrainingsRow]
+) -> str:
     effects = [
         cells.effect_cells(board.run_id, effect) for board in boards for effect in board.effects if effect.task == task
     ]
@@ -63,6 +70,9 @@ def _task_page(task: str, rows: Sequence[BoardRow], boards: Sequence[EntryBoard]
     parts += [cells.board_table(rows)]
     if effects:
         parts += ["## Differences", cells.table(_EFFECT_HEADINGS, effects, left={0, 1, 2, 3, 10})]
+    if trainings:
+        table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 5})
+        parts += ["## Over trainings", _TRAININGS, table]
     return _joined([*parts, "## How to read this", _READING])
 
 

@@ -28,6 +28,7 @@ from harness.stats.latency import (
 )
 from harness.stats.paired import PairedDifference, mcnemar_p, paired
 from harness.stats.power import NOT_RESOLVED, holm, minimum_detectable_effect, verdict
+from harness.stats.repeated import Repeated, repeated
 from harness.stats.scores import Score, score
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "PairedDifference",
     "PairedRatio",
     "Percentiles",
+    "Repeated",
     "Score",
     "agreement",
     "complementarity",
@@ -58,6 +60,7 @@ __all__ = [
     "paired_ratio",
     "parser_disagreement",
     "percentiles",
+    "repeated",
     "score",
     "tpot_s",
     "verdict",

@@ -1,0 +1,91 @@
+"""Runs of several trainings, averaged on the boards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.leaderboard import add_record, write
+from harness.leaderboard.reading import read_records
+from harness.leaderboard.trainings import TrainingsRow, trainings_rows
+from harness.records.schema import ModelInfo
+from tests.synthetic import Plan, run
+from tests.synthetic import write as write_run
+
+ARMS = (("receiver", ""), ("c2c", ""), ("c2c", "mean"), ("c2c", "self"))
+
+
+def add(board: Path, number: int, fuser: str, own: str = "", **changes: Any) -> None:
+    fusers = [{"fingerprint": fuser}, {"role": "self", "fingerprint": own or f"self of {fuser}"}]
+    seed = changes.pop("seed", number)
+    fields = {"run_id": f"run-{number}", "fusers": fusers, "identity_fields": {"seed": 0, "fuser_weights": [fuser]}}
+    made = run([Plan(n=50, arms=ARMS, seed=seed)], **{**fields, **changes})
+    add_record(board, write_run(made, board.parent / f"{board.name}-{number}"))
+
+
+def rows(board: Path) -> dict[str, TrainingsRow]:
+    return {row.quantity.text: row for row in trainings_rows(read_records(board))}
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    for number, fuser in enumerate("abc"):
+        add(tmp_path / "board", number, fuser)
+    return tmp_path / "board"
+
+
+def test_each_training_shows_the_accuracy_of_its_run(board: Path) -> None:
+    found = rows(board)
+    for name, arm in (("c2c", ("c2c", "")), ("c2c/mean", ("c2c", "mean")), ("c2c/self", ("c2c", "self"))):
+        entries = read_records(board)
+        alone = [next(r.accuracy for r in e.rows if (r.channel, r.control) == arm) for e in entries]
+        assert found[name].found.each == pytest.approx(alone)
+        assert found[name].found.n == 50
+        assert found[name].found.interval is not None
+    gain = found["c2c − receiver"]
+    assert gain.quantity.title == "vs receiver"
+    alone = [
+        next(r.accuracy for r in e.rows if (r.channel, r.control) == ("receiver", "")) for e in read_records(board)
+    ]
+    assert gain.found.each == pytest.approx([a - b for a, b in zip(found["c2c"].found.each, alone, strict=True)])
+
+
+def test_what_was_not_trained_is_not_averaged(board: Path) -> None:
+    assert "receiver" not in rows(board)
+
+
+def test_a_training_that_was_run_twice_counts_once(board: Path) -> None:
+    add(board, 3, "c", own="another")
+    found = rows(board)
+    assert len(found["c2c"].found.each) == 3
+    assert len(found["c2c/self"].found.each) == 4
+    assert len(found["c2c − c2c/self"].found.each) == 3
+
+
+def test_other_models_questions_or_settings_are_other_things(board: Path) -> None:
+    add(board, 3, "d", identity_fields={"seed": 1})
+    add(board, 4, "e", models=[ModelInfo(role="receiver", reference="other", fingerprint="3" * 64)])
+    assert len(rows(board)["c2c"].found.each) == 3
+
+
+def test_questions_that_one_run_failed_are_left_out_of_all(board: Path) -> None:
+    fusers = [{"fingerprint": "d"}, {"role": "self", "fingerprint": "e"}]
+    made = run([Plan(n=50, arms=ARMS, errors=4)], run_id="run-9", fusers=fusers, identity_fields={"seed": 0})
+    add_record(board, write_run(made, board.parent / "failed"))
+    found = rows(board)
+    assert (found["c2c/self"].found.n, found["c2c"].found.n) == (46, 50)
+
+
+def test_the_page_shows_them(board: Path) -> None:
+    write(board)
+    section = (board / "openbookqa.md").read_text().partition("## Over trainings")[2]
+    line = next(line for line in section.splitlines() if "| c2c − c2c/mean | content |" in line)
+    found = rows(board)["c2c − c2c/mean"].found
+    assert f"| {100 * found.mean:+.1f} |" in line
+    assert line.endswith("| 50 |")
+
+
+def test_one_training_makes_no_table(tmp_path: Path) -> None:
+    add(tmp_path / "board", 0, "a")
+    write(tmp_path / "board")
+    assert "Over trainings" not in (tmp_path / "board" / "openbookqa.md").read_text()
