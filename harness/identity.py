@@ -11,6 +11,7 @@ from harness.config import RunConfig
 from harness.loading_tasks import Benchmark
 from harness.merging import parameters_of
 from harness.models import LM, Reference
+from harness.origin import of_adapter, of_fuser
 from harness.placement import places
 from harness.records.files import sha256_files
 from harness.records.schema import ModelInfo
@@ -31,6 +32,7 @@ def model_info(role: str, lm: LM) -> ModelInfo:
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(lm.dtype).removeprefix("torch."),
         adapter_parameters=parameters_of(Path(lm.reference.adapter)) if lm.reference.adapter else 0,
+        training=of_adapter(Path(lm.reference.adapter)) if lm.reference.adapter else {},
         weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         devices=places(model),
     )
@@ -49,7 +51,7 @@ def served_info(model: Served) -> ModelInfo:
 
 
 def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
-    """Every fuser's reference, digest and size: those of the sharers, then that of the receiver with itself."""
+    """Every fuser's reference, digest, size and origin: those of the sharers, then that of the receiver with itself."""
     named = [("sharer", *pair) for pair in zip(config.fusers, cast.fusers, strict=False)]
     if config.self_fuser is not None and cast.self_fuser is not None:
         named.append(("self", config.self_fuser, cast.self_fuser))
@@ -57,11 +59,13 @@ def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
         {
             "role": role,
             "reference": reference,
-            "fingerprint": sha256_files(sorted(p for p in Path(hub_folder(reference)).iterdir() if p.is_file())),
+            "fingerprint": sha256_files(sorted(p for p in folder.iterdir() if p.is_file())),
             "parameters": sum(p.numel() for p in fuser.parameters()),
             "layers": len(fuser.config.layer_map),
+            "training": of_fuser(folder),
         }
         for role, reference, fuser in named
+        for folder in (Path(hub_folder(reference)),)
     ]
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from harness.errors import UserError
 from harness.leaderboard import cells
 from harness.leaderboard.escape import markdown
+from harness.leaderboard.origins import HEADINGS, LEFT, Origin, origin_cells, origins
 from harness.leaderboard.published import published_rows, title
 from harness.leaderboard.reading import Entry
 from harness.leaderboard.rows import BoardRow, EntryBoard, entry_board
@@ -32,6 +33,7 @@ _EFFECT_HEADINGS = (
 _TRAININGS_HEADINGS = ("pair", "what", "comparison", "mean", "95% interval", "each training", "questions")
 _TRAININGS = """Runs that differ in their trained parts alone, averaged. The interval allows for other questions and for
 other trainings; those above speak of the weights that were run."""
+_TRAINED = "As the files of the weights say; rows are named by a digest of the training data."
 _OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs receiver", "content effect", "from")
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
 subjects as clusters where a task has them. Differences are paired, question by question, in points; p by exact McNemar
@@ -55,13 +57,18 @@ def render(entries: Sequence[Entry]) -> dict[str, str]:
         if not _NAME.fullmatch(task):
             raise UserError(f"Task name {task!r} cannot name a page; allowed are letters, digits, '_', '.' and '-'.")
         ours = [row for row in rows if row.task == task]
-        pages[f"{task}.md"] = _task_page(task, ours, boards, [row for row in trainings if row.task == task])
+        averaged = [row for row in trainings if row.task == task]
+        pages[f"{task}.md"] = _task_page(task, ours, boards, averaged, origins(entries, task))
         pages[f"{task}.csv"] = cells.csv_text(ours)
     return pages
 
 
 def _task_page(
-    task: str, rows: Sequence[BoardRow], boards: Sequence[EntryBoard], trainings: Sequence[TrainingsRow]
+    task: str,
+    rows: Sequence[BoardRow],
+    boards: Sequence[EntryBoard],
+    trainings: Sequence[TrainingsRow],
+    trained: Sequence[Origin],
 ) -> str:
     effects = [
         cells.effect_cells(board.run_id, effect) for board in boards for effect in board.effects if effect.task == task
@@ -73,6 +80,8 @@ def _task_page(
     if trainings:
         table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 5})
         parts += ["## Over trainings", _TRAININGS, table]
+    if trained:
+        parts += ["## What was trained", _TRAINED, cells.table(HEADINGS, map(origin_cells, trained), left=LEFT)]
     return _joined([*parts, "## How to read this", _READING])
 
 

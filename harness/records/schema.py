@@ -128,6 +128,7 @@ class ModelInfo(Record):
     architecture: str = ""
     parameters: int = 0
     adapter_parameters: int = Field(0, description="of an adapter that is merged into the weights")
+    training: dict[str, str | int | float | bool] = Field({}, description="of that adapter, as its file says")
     dtype: str = ""
     weights_bytes: int = 0
     devices: dict[str, str] = Field({}, description="module -> device of a model that is spread over devices")
@@ -203,7 +204,9 @@ class RunRecord(Record):
     identity_fields: dict[str, Any] = {}
     config: dict[str, Any] = {}
     models: list[ModelInfo] = []
-    fusers: list[dict[str, Any]] = []
+    fusers: list[dict[str, Any]] = Field(
+        [], description="role, reference, fingerprint, size, training as its file says"
+    )
     datasets: dict[str, str] = Field({}, description="task -> sha256 over its canonical rows")
     task_versions: dict[str, str] = {}
     groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")

@@ -1,0 +1,57 @@
+"""Where the trained weights behind a page's rows come from, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from harness.leaderboard.escape import markdown
+from harness.leaderboard.reading import Entry
+from harness.records.schema import RunRecord
+
+HEADINGS = ("weights", "part", "sha256", "parameters", "seed", "steps x batch", "learning rate", "rows", "all settings")
+LEFT = {0, 1, 2, 7, 8}
+_SHOWN = {"trained_parameters", "seed", "steps", "global_batch", "learning_rate", "data_fingerprint"}
+_PARTS = {"sharer": "fuser", "self": "self-fuser"}
+_DIGITS = 12
+
+
+class Origin(NamedTuple):
+    """Weights that were trained, and what their file says of it."""
+
+    reference: str
+    part: str
+    fingerprint: str
+    training: Mapping[str, Any]
+
+
+def origins(entries: Iterable[Entry], task: str) -> list[Origin]:
+    """Returns every trained part of the runs that answered a task, each once; without those that say nothing."""
+    ours = (entry.record.run for entry in entries if any(row.task == task for row in entry.rows))
+    found = {origin.fingerprint: origin for run in ours for origin in _of(run) if origin.training}
+    return sorted(found.values(), key=lambda one: (one.part, one.reference, one.fingerprint))
+
+
+def _of(run: RunRecord) -> Iterator[Origin]:
+    for fuser in run.fusers:
+        part = _PARTS.get(str(fuser.get("role", "sharer")), "fuser")
+        told = fuser.get("training")
+        named = str(fuser.get("reference", "")), part, str(fuser.get("fingerprint", ""))
+        yield Origin(*named, told if isinstance(told, Mapping) else {})
+    for model in run.models:
+        yield Origin(model.reference, f"adapter of the {model.role}", model.fingerprint, model.training)
+
+
+def origin_cells(origin: Origin) -> Sequence[str]:
+    """The cells of one line."""
+    told = {name: str(value) for name, value in origin.training.items()}
+    rest = ", ".join(f"{name} {value}" for name, value in sorted(told.items()) if name not in _SHOWN)
+    return [
+        *map(markdown, (origin.reference, origin.part, origin.fingerprint[:_DIGITS])),
+        markdown(told.get("trained_parameters", "")),
+        markdown(told.get("seed", "")),
+        markdown(" x ".join(told[name] for name in ("steps", "global_batch") if name in told)),
+        markdown(told.get("learning_rate", "")),
+        markdown(told.get("data_fingerprint", "")[:_DIGITS]),
+        markdown(rest),
+    ]

@@ -1,0 +1,71 @@
+"""What the files of trained weights say of their origin, on the way to a board."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harness.fusion.checkpoint import save
+from harness.leaderboard import add_record, write
+from harness.origin import of_adapter, of_fuser
+from tests.helpers.tiny import random_fuser, shared_lm
+from tests.synthetic import Plan, run
+from tests.synthetic import write as write_run
+
+MADE = {
+    "receiver": "/home/somebody/model",
+    "recipe": {"seed": 7, "data": "/home/somebody/rows.jsonl", "steps": None, "learning_rate": 1e-3, "compile": True},
+    "weights_sha256": ["a", "b"],
+    "steps": 756,
+    "data_fingerprint": "ab" * 32,
+}
+TOLD = {"seed": 7, "learning_rate": 1e-3, "compile": True, "steps": 756, "data_fingerprint": "ab" * 32}
+
+
+def fuser(folder: Path, provenance: Any) -> Path:
+    lm = shared_lm()
+    save(random_fuser(lm, lm), folder, provenance)
+    return folder
+
+
+def test_a_fuser_tells_its_numbers_and_no_folder(tmp_path: Path) -> None:
+    assert of_fuser(fuser(tmp_path, MADE)) == TOLD
+
+
+def test_an_adapter_tells_the_same(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(1)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors", {"provenance": json.dumps(MADE)})
+    assert of_adapter(tmp_path) == TOLD
+
+
+@pytest.mark.parametrize("metadata", [None, {"provenance": "{"}, {"provenance": "[1]"}])
+def test_an_adapter_from_elsewhere_tells_nothing(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors", metadata)
+    assert of_adapter(tmp_path) == {}
+
+
+def test_a_file_cannot_tell_a_story(tmp_path: Path) -> None:
+    hostile = {"recipe": ["seed"], "seed": {"a": 1}, "note": "x" * 101, "steps": 3}
+    assert of_fuser(fuser(tmp_path, hostile)) == {"steps": 3}
+    assert of_fuser(fuser(tmp_path / "none", None)) == {}
+
+
+def test_a_board_says_what_was_trained_once(tmp_path: Path) -> None:
+    fusers = [
+        {"reference": "pair", "fingerprint": "1" * 64, "training": {**TOLD, "global_batch": 16, "note": "<b>|"}},
+        {"reference": "own", "role": "self", "fingerprint": "2" * 64, "training": {"seed": 8}},
+        {"reference": "bought", "fingerprint": "3" * 64, "training": {}},
+    ]
+    for number in range(2):
+        made = run([Plan(n=8, timed=0)], run_id=f"run-{number}", fusers=fusers)
+        add_record(tmp_path / "board", write_run(made, tmp_path / f"run-{number}"))
+    write(tmp_path / "board")
+    section = (tmp_path / "board" / "openbookqa.md").read_text().partition("## What was trained")[2]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(lines) == 2
+    assert "| pair | fuser | 111111111111 |  | 7 | 756 x 16 | 0.001 | abababababab |" in lines[0]
+    assert "note &lt;b&gt;&#124;" in lines[0]
+    assert "| own | self-fuser | 222222222222 |  | 8 |" in lines[1]
