@@ -18,6 +18,7 @@ from torch import Tensor
 from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import check_fits
 from harness.channels.layout import Plan, Planner, Span
+from harness.channels.stretches import in_message, index_pair, prompt_columns, steps_of, token_index, within
 from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
 from harness.fusion.fuser import Fuser
 from harness.kv import KVBuffer
@@ -72,13 +73,13 @@ class Link:
     @cached_property
     def sent_index(self) -> tuple[Tensor, Tensor]:
         """`sent` as two index tensors on the sharer's device."""
-        return _two_columns(self.sent, self.sharer.device)
+        return index_pair(self.sent, self.sharer.device)
 
     @cached_property
     def read_index(self) -> tuple[Tensor, Tensor, Tensor]:
         """For every open entry, on the fuser's device: kind, receiver layer, and its place in `sent`."""
         device, sources = self.fuser.gate_logit.device, self.fuser.sources(self.entries)
-        kind, layer = _two_columns([(s.kind, s.receiver_layer) for s in sources], device)
+        kind, layer = index_pair([(s.kind, s.receiver_layer) for s in sources], device)
         place = torch.tensor([self.sent.index((s.kind, s.sharer_layer)) for s in sources], device=device)
         return kind, layer, place
 
@@ -162,12 +163,12 @@ class CacheToCache:
         ends = tuple(len(p.ids[0]) for p in plans)
         if not all(all(p.real[0]) for p in plans):
             # The original decodes without a mask: its answer tokens do see the pads that alignment inserted.
-            buffer.reveal(_owned(steps, buffer), dense=len(plans) * buffer.length == sum(ends))
+            buffer.reveal(prompt_columns(steps, buffer.device), dense=len(plans) * buffer.length == sum(ends))
         return Context(self.answers, buffer, logits[:, -1], ends, tuple(sum(p.real[0]) for p in plans))
 
     def _laid_out(self, queries: Sequence[Query]) -> tuple[list[Plan], list[list[Span]]]:
         plans = [self._plan(q) for q in queries]
-        return plans, _steps(plans, any(link.entries for link in self.links))
+        return plans, steps_of(plans, any(link.entries for link in self.links))
 
     def _read(
         self, buffer: KVBuffer, plans: Sequence[Plan], spans: Sequence[Span], work: Work, keep: int = 0
@@ -199,7 +200,7 @@ class CacheToCache:
             work.counters.prompt_tokens += columns.tokens
         with work.clock.stage("message_transfer"):
             offsets = [columns.ids.shape[1] - end for end in ends]
-            rows, places = _tokens([p.fused for p in plans], offsets, lm.device)
+            rows, places = token_index([p.fused for p in plans], offsets, lm.device)
             return buffer.gather(*link.sent_index, rows, places).to(self.answers.device)
 
     def _columns(self, plans: Sequence[Plan], spans: Sequence[Span]) -> Columns:
@@ -216,10 +217,10 @@ class CacheToCache:
         message: CacheMessage,
         work: Work,
     ) -> None:
-        now = [_within(p.fused, span) for p, span in zip(plans, spans, strict=True)]
+        now = [within(p.fused, span) for p, span in zip(plans, spans, strict=True)]
         device = self.answers.device
-        rows, columns = _tokens(now, offsets, device)
-        picked = torch.tensor(_in_message(plans, now), device=device)
+        rows, columns = token_index(now, offsets, device)
+        picked = torch.tensor(in_message(plans, now), device=device)
         work.counters.fused_tokens += len(picked)
         step = _tokens_at_once(buffer) or max(1, len(picked))
         for chunk in zip(rows.split(step), columns.split(step), picked.split(step), strict=True):
@@ -250,48 +251,3 @@ def _tokens_at_once(buffer: KVBuffer) -> int | None:
     per_token = buffer.nbytes / (buffer.rows * buffer.length)
     room = _CPU_GATHERED_BYTES if buffer.device.type == "cpu" else _GATHERED_BYTES
     return max(1, int(room / per_token)) if per_token else None
-
-
-def _steps(plans: Sequence[Plan], fusing: bool) -> list[list[Span]]:
-    """Spans of positions that are read in one forward call, a span a plan; shorter plans join at a later step."""
-    cut = [p.cuts if fusing else (0, len(p.ids[0])) for p in plans]
-    spans = [list(itertools.pairwise(c)) for c in cut]
-    most = max(map(len, spans))
-    padded = [[(0, 0)] * (most - len(s)) + s for s in spans]
-    return [list(step) for step in zip(*padded, strict=True)]
-
-
-def _owned(steps: Sequence[Sequence[Span]], buffer: KVBuffer) -> Tensor:
-    """True where a column belongs to its row's prompt, pads inside the prompt included, `[rows, columns]`."""
-    lengths = [[b - a for a, b in step] for step in steps]
-    rows = [
-        [i >= max(n) - mine for n, mine in zip(lengths, row, strict=True) for i in range(max(n))]
-        for row in zip(*lengths, strict=True)
-    ]
-    return torch.tensor(rows, device=buffer.device)
-
-
-def _within(fused: tuple[Span, ...], span: Span) -> tuple[Span, ...]:
-    return tuple((a, b) for a, b in fused if span[0] <= a and b <= span[1])
-
-
-def _tokens(spans: Sequence[tuple[Span, ...]], offsets: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column of every token in the spans, `[tokens]` each."""
-    rows = [i for i, row in enumerate(spans) for a, b in row for _ in range(a, b)]
-    columns = [p + offsets[i] for i, row in enumerate(spans) for a, b in row for p in range(a, b)]
-    return _two_columns(list(zip(rows, columns, strict=True)), device)
-
-
-def _in_message(plans: Sequence[Plan], now: Sequence[tuple[Span, ...]]) -> list[int]:
-    """Places of these tokens among the message's tokens."""
-    places, start = [], 0
-    for plan, spans in zip(plans, now, strict=True):
-        order = {p: i for i, p in enumerate(p for a, b in plan.fused for p in range(a, b))}
-        places += [start + order[p] for a, b in spans for p in range(a, b)]
-        start += plan.n_fused
-    return places
-
-
-def _two_columns(pairs: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    both = torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2)
-    return both[:, 0], both[:, 1]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from harness.channels.base import Work
-from harness.channels.c2c import CacheMessage, CacheToCache, Link, _steps, _within
+from harness.channels.c2c import CacheMessage, CacheToCache, Link
 from harness.channels.layout import Span
+from harness.channels.stretches import steps_of, within
 from harness.forward import extend
 from harness.training.graph import GraphBuffer
 from harness.training.lessons import Lesson
@@ -79,7 +80,7 @@ class GraphChannel(CacheToCache):
             kept: what `keep` returned for them; None reads the prompts now.
         """
         message = self._message(lessons, kept)
-        steps = _steps(lessons, fusing=True)
+        steps = steps_of(lessons, fusing=True)
         width = sum(max(b - a for a, b in step) for step in steps)
         buffer = GraphBuffer(len(lessons), self.answers.n_layers, self.answers.device, width)
         found: list[Predicted] = []
@@ -97,7 +98,7 @@ class GraphChannel(CacheToCache):
                 found += [] if logits is None else [_picked(logits, targets)]
             assert columns.owned is not None
             owned.append(columns.owned)
-            if any(_within(lesson.fused, span) for lesson, span in zip(lessons, spans, strict=True)):
+            if any(within(lesson.fused, span) for lesson, span in zip(lessons, spans, strict=True)):
                 offsets = [buffer.length - b for _, b in spans]
                 self._fuse(buffer, lessons, spans, offsets, message, work)
         return found
