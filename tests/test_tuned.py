@@ -37,7 +37,7 @@ def adapted(strength, **changes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("tuned") / "adapter"
-    adapted(0.05, lora_layers="1-2").save(made, {})
+    adapted(0.05, lora_layers="1-2").save(made, {"receiver": RECEIVER, "recipe": {"seed": 3}, "steps": 9})
     return made
 
 
@@ -70,6 +70,7 @@ def test_its_identity_is_that_of_adapter_and_base(folder, idle):
     assert len({ours.fingerprint, other.fingerprint, base.fingerprint}) == 3
     tensors = load_file(folder / WEIGHTS).values()
     assert ours.adapter_parameters == sum(value.numel() for value in tensors)
+    assert (ours.training, base.training) == ({"seed": 3, "steps": 9}, {})
     assert (base.adapter_parameters, ours.parameters, ours.reference) == (0, base.parameters, str(folder))
 
 
