@@ -39,7 +39,8 @@ def _of(run: RunRecord) -> Iterator[Origin]:
         named = str(fuser.get("reference", "")), part, str(fuser.get("fingerprint", ""))
         yield Origin(*named, told if isinstance(told, Mapping) else {})
     for model in run.models:
-        yield Origin(model.reference, f"adapter of the {model.role}", model.fingerprint, model.training)
+        part = "adapter" if model.role == "tuned" else f"adapter in the {model.role}"
+        yield Origin(model.reference, part, model.fingerprint, model.training)
 
 
 def origin_cells(origin: Origin) -> Sequence[str]:
