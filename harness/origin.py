@@ -7,6 +7,7 @@ machine does not have. Nothing of it decides how a run computes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,4 +49,6 @@ def _told(provenance: object) -> Origin:
 
 
 def _plain(value: object) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _LONGEST)
+    if isinstance(value, str):
+        return len(value) <= _LONGEST and not {"/", "\\"} & set(value)
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -41,7 +41,7 @@ def test_an_adapter_tells_the_same(tmp_path: Path) -> None:
     assert of_adapter(tmp_path) == TOLD
 
 
-@pytest.mark.parametrize("metadata", [None, {"provenance": "{"}, {"provenance": "[1]"}])
+@pytest.mark.parametrize("metadata", [None, {"provenance": "{"}, {"provenance": "[1]"}, {"provenance": '{"x": NaN}'}])
 def test_an_adapter_from_elsewhere_tells_nothing(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors", metadata)
     assert of_adapter(tmp_path) == {}
@@ -49,6 +49,7 @@ def test_an_adapter_from_elsewhere_tells_nothing(tmp_path: Path, metadata: dict[
 
 def test_a_file_cannot_tell_a_story(tmp_path: Path) -> None:
     hostile = {"recipe": ["seed"], "seed": {"a": 1}, "note": "x" * 101, "steps": 3}
+    hostile |= {"receiver_chat_template": "/home/somebody/chat.jinja"}
     assert of_fuser(fuser(tmp_path, hostile)) == {"steps": 3}
     assert of_fuser(fuser(tmp_path / "none", None)) == {}
 

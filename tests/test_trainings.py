@@ -15,8 +15,14 @@ from tests.synthetic import write as write_run
 ARMS = (("receiver", ""), ("c2c", ""), ("c2c", "mean"), ("c2c", "self"))
 
 
+def fusers_of(fuser: str, own: str, **settings: Any) -> list[dict[str, Any]]:
+    training = {"steps": 9, **settings}
+    shared = {"reference": f"fuser {fuser}", "training": training}
+    return [{**shared, "fingerprint": fuser}, {**shared, "role": "self", "fingerprint": own}]
+
+
 def add(board: Path, number: int, fuser: str, own: str = "", **changes: Any) -> None:
-    fusers = [{"fingerprint": fuser}, {"role": "self", "fingerprint": own or f"self of {fuser}"}]
+    fusers = fusers_of(fuser, own or f"self of {fuser}", seed=number)
     seed = changes.pop("seed", number)
     fields = {"run_id": f"run-{number}", "fusers": fusers, "identity_fields": {"seed": 0, "fuser_weights": [fuser]}}
     made = run([Plan(n=50, arms=ARMS, seed=seed)], **{**fields, **changes})
@@ -68,12 +74,33 @@ def test_other_models_questions_or_settings_are_other_things(board: Path) -> Non
     assert len(rows(board)["c2c"].found.each) == 3
 
 
-def test_questions_that_one_run_failed_are_left_out_of_all(board: Path) -> None:
-    fusers = [{"fingerprint": "d"}, {"role": "self", "fingerprint": "e"}]
-    made = run([Plan(n=50, arms=ARMS, errors=4)], run_id="run-9", fusers=fusers, identity_fields={"seed": 0})
+def test_trainings_with_other_settings_or_that_tell_none_are_other_things(board: Path) -> None:
+    add(board, 3, "d", fusers=fusers_of("d", "self of d", steps=10))
+    add(board, 4, "e", fusers=[{"fingerprint": "e"}, {"role": "self", "fingerprint": "f"}])
+    assert len(rows(board)["c2c"].found.each) == 3
+
+
+def test_trainings_may_differ_in_seed_and_held_out_rows(board: Path) -> None:
+    add(board, 3, "d", fusers=fusers_of("d", "self of d", seed=7, held_out_rows=5, data_fingerprint="x"))
+    assert rows(board)["c2c"].weights == ("fuser a", "fuser b", "fuser c", "fuser d")
+
+
+def test_an_error_is_no_right_answer_and_leaves_its_question_out_of_differences(board: Path) -> None:
+    made = run(
+        [Plan(n=50, arms=ARMS, errors=4)],
+        run_id="run-9",
+        fusers=fusers_of("d", "self of d"),
+        identity_fields={"seed": 0},
+    )
+    failed = sum(not sample.done for sample in made.samples)
+    assert failed == 4
     add_record(board, write_run(made, board.parent / "failed"))
     found = rows(board)
-    assert (found["c2c/self"].found.n, found["c2c"].found.n) == (46, 50)
+    own = [sample for sample in made.samples if sample.arm == ("c2c", "self")]
+    assert (found["c2c/self"].found.n, found["c2c/self"].left_out) == (50, 0)
+    assert found["c2c/self"].found.each[-1] == pytest.approx(sum(bool(s.correct) for s in own) / 50)
+    assert (found["c2c − c2c/self"].found.n, found["c2c − c2c/self"].left_out) == (46, 4)
+    assert (found["c2c"].found.n, found["c2c"].left_out) == (50, 0)
 
 
 def test_the_page_shows_them(board: Path) -> None:
@@ -82,7 +109,7 @@ def test_the_page_shows_them(board: Path) -> None:
     line = next(line for line in section.splitlines() if "| c2c − c2c/mean | content |" in line)
     found = rows(board)["c2c − c2c/mean"].found
     assert f"| {100 * found.mean:+.1f} |" in line
-    assert line.endswith("| 50 |")
+    assert line.endswith("| 50 | 0 | fuser a, fuser b, fuser c |")
 
 
 def test_one_training_makes_no_table(tmp_path: Path) -> None:

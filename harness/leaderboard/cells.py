@@ -89,6 +89,8 @@ def trainings_cells(row: TrainingsRow) -> list[str]:
         interval_text(*bounds, signed=signed),
         ", ".join(map(write, found.each)),
         str(found.n),
+        str(row.left_out),
+        markdown(", ".join(row.weights)),
     ]
 
 

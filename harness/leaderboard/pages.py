@@ -30,9 +30,20 @@ _EFFECT_HEADINGS = (
     "left out",
     "verdict",
 )
-_TRAININGS_HEADINGS = ("pair", "what", "comparison", "mean", "95% interval", "each training", "questions")
-_TRAININGS = """Runs that differ in their trained parts alone, averaged. The interval allows for other questions and for
-other trainings; those above speak of the weights that were run."""
+_TRAININGS_HEADINGS = (
+    "pair",
+    "what",
+    "comparison",
+    "mean",
+    "95% interval",
+    "each training",
+    "questions",
+    "left out",
+    "weights",
+)
+_TRAININGS = """Runs that differ in their trained parts alone, averaged where the trainings share their settings (seed,
+rows held out and data file may differ and stand below). The interval allows for other questions and for other
+trainings, from three on; those above speak of the weights that were run."""
 _TRAINED = "As the files of the weights say; rows are named by a digest of the training data."
 _OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs receiver", "content effect", "from")
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
@@ -78,7 +89,7 @@ def _task_page(
     if effects:
         parts += ["## Differences", cells.table(_EFFECT_HEADINGS, effects, left={0, 1, 2, 3, 10})]
     if trainings:
-        table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 5})
+        table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 5, 8})
         parts += ["## Over trainings", _TRAININGS, table]
     if trained:
         parts += ["## What was trained", _TRAINED, cells.table(HEADINGS, map(origin_cells, trained), left=LEFT)]

@@ -1,14 +1,15 @@
 """Runs that differ in what was trained and in nothing else, read together: a method and not one lucky training of it.
 
-Guarantees that no training counts twice, on either side of a difference, and that every figure is over questions
-that all of its runs answered.
+Guarantees that no training counts twice, on either side of a difference; that trainings are averaged only where their
+files tell the same settings; that an error is no right answer in an accuracy; and that a question with an error on any
+side is left out of a difference and counted.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from harness import stats
@@ -18,6 +19,8 @@ from harness.results.effects import BY_NAME, comparisons
 from harness.results.groups import TUNED, Arm, Key, Table, arm_order, clusters, tables, top_level
 from harness.results.wording import arm_text
 
+# What may differ between trainings of one kind; a file without the rows that are held out has another digest.
+_BETWEEN = {"seed", "data_fingerprint", "held_out_rows", "validate_every", "validate_limit"}
 _VARYING = {"fusers", "fuser_weights", "self_fuser", "tuned", "weights", "dtypes", "channels", "controls"}
 
 
@@ -40,13 +43,20 @@ class Quantity(NamedTuple):
 
 
 class TrainingsRow(NamedTuple):
-    """A quantity over several trainings of one pair, as fractions."""
+    """A quantity over several trainings of one pair, as fractions.
+
+    Attributes:
+        weights: what was trained, a name a training.
+        left_out: questions that a difference leaves out.
+    """
 
     task: str
     receiver: str
     sharers: tuple[str, ...]
     quantity: Quantity
+    weights: tuple[str, ...]
     found: stats.Repeated
+    left_out: int
 
 
 class _Run(NamedTuple):
@@ -54,6 +64,14 @@ class _Run(NamedTuple):
 
     record: RunRecord
     table: Table
+
+
+class _Made(NamedTuple):
+    """Weights that an arm answers with, by name, digest and the settings of their training."""
+
+    reference: str
+    fingerprint: str
+    settings: str
 
 
 def trainings_rows(entries: Sequence[Entry]) -> list[TrainingsRow]:
@@ -81,49 +99,77 @@ def _group_rows(group: Sequence[Entry]) -> Iterator[TrainingsRow]:
     models = group[0].record.run.models
     sharers = tuple(model.reference for model in models if model.role.startswith("sharer"))
     for task, runs in sorted(by_task.items()):
-        for quantity, found in _averages(runs):
-            yield TrainingsRow(task, models[0].reference, sharers, quantity, found)
+        for quantity, alike in _quantities(runs):
+            if (found := _average(alike, quantity)) is not None:
+                weights = tuple(_trained(run.record, quantity)[0].reference for run in alike)
+                yield TrainingsRow(task, models[0].reference, sharers, quantity, weights, *found)
 
 
-def _averages(runs: Sequence[_Run]) -> Iterator[tuple[Quantity, stats.Repeated]]:
+def _quantities(runs: Sequence[_Run]) -> Iterator[tuple[Quantity, list[_Run]]]:
+    """Every quantity with the runs of trainings of one kind, at least two, no training twice."""
     arms = sorted({arm for run in runs for arm in run.table.arms}, key=arm_order)
     differences = [Quantity(BY_NAME[one.kind.name].title, one.arm, one.base) for one in comparisons(arms)]
     for quantity in (*(Quantity("accuracy", arm) for arm in arms), *differences):
-        chosen = _distinct([run for run in runs if set(quantity.arms) <= set(run.table.arms)], quantity)
-        keys = _answered_by_all(chosen, quantity)
-        if len(chosen) > 1 and len(keys) > 1:
-            values = [[_value(run.table, quantity, key) for key in keys] for run in chosen]
-            first = [chosen[0].table.arms[quantity.arm][key] for key in keys]
-            yield quantity, stats.repeated(values, clusters(first), lowest=0.0 if quantity.base is None else -1.0)
+        kinds: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
+        for run in runs:
+            if set(quantity.arms) <= set(run.table.arms) and (made := _trained(run.record, quantity)):
+                kinds[tuple(one.settings for one in made)].append(run)
+        chosen = (_distinct(alike, quantity) for settings, alike in sorted(kinds.items()) if all(settings))
+        yield from ((quantity, alike) for alike in chosen if len(alike) > 1)
 
 
 def _distinct(runs: Sequence[_Run], quantity: Quantity) -> list[_Run]:
-    """Leaves out runs that repeat a training; none are left where nothing was trained."""
-    seen: set[tuple[Arm, str]] = set()
+    """Leaves out runs that repeat a training."""
+    seen: set[str] = set()
     chosen = []
     for run in runs:
-        own = {(arm, trained) for arm in quantity.arms if (trained := _trained(run.record, arm))}
-        if own and not own & seen:
+        own = {made.fingerprint for made in _trained(run.record, quantity)}
+        if not own & seen:
             chosen.append(run)
             seen |= own
     return chosen
 
 
-def _trained(run: RunRecord, arm: Arm) -> str:
-    """Digest of the trained weights that an arm answers with; "" if it has none."""
+def _trained(run: RunRecord, quantity: Quantity) -> list[_Made]:
+    """The trained weights that a quantity's arms answer with, matched arm first; none if nothing was trained."""
+    found: list[_Made] = []
+    for part in dict.fromkeys(map(_part, quantity.arms)):
+        if part == "tuned":
+            found += [_made(m.reference, m.fingerprint, m.training) for m in run.models if m.role == part]
+        elif part:
+            fusers = (fuser for fuser in run.fusers if fuser.get("role", "sharer") == part)
+            found += [_made(f.get("reference"), f.get("fingerprint"), f.get("training")) for f in fusers]
+    return found
+
+
+def _part(arm: Arm) -> str:
+    """The role of what an arm was trained in; "" for arms that read no trained weights."""
     if arm == TUNED:
-        return " ".join(model.fingerprint for model in run.models if model.role == "tuned")
-    role = "self" if arm[1] == "self" else "sharer"
+        return "tuned"
     if arm[0] != "c2c" or arm[1] == "closed":
         return ""
-    return " ".join(str(fuser.get("fingerprint", "")) for fuser in run.fusers if fuser.get("role", "sharer") == role)
+    return "self" if arm[1] == "self" else "sharer"
 
 
-def _answered_by_all(runs: Sequence[_Run], quantity: Quantity) -> list[Key]:
+def _made(reference: object, fingerprint: object, training: object) -> _Made:
+    told = training if isinstance(training, Mapping) else {}
+    settings = {name: value for name, value in told.items() if name not in _BETWEEN}
+    return _Made(str(reference or ""), str(fingerprint or ""), json.dumps(settings, sort_keys=True) if told else "")
+
+
+def _average(runs: Sequence[_Run], quantity: Quantity) -> tuple[stats.Repeated, int] | None:
+    """Averages, and says how many questions a difference leaves out; None where too few are left."""
     columns = [run.table.arms[arm] for run in runs for arm in quantity.arms]
-    return (
-        [key for key in columns[0] if all(key in column and column[key].done for column in columns)] if columns else []
-    )
+    asked = list(dict.fromkeys(key for column in columns for key in column))
+    kept = [key for key in asked if all(key in column for column in columns)]
+    if quantity.base is not None:
+        kept = [key for key in kept if all(column[key].done for column in columns)]
+    if len(kept) < 2:
+        return None
+    values = [[_value(run.table, quantity, key) for key in kept] for run in runs]
+    named = clusters([columns[0][key] for key in kept])
+    lowest = 0.0 if quantity.base is None else -1.0
+    return stats.repeated(values, named, lowest=lowest), len(asked) - len(kept)
 
 
 def _value(table: Table, quantity: Quantity, key: Key) -> float:
@@ -132,4 +178,4 @@ def _value(table: Table, quantity: Quantity, key: Key) -> float:
 
 
 def _right(sample: Sample) -> float:
-    return float(bool(sample.correct))
+    return float(sample.done and bool(sample.correct))
