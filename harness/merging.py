@@ -54,7 +54,7 @@ def parameters_of(folder: Path) -> int:
     """
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - a file, no dict
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
 

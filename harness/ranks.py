@@ -198,7 +198,7 @@ def join(splits: Callable[[], bool] = lambda: False) -> Ranks:
     said = os.environ.get("WORLD_SIZE", "1")
     if said.strip() in ("", "0", "1"):
         return Ranks()
-    from accelerate import PartialState  # type: ignore[import-untyped]
+    from accelerate import PartialState
     from torch import cuda, distributed
 
     tensors = False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class RowLinear(nn.Linear):
     """A linear layer with a way of its own for one row."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
         """Returns `[..., out_features]` of `[..., in_features]`."""
         if input.numel() != self.in_features:
             return super().forward(input)

@@ -40,7 +40,7 @@ def chats(names: Sequence[str], split: str, seed: int | None) -> list[dict[str, 
 def shuffled(document: Document, seed: int) -> Document:
     """Puts the options in another order; the labels stay where they are and the key moves with its option."""
     order = list(range(len(document["choices"])))
-    random.Random(f"{seed}/{document['id']}").shuffle(order)  # noqa: S311 (no secret)
+    random.Random(f"{seed}/{document['id']}").shuffle(order)  # noqa: S311 - no secret
     key = document["labels"][order.index(document["labels"].index(document["key"]))]
     return {**document, "choices": [document["choices"][place] for place in order], "key": key}
 

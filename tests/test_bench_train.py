@@ -47,7 +47,7 @@ def flops(calls: Calls) -> float:
 def counted(call: object, attention: bool = False) -> int:
     """Operations of products; of attention only where it is made of plain ones."""
     with FlopCounterMode(display=False) as counter:
-        call()  # type: ignore[operator]
+        call()
     by_name = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
     return sum(n for op, n in by_name.items() if attention or "attention" not in op)
 

@@ -192,7 +192,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        RunConfig().seed = 1  # type: ignore[misc]
+        RunConfig().seed = 1
 
 
 TOKENS = st.sampled_from(
@@ -222,7 +222,7 @@ def only_a_sentence_escapes(content: bytes) -> None:
     try:
         build(parse(content, "c.yaml"), "c.yaml")
     except UserError as error:
-        assert len(str(error)) < 500  # noqa: PT017
+        assert len(str(error)) < 500  # noqa: PT017 - most content is valid or not at random
 
 
 @settings(max_examples=150, deadline=None)

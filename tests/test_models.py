@@ -200,7 +200,7 @@ def test_a_model_with_the_old_cache_argument_gives_the_same_numbers_without_a_wa
     lm = random_lm()
     forward = type(lm.model).forward
 
-    class Old(type(lm.model)):  # type: ignore[misc]
+    class Old(type(lm.model)):
         def forward(self, *args: Any, past_key_values: Any = None, **more: Any) -> Any:
             return forward(self, *args, **{lm.cache_argument: past_key_values}, **more)
 

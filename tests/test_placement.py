@@ -145,7 +145,7 @@ def test_a_copy_of_a_spread_cache_has_memory_of_its_own(written: bool) -> None:
     after = buffer.entry(0, 1)
     assert isinstance(made, SpreadBuffer)
     assert made.length == buffer.length + 1
-    assert (before is None and after is None) if not written else torch.equal(before, after)  # type: ignore[arg-type]
+    assert (before is None and after is None) if not written else torch.equal(before, after)
 
 
 def test_numbers_that_are_not_finite_are_found_on_every_device() -> None:

@@ -207,7 +207,7 @@ def full(arguments: Sequence[str], told: Path) -> int:
         announce(self)
         told.touch()
 
-    journal.write_fully, Ranks._announce = failing, announced  # type: ignore[method-assign]
+    journal.write_fully, Ranks._announce = failing, announced
     return cli.main(list(arguments))
 
 
@@ -220,7 +220,7 @@ def waiting(arguments: Sequence[str], told: Path) -> int:
         while not told.exists():
             time.sleep(0.02)
 
-    journal.Journal.append = slow  # type: ignore[method-assign]
+    journal.Journal.append = slow
     return cli.main(list(arguments))
 
 

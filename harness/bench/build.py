@@ -98,7 +98,7 @@ def tokenizer(words: int) -> Any:
     vocabulary = {"<0>": 0} | {str(i): i for i in range(1, words)}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<0>"))  # noqa: S106 - a word, not a secret
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<0>", pad_token="<0>")  # noqa: S106
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<0>", pad_token="<0>")  # noqa: S106 - a word
     wrapped.chat_template = _TEMPLATE
     return wrapped
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -55,7 +56,7 @@ class Meter:
         """One round: operations a second of every product, then bytes a second of reading and of a one-row product."""
         rates = []
         for a, b in self._factors:
-            seconds = self._seconds(lambda a=a, b=b: linear(a, b))  # type: ignore[misc]
+            seconds = self._seconds(partial(linear, a, b))
             rates.append(2 * a.shape[0] * a.shape[1] * b.shape[0] / seconds)
         row_s = self._seconds(lambda: torch.mv(self._weights, self._row))
         return [*rates, _READ_BYTES / self._seconds(self._block.sum), self._weights.nbytes / row_s]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -54,7 +55,7 @@ def measure(
     for _ in range(repeats.warm_up):
         for name, arm in able.items():
             queries = batch()
-            found = with_peak(pair.receiver.device, lambda a=arm, q=queries: a(q, task))[1]  # type: ignore[misc]
+            found = with_peak(pair.receiver.device, partial(arm, queries, task))[1]
             peaks.setdefault(name, found)
     rounds: list[list[float]] = []
     readings: dict[str, list[Reading]] = {name: [] for name in able}

@@ -140,7 +140,7 @@ def _arm(
 
 
 def _accelerator(lm: LM) -> Any:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator
 
     return Accelerator(cpu=lm.device.type == "cpu")
 

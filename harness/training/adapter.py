@@ -35,7 +35,7 @@ _NAME = "default"  # peft's own; it does not appear in the file
 class MasterLinear(nn.Linear):
     """A linear layer whose product takes the format of what it reads; peft's takes that of the weight."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
         """Returns the product, in the format of `input`."""
         return F.linear(input, self.weight.to(input.dtype))
 

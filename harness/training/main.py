@@ -93,7 +93,7 @@ def _loop(session: Session, weights: list[str]) -> Loop:
 
 
 def _standardise(session: Session, batches: Batches) -> None:
-    from accelerate.utils import broadcast  # type: ignore[import-untyped]
+    from accelerate.utils import broadcast
 
     from harness.training.standard import standardise
 

@@ -72,7 +72,7 @@ def open_session(recipe: Recipe) -> Session:
     Raises:
         UserError: if any of it does not exist, does not fit or contradicts the number of processes.
     """
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator
 
     where = pick_device(recipe.device)
     accelerator = Accelerator(cpu=where.type == "cpu")

@@ -68,6 +68,6 @@ def test_no_model_stops_by_itself() -> None:
 
 
 def test_a_folder_that_cannot_be_built_is_refused(tmp_path: pytest.TempPathFactory) -> None:
-    broken = ModelShape("here", folder=tmp_path)  # type: ignore[arg-type]
+    broken = ModelShape("here", folder=tmp_path)
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         build_pair((broken, replace(broken)), torch.float32, CPU, FuserWidths(8, 8))

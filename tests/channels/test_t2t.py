@@ -26,7 +26,7 @@ def receiver() -> LM:
 
 
 def _channel(receiver: LM, **style: object) -> TextToText:
-    chosen = replace(TextVariant(max_new_tokens=5), **style)  # type: ignore[arg-type]
+    chosen = replace(TextVariant(max_new_tokens=5), **style)
     return TextToText(receiver, shared_lm("llama", 1, FOREIGN), chosen)
 
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from harness.models import LM
 
 CPU, FIRST, SECOND = torch.device("cpu"), torch.device("xpu:0"), torch.device("xpu:1")
-_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
+_DEVICE = Tensor.device.__get__
 
 
 class FakeDevices(TorchFunctionMode):
@@ -53,7 +53,7 @@ def device_of(value: Tensor) -> torch.device:
 def put(module: nn.Module, device: torch.device) -> None:
     """Lets a module's tensors pretend to be on a device."""
     for value in (*module.parameters(), *module.buffers()):
-        value.pretended = device  # type: ignore[attr-defined]
+        value.pretended = device
 
 
 def spread(lm: LM, devices: Sequence[torch.device]) -> None:
@@ -99,5 +99,5 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _placed(made: Any, place: torch.device) -> Any:
     for value in _tensors(made):
-        value.pretended = place  # type: ignore[attr-defined]
+        value.pretended = place
     return made
