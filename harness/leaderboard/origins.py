@@ -12,12 +12,19 @@ from harness.records.schema import RunRecord
 HEADINGS = ("weights", "part", "sha256", "parameters", "seed", "steps x batch", "learning rate", "rows", "all settings")
 LEFT = {0, 1, 2, 7, 8}
 _SHOWN = {"trained_parameters", "seed", "steps", "global_batch", "learning_rate", "data_fingerprint"}
-_PARTS = {"sharer": "fuser", "self": "self-fuser"}
+FUSER, SELF_FUSER, ADAPTER = "fuser", "self-fuser", "adapter"
 _DIGITS = 12
 
 
 class Origin(NamedTuple):
-    """Weights that were trained, and what their file says of it."""
+    """Weights of a run that were trained, and what their file says of it.
+
+    Attributes:
+        reference: by name.
+        part: `FUSER`, `SELF_FUSER`, `ADAPTER` (the receiver fine-tuned alone), or an adapter inside another model.
+        fingerprint: of the files.
+        training: empty where the file says nothing.
+    """
 
     reference: str
     part: str
@@ -28,18 +35,19 @@ class Origin(NamedTuple):
 def origins(entries: Iterable[Entry], task: str) -> list[Origin]:
     """Returns every trained part of the runs that answered a task, each once; without those that say nothing."""
     ours = (entry.record.run for entry in entries if any(row.task == task for row in entry.rows))
-    found = {origin.fingerprint: origin for run in ours for origin in _of(run) if origin.training}
+    found = {origin.fingerprint: origin for run in ours for origin in trained_parts(run) if origin.training}
     return sorted(found.values(), key=lambda one: (one.part, one.reference, one.fingerprint))
 
 
-def _of(run: RunRecord) -> Iterator[Origin]:
+def trained_parts(run: RunRecord) -> Iterator[Origin]:
+    """Yields a run's fusers, then its models; one that was not fine-tuned says nothing."""
     for fuser in run.fusers:
-        part = _PARTS.get(str(fuser.get("role", "sharer")), "fuser")
+        part = SELF_FUSER if fuser.get("role") == "self" else FUSER
         told = fuser.get("training")
         named = str(fuser.get("reference", "")), part, str(fuser.get("fingerprint", ""))
         yield Origin(*named, told if isinstance(told, Mapping) else {})
     for model in run.models:
-        part = "adapter" if model.role == "tuned" else f"adapter in the {model.role}"
+        part = ADAPTER if model.role == "tuned" else f"{ADAPTER} in the {model.role}"
         yield Origin(model.reference, part, model.fingerprint, model.training)
 
 

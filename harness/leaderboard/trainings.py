@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness import stats
+from harness.leaderboard.origins import ADAPTER, FUSER, SELF_FUSER, Origin, trained_parts
 from harness.leaderboard.reading import Entry
 from harness.records.schema import RunRecord, Sample
 from harness.results.effects import BY_NAME, comparisons
@@ -66,14 +67,6 @@ class _Run(NamedTuple):
     table: Table
 
 
-class _Made(NamedTuple):
-    """Weights that an arm answers with, by name, digest and the settings of their training."""
-
-    reference: str
-    fingerprint: str
-    settings: str
-
-
 def trainings_rows(entries: Sequence[Entry]) -> list[TrainingsRow]:
     """Averages what at least two trainings of the same thing answered, by pair, task and arm."""
     alike: dict[str, list[Entry]] = defaultdict(list)
@@ -113,7 +106,7 @@ def _quantities(runs: Sequence[_Run]) -> Iterator[tuple[Quantity, list[_Run]]]:
         kinds: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
         for run in runs:
             if set(quantity.arms) <= set(run.table.arms) and (made := _trained(run.record, quantity)):
-                kinds[tuple(one.settings for one in made)].append(run)
+                kinds[tuple(map(_settings, made))].append(run)
         chosen = (_distinct(alike, quantity) for settings, alike in sorted(kinds.items()) if all(settings))
         yield from ((quantity, alike) for alike in chosen if len(alike) > 1)
 
@@ -123,38 +116,32 @@ def _distinct(runs: Sequence[_Run], quantity: Quantity) -> list[_Run]:
     seen: set[str] = set()
     chosen = []
     for run in runs:
-        own = {made.fingerprint for made in _trained(run.record, quantity)}
+        own = {one.fingerprint for one in _trained(run.record, quantity)}
         if not own & seen:
             chosen.append(run)
             seen |= own
     return chosen
 
 
-def _trained(run: RunRecord, quantity: Quantity) -> list[_Made]:
-    """The trained weights that a quantity's arms answer with, matched arm first; none if nothing was trained."""
-    found: list[_Made] = []
-    for part in dict.fromkeys(map(_part, quantity.arms)):
-        if part == "tuned":
-            found += [_made(m.reference, m.fingerprint, m.training) for m in run.models if m.role == part]
-        elif part:
-            fusers = (fuser for fuser in run.fusers if fuser.get("role", "sharer") == part)
-            found += [_made(f.get("reference"), f.get("fingerprint"), f.get("training")) for f in fusers]
-    return found
+def _trained(run: RunRecord, quantity: Quantity) -> list[Origin]:
+    """The trained weights that a quantity's arms answer with, those of the first arm first."""
+    parts = dict.fromkeys(map(_part, quantity.arms))
+    return [one for part in parts for one in trained_parts(run) if one.part == part]
 
 
 def _part(arm: Arm) -> str:
-    """The role of what an arm was trained in; "" for arms that read no trained weights."""
+    """What an arm answers with that was trained; "" if nothing was."""
     if arm == TUNED:
-        return "tuned"
+        return ADAPTER
     if arm[0] != "c2c" or arm[1] == "closed":
         return ""
-    return "self" if arm[1] == "self" else "sharer"
+    return SELF_FUSER if arm[1] == "self" else FUSER
 
 
-def _made(reference: object, fingerprint: object, training: object) -> _Made:
-    told = training if isinstance(training, Mapping) else {}
-    settings = {name: value for name, value in told.items() if name not in _BETWEEN}
-    return _Made(str(reference or ""), str(fingerprint or ""), json.dumps(settings, sort_keys=True) if told else "")
+def _settings(origin: Origin) -> str:
+    """What trainings of one kind share; "" where the file says nothing."""
+    kept = {name: value for name, value in origin.training.items() if name not in _BETWEEN}
+    return json.dumps(kept, sort_keys=True) if origin.training else ""
 
 
 def _average(runs: Sequence[_Run], quantity: Quantity) -> tuple[stats.Repeated, int] | None:
