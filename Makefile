@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# A file of tests stays in one worker: most of its time is what its tests share.
+WORKERS ?= 2
 
 .PHONY: setup eval test check lint types leaderboards
 setup: $(STAMP)
@@ -20,7 +22,7 @@ eval: $(STAMP)
 	$(BIN)/python run_eval.py run
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

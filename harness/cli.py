@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from harness.errors import RunError, UserError, suggest
+from harness.ranks import leave
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Cancelled; --resume goes on where it stopped.", file=sys.stderr)
         return 130
+    finally:
+        leave()
 
 
 def _dispatch(given: list[str]) -> int:

@@ -11,6 +11,7 @@ asked everything, and the first one's answers are kept.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -217,6 +218,17 @@ def join(splits: Callable[[], bool] = lambda: False) -> Ranks:
             "accelerate launch, or unset WORLD_SIZE."
         ) from error
     return Ranks(state.process_index, state.num_processes, state.local_process_index, group=group)
+
+
+def leave() -> None:
+    """Ends what `join`, or a training, has with the other processes; nothing to a process that met nobody.
+
+    The threads of a process group that is still there when the interpreter ends may abort it, and turn an exit code
+    of 0 into a crash.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _store() -> Any:

@@ -44,9 +44,12 @@ def free_port() -> int:
 
 
 def as_rank(variables: dict[str, str], work: Work, *arguments: Any) -> int:
-    """Works as one of several processes."""
+    """Works as one of several processes; 99 where it has not left the others at the end."""
+    import torch.distributed
+
     os.environ.update(variables)
-    return work(*arguments)
+    code = work(*arguments)
+    return 99 if torch.distributed.is_initialized() else code
 
 
 def together(
