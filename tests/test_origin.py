@@ -57,7 +57,18 @@ def test_a_file_cannot_tell_a_story(tmp_path: Path) -> None:
 def test_a_board_says_what_was_trained_once(tmp_path: Path) -> None:
     fusers = [
         {"reference": "pair", "fingerprint": "1" * 64, "training": {**TOLD, "global_batch": 16, "note": "<b>|"}},
-        {"reference": "own", "role": "self", "fingerprint": "2" * 64, "training": {"seed": 8}},
+        {
+            "reference": "own",
+            "role": "self",
+            "fingerprint": "2" * 64,
+            "training": {"seed": 8, "dropout": 0, "epochs": 1},
+        },
+        {
+            "reference": "own2",
+            "role": "self",
+            "fingerprint": "4" * 64,
+            "training": {"seed": 9, "dropout": 0, "epochs": 2},
+        },
         {"reference": "bought", "fingerprint": "3" * 64, "training": {}},
     ]
     for number in range(2):
@@ -66,7 +77,10 @@ def test_a_board_says_what_was_trained_once(tmp_path: Path) -> None:
     write(tmp_path / "board")
     section = (tmp_path / "board" / "openbookqa.md").read_text().partition("## What was trained")[2]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
-    assert len(lines) == 2
+    shared = [line for line in section.splitlines() if line.startswith("* ")]
+    assert (len(lines), len(shared)) == (3, 2)
     assert "| pair | fuser | 111111111111 |  | 7 | 756 x 16 | 0.001 | abababababab |" in lines[0]
-    assert "note &lt;b&gt;&#124;" in lines[0]
-    assert "| own | self-fuser | 222222222222 |  | 8 |" in lines[1]
+    assert "note &lt;b&gt;&#124;" in shared[0]
+    assert lines[1].startswith("| own | self-fuser | 222222222222 |  | 8 |")
+    assert [line.split(" | ")[-1] for line in lines] == [" |", "epochs 1 |", "epochs 2 |"]
+    assert shared[1] == "* self-fuser: dropout 0"

@@ -1,15 +1,27 @@
-"""Where the trained weights behind a page's rows come from, one line each."""
+"""Where the trained weights behind a page's rows come from: a line each, and what the lines of a part share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from harness.leaderboard.escape import markdown
 from harness.leaderboard.reading import Entry
 from harness.records.schema import RunRecord
 
-HEADINGS = ("weights", "part", "sha256", "parameters", "seed", "steps x batch", "learning rate", "rows", "all settings")
+HEADINGS = (
+    "weights",
+    "part",
+    "sha256",
+    "parameters",
+    "seed",
+    "steps x batch",
+    "learning rate",
+    "rows",
+    "also differs in",
+)
 LEFT = {0, 1, 2, 7, 8}
 _SHOWN = {"trained_parameters", "seed", "steps", "global_batch", "learning_rate", "data_fingerprint"}
 FUSER, SELF_FUSER, ADAPTER = "fuser", "self-fuser", "adapter"
@@ -51,10 +63,35 @@ def trained_parts(run: RunRecord) -> Iterator[Origin]:
         yield Origin(model.reference, part, model.fingerprint, model.training)
 
 
-def origin_cells(origin: Origin) -> Sequence[str]:
-    """The cells of one line."""
+def origins_cells(trained: Sequence[Origin]) -> Iterator[Sequence[str]]:
+    """Yields the cells of every line, without what `shared_text` tells."""
+    for part, shared in _parts(trained):
+        yield from (_cells(one, shared) for one in part)
+
+
+def shared_text(trained: Sequence[Origin]) -> str:
+    """Lists for each part the settings that all its weights were trained with."""
+    return "\n".join(f"* {markdown(part[0].part)}: {_listed(shared) or 'none'}" for part, shared in _parts(trained))
+
+
+def _parts(trained: Sequence[Origin]) -> Iterator[tuple[list[Origin], dict[str, Any]]]:
+    for _, group in groupby(trained, key=attrgetter("part")):
+        part = list(group)
+        yield part, _shared(part)
+
+
+def _shared(part: Sequence[Origin]) -> dict[str, Any]:
+    first, *others = [one.training for one in part]
+    return {name: value for name, value in first.items() if all(name in o and o[name] == value for o in others)}
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return markdown(", ".join(f"{name} {value}" for name, value in sorted(settings.items()) if name not in _SHOWN))
+
+
+def _cells(origin: Origin, shared: Mapping[str, Any]) -> Sequence[str]:
     told = {name: str(value) for name, value in origin.training.items()}
-    rest = ", ".join(f"{name} {value}" for name, value in sorted(told.items()) if name not in _SHOWN)
+    own = {name: value for name, value in told.items() if name not in shared}
     return [
         *map(markdown, (origin.reference, origin.part, origin.fingerprint[:_DIGITS])),
         markdown(told.get("trained_parameters", "")),
@@ -62,5 +99,5 @@ def origin_cells(origin: Origin) -> Sequence[str]:
         markdown(" x ".join(told[name] for name in ("steps", "global_batch") if name in told)),
         markdown(told.get("learning_rate", "")),
         markdown(told.get("data_fingerprint", "")[:_DIGITS]),
-        markdown(rest),
+        _listed(own),
     ]

@@ -9,7 +9,7 @@ from itertools import groupby
 from harness.errors import UserError
 from harness.leaderboard import cells
 from harness.leaderboard.escape import markdown
-from harness.leaderboard.origins import HEADINGS, LEFT, Origin, origin_cells, origins
+from harness.leaderboard.origins import HEADINGS, LEFT, Origin, origins, origins_cells, shared_text
 from harness.leaderboard.published import published_rows, title
 from harness.leaderboard.reading import Entry
 from harness.leaderboard.rows import BoardRow, EntryBoard, entry_board
@@ -45,6 +45,7 @@ _TRAININGS = """Runs that differ in their trained parts alone, averaged where th
 rows held out and data file may differ and stand below). The interval allows for other questions and for other
 trainings, from three on; those above speak of the weights that were run."""
 _TRAINED = "As the files of the weights say; rows are named by a digest of the training data."
+_SHARED = "Settings that all trainings of a part share:"
 _OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs receiver", "content effect", "from")
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
 subjects as clusters where a task has them. Differences are paired, question by question, in points; p by exact McNemar
@@ -92,7 +93,8 @@ def _task_page(
         table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 5, 8})
         parts += ["## Over trainings", _TRAININGS, table]
     if trained:
-        parts += ["## What was trained", _TRAINED, cells.table(HEADINGS, map(origin_cells, trained), left=LEFT)]
+        table = cells.table(HEADINGS, origins_cells(trained), left=LEFT)
+        parts += ["## What was trained", _TRAINED, table, _SHARED, shared_text(trained)]
     return _joined([*parts, "## How to read this", _READING])
 
 
