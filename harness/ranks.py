@@ -10,12 +10,14 @@ asked everything, and the first one's answers are kept.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, TypeVar
 
 from harness.errors import RunError, UserError
@@ -202,6 +204,7 @@ def join(splits: Callable[[], bool] = lambda: False) -> Ranks:
     from accelerate import PartialState
     from torch import cuda, distributed
 
+    import_module("torch.distributed.nn")  # later, the default arguments of its functions would keep our group alive
     tensors = False
     with suppress(UserError):  # is told by `together`, to which the others have to be there
         tensors = splits()
@@ -229,6 +232,7 @@ def leave() -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # errors hold on to a group in cycles; of a split model torch itself keeps one, which is idle
 
 
 def _store() -> Any:
