@@ -121,11 +121,11 @@ def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
         if key in _DROPPED or value is None:
             continue
         renamed = _RENAMED.get(key, key)
-        values[renamed] = str(value).split("+") if renamed in ("sharers", "fusers") else value
+        values[renamed] = str(value).split(";") if renamed in ("sharers", "fusers") else value
     if values.get("backend", OWN) != OWN:
         raise UserError(f"lm-eval runs its engine {values['backend']!r} itself; give it as --model.")
     if "receiver" not in values:
-        raise UserError("model_args needs receiver=...; several sharers or fusers are joined by '+'.")
+        raise UserError("model_args needs receiver=...; several sharers or fusers are joined by ';'.")
     return build(values, "model_args")
 
 

@@ -17,7 +17,8 @@ def main() -> int:
 
     import harness.adapter  # noqa: F401 - registers
 
-    if "--include_path" not in sys.argv and "run" in sys.argv[1:2]:
+    named = any(argument.partition("=")[0] == "--include_path" for argument in sys.argv)
+    if not named and "run" in sys.argv[1:2]:
         sys.argv += ["--include_path", str(TASKS)]
     try:
         cli_evaluate()

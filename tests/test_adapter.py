@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,26 @@ def test_a_text_sharer_gets_the_bare_question() -> None:
 def test_the_answering_models_template_is_recorded() -> None:
     assert pair().chat_template() == (PAIR / "receiver" / "chat_template.jinja").read_text(encoding="utf-8")
     assert "receiver" in pair().tokenizer_name
+
+
+def test_a_published_fusers_name_may_hold_a_plus(tmp_path: Path) -> None:
+    fuser = tmp_path / "qwen3+qwen2.5_Fuser"
+    shutil.copytree(PAIR_ARGUMENTS["fuser"], fuser)
+    channel = FusedLM(**{**PAIR_ARGUMENTS, "fuser": str(fuser)}, device="cpu").channel
+    assert [link.fuser.config for link in channel.links] == [link.fuser.config for link in pair().channel.links]
+    both = {**PAIR_ARGUMENTS, "sharer": ";".join([PAIR_ARGUMENTS["sharer"]] * 2), "fuser": f"{fuser};{fuser}"}
+    assert len(FusedLM(**both, device="cpu").channel.links) == 2
+
+
+@pytest.mark.parametrize("given", [["--include_path=mine"], ["--include_path", "mine"], []])
+def test_the_users_folder_of_tasks_stays(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import lm_eval as command
+
+    seen: list[str] = []
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "run", *given])
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: seen.extend(sys.argv))
+    assert command.main() == 0
+    assert [word for word in seen[2:] if word.startswith("--include")] == (given[:1] or ["--include_path"])
 
 
 def test_lm_evals_command_line_knows_our_models_and_tasks(tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ def test_the_vocabulary_is_projected_for_the_responses_alone(tmp_path):
     assert seen == [(sum(len(one.response) for one in lessons), head.out_features)]
 
 
+def test_an_adapter_inside_an_adapter_is_refused(tmp_path, whole):
+    with pytest.raises(UserError, match="is an adapter itself"):
+        open_session(recipe(tmp_path, receiver=str(whole / "adapter")))
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_only_the_adapter_moves_and_the_receiver_is_what_it_was(tmp_path, recompute):
     from harness.training.main import _loop

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from harness.errors import RunError, UserError
-from harness.training.main import add_arguments, main
+from harness.cli import main
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="train", description="Trains a fuser between frozen models.")
-    add_arguments(parser)
-    try:
-        sys.exit(main(parser.parse_args()))
-    except (UserError, RunError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -103,8 +103,14 @@ def insert(lm: LM, recipe: Recipe) -> Adapter:
     """Puts a new adapter into a receiver, in place; until it is trained it changes no number.
 
     Raises:
-        UserError: if peft is missing, or the recipe names modules or layers that the receiver does not have.
+        UserError: if peft is missing, the receiver is an adapter itself, or the recipe names modules or layers that
+            it does not have.
     """
+    if lm.reference.adapter is not None:
+        raise UserError(
+            f"Receiver {recipe.receiver!r} is an adapter itself, and the new one could name only one base; give the "
+            "model that it was trained in, or a folder of the two merged."
+        )
     try:
         from peft import LoraConfig, get_peft_model
         from peft.utils import get_peft_model_state_dict

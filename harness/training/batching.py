@@ -5,9 +5,10 @@ Guarantees that a row that cannot teach anything (no answer, a prompt beyond the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.errors import UserError
 from harness.training.channel import GraphChannel, Kept
 from harness.training.corpus import Corpus
 from harness.training.lessons import Lesson, lesson
@@ -53,8 +54,11 @@ class Batches:
 
     def first(self, rows: int) -> list[Lesson]:
         """Returns the lessons of the first rows, whichever process asks."""
-        found = (self._lesson(row) for row in range(min(rows, len(self.corpus) - self.recipe.held_out_rows)))
-        return [one for one in found if one is not None]
+        return self._lessons(range(min(rows, len(self.corpus) - self.recipe.held_out_rows)))
+
+    def sample(self, rows: int) -> list[Lesson]:
+        """Returns the lessons of some rows from the first to the last, the same whichever process asks."""
+        return self._lessons(range(0, len(self.corpus), max(1, len(self.corpus) // rows)))
 
     def held_out(self) -> Iterator[Micro]:
         """Yields this process's share of the rows that are held out."""
@@ -81,7 +85,14 @@ class Batches:
         useful = [(row, one) for row, one in found if one is not None]
         return Micro(number, tuple(row for row, _ in useful), tuple(one for _, one in useful))
 
+    def _lessons(self, rows: Iterable[int]) -> list[Lesson]:
+        return [one for one in map(self._lesson, rows) if one is not None]
+
     def _lesson(self, row: int) -> Lesson | None:
         models = (self.channel.answers, *(link.sharer for link in self.channel.links))
         limit = min(self.recipe.max_length, *(lm.max_length for lm in models))
-        return lesson(self.channel.planner, self.corpus[row], limit)
+        example = self.corpus[row]
+        try:
+            return lesson(self.channel.planner, example, limit)
+        except UserError as error:
+            raise UserError(f"Row {row} of the training data: {error}") from error

@@ -54,11 +54,22 @@ class Corpus:
         """Reads one row.
 
         Raises:
-            UserError: if it is in no known form.
+            UserError: if it is in no known form, or holds what is no text.
         """
+        found = self._example(index)
+        try:
+            "".join((found.response, *(turn.content for turn in found.conversation.turns))).encode()
+        except UnicodeEncodeError as error:
+            seen = f"{error.object[error.start]!a}"
+            raise UserError(
+                f"Row {index} of the training data holds {seen}, which is half a character; take it out."
+            ) from error
+        return found
+
+    def _example(self, index: int) -> Example:
         row = self.rows[index]
         if self.wording is not None and {"question", "key"} <= row.keys():
-            return Example(Conversation((Turn("user", self.wording(row)),)), str(row["key"]))
+            return _question(row, self.wording, index)
         for field, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
             if field in row:
                 return _chat(_turns(row[field], role, content, index))
@@ -105,6 +116,21 @@ def _wording(task: str | None) -> Callable[[Row], str] | None:
 
     loaded = index.load([task])[0]
     return lambda row: str(loaded.doc_to_text(dict(row)))
+
+
+def _question(row: Row, wording: Callable[[Row], str], index: int) -> Example:
+    """Its key is learned; a row whose key is kept secret teaches nothing."""
+    key, labels = row["key"], row.get("labels")
+    if key is not None and (not isinstance(key, str) or (labels is not None and key not in labels)):
+        raise UserError(f"Row {index} of the training data has the key {key!r:.40}; give one of its labels, or null.")
+    try:
+        text = wording(row)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"Row {index} of the training data cannot be asked as --prompt-of says ({error!r:.100}); "
+            "give it the fields of that task's documents."
+        ) from error
+    return Example(Conversation((Turn("user", text),)), key or "")
 
 
 def _turns(found: Any, role: str, content: str, index: int) -> list[Turn]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from harness.errors import UserError
 
 
@@ -18,11 +20,9 @@ def chosen_layers(text: str | None, layers: int, name: str = "fuse_layers") -> f
     """
     if text is None:
         return frozenset(range(layers))
-    try:
-        ends = [[int(end) for end in part.split("-")] for part in str(text).split(",")]
-        found = frozenset(layer for part in ends for layer in range(part[0], part[-1] + 1))
-    except ValueError:
-        found = frozenset()
-    if not found or max(found) >= layers:
+    ends = [re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part, re.ASCII) for part in str(text).split(",")]
+    ranges = [range(int(end[1]), int(end[2] or end[1]) + 1) for end in ends if end]
+    found = frozenset(layer for part in ranges for layer in part)
+    if len(ranges) < len(ends) or not all(ranges) or max(found) >= layers:
         raise UserError(f"{name} is {text!r}; give layers from 0 to {layers - 1}, such as '0-{layers - 1}'.")
     return found

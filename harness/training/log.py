@@ -16,8 +16,10 @@ from harness.errors import UserError
 from harness.records.files import explained, write_atomic
 
 FILE = "log.jsonl"
-_SHOWN = {"loss": "{:.4f}", "learning_rate": "{:.2e}", "temperature": "{:.3g}", "gates_open": "{:.0%}"}
-_VALIDATION = {"held_out_loss": "{:.4f}", "accuracy": "{:.4f}"}
+_SHOWN = {
+    **{"loss": "{:.4f}", "learning_rate": "{:.2e}", "temperature": "{:.3g}", "gates_open": "{:.0%}"},
+    **{"held_out_loss": "{:.4f}", "held_out_errors": "{:.0f}"},
+}
 
 
 class Log:
@@ -53,7 +55,7 @@ class Log:
 
 
 def _line(step: int, steps: int, values: Mapping[str, Any]) -> str:
-    shown = [f"{name} {form.format(values[name])}" for name, form in (_SHOWN | _VALIDATION).items() if name in values]
+    shown = [f"{name} {form.format(values[name])}" for name, form in _SHOWN.items() if name in values]
     shown += [f"{name} {value:.4f}" for name, value in values.items() if name.startswith("accuracy/")]
     if "tokens_per_s" in values:
         minutes, seconds = divmod(int(values["eta_s"]), 60)
@@ -77,4 +79,4 @@ def _board(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("TensorBoard is not installed; install c2c-harness[train] or drop --tensorboard.") from error
-    return SummaryWriter(str(folder), purge_step=step)
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -19,7 +19,7 @@ from harness.errors import RunError
 from harness.training.batching import Batches, Micro
 from harness.training.checkpoints import Checkpoints, Position
 from harness.training.log import Log
-from harness.training.optim import Optimisation
+from harness.training.optim import NEW_RUN, Optimisation
 from harness.training.order import derived_seed
 from harness.training.session import Session
 from harness.training.validation import score
@@ -80,16 +80,23 @@ class Loop:
         objective.set_step(step)
         micros = self.batches.of(step)
         tokens, used = self._counts(micros)
+        told = {"learning_rate": self.optimisation.learning_rate}
+        if tokens:
+            told |= {"loss": self._learn(micros, tokens), **objective.figures(), "grad_norm": self.optimisation.step()}
+        else:
+            self.optimisation.skip()
+        position.step, position.tokens = step + 1, position.tokens + tokens
+        position.skipped += self.session.recipe.global_batch - used
+        self._check_learnable()
+        return {**told, "skipped": position.skipped}
+
+    def _learn(self, micros: Sequence[Micro], tokens: int) -> float:
+        """Adds up the step's gradients and returns its mean loss."""
         loss = torch.stack([self._backward(micro, tokens, micro is micros[-1]) for micro in micros]).sum()
         mean = float(self._sum(loss)) / tokens
         if not math.isfinite(mean):
-            raise RunError(f"The loss is {mean} at step {step + 1}; resume with a lower learning rate or in float32.")
-        told = {"loss": mean, "learning_rate": self.optimisation.learning_rate, **objective.figures()}
-        told["grad_norm"] = self.optimisation.step()
-        told["skipped"] = self.session.recipe.global_batch - used
-        position.step, position.tokens = step + 1, position.tokens + tokens
-        position.skipped += self.session.recipe.global_batch - used
-        return told
+            raise RunError(f"The loss is {mean} at step {self.position.step + 1}; {NEW_RUN}.")
+        return mean
 
     def _backward(self, micro: Micro, tokens: int, last: bool) -> torch.Tensor:
         """Adds the gradient of one micro batch; processes average theirs, so each counts as many times as there are."""
@@ -104,21 +111,24 @@ class Loop:
         tokens = sum(len(one.response) for micro in micros for one in micro.lessons)
         rows = sum(len(micro.lessons) for micro in micros)
         all_tokens, all_rows = self._sum(torch.tensor([tokens, rows], device=self.session.device)).tolist()
-        if not all_tokens:
-            raise RunError(
-                f"No row of step {self.position.step + 1} can be learned from: they have no answer, or their prompts "
-                f"are longer than {self.session.recipe.max_length} tokens."
-            )
         return int(all_tokens), int(all_rows)
+
+    def _check_learnable(self) -> None:
+        recipe, position = self.session.recipe, self.position
+        enough = position.skipped >= len(self.session.corpus) - recipe.held_out_rows
+        if not position.tokens and (enough or position.step == self.session.steps):
+            raise RunError(
+                f"None of {position.skipped} rows can be learned from: they have no answer, or their prompts are "
+                f"longer than {recipe.max_length} tokens."
+            )
 
     def _validate(self) -> None:
         told = self._held_out() | self._accuracies()
         if not told:
             return
         self.log.write(self.position.step, self.session.steps, told)
-        accuracy = [value for name, value in told.items() if name.startswith("accuracy/")]
-        value = sum(accuracy) / len(accuracy) if accuracy else -told["held_out_loss"]
-        if self.position.best_score is None or value > self.position.best_score:
+        value, best = _score(told), self.position.best_score
+        if value is not None and (best is None or value > best):
             self.position.best_step, self.position.best_score = self.position.step, value
             self._save()
 
@@ -126,13 +136,16 @@ class Loop:
     def _held_out(self) -> dict[str, float]:
         if not self.session.recipe.held_out_rows:
             return {}
-        objective, found = self.session.objective, torch.zeros(2, device=self.session.device)
+        objective, found = self.session.objective, torch.zeros(3, device=self.session.device)
         for micro in self.batches.held_out():
             if micro.lessons:
                 tokens = sum(len(one.response) for one in micro.lessons)
                 loss = objective.evaluated_loss(micro.lessons)
-                found += torch.stack([loss, torch.tensor(tokens, device=found.device)])
-        total, tokens = self._sum(found).tolist()
+                finite = math.isfinite(float(loss))
+                found += torch.tensor([float(loss), tokens, 0] if finite else [0, 0, len(micro.lessons)]).to(found)
+        total, tokens, errors = self._sum(found).tolist()
+        if errors:
+            return {"held_out_errors": errors}  # a mean over the others would look better than it is
         return {"held_out_loss": total / tokens} if tokens else {}
 
     def _accuracies(self) -> dict[str, float]:
@@ -154,6 +167,14 @@ class Loop:
     def _sum(self, value: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.session.accelerator.reduce(value, "sum")
         return total
+
+
+def _score(told: Mapping[str, float]) -> float | None:
+    """Mean accuracy, or the held-out loss turned round; None where neither was found."""
+    accuracy = [value for name, value in told.items() if name.startswith("accuracy/")]
+    if accuracy:
+        return sum(accuracy) / len(accuracy)
+    return -told["held_out_loss"] if "held_out_loss" in told else None
 
 
 @dataclass

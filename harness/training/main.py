@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from harness.training.session import Session
 
 __all__ = ["add_arguments", "main", "train"]
+_SAMPLE_ROWS = 32  # to tell one way of writing prompts from another
 
 
 def main(options: argparse.Namespace) -> int:
@@ -39,6 +41,8 @@ def train(recipe: Recipe) -> Path:
     """Trains and returns the run's folder; see `main`."""
     # Fork warnings: tokenizers are used before data-loading libraries start threads of their own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
     from harness.records.files import explained
     from harness.records.lock import Held
     from harness.training.session import open_session
@@ -48,7 +52,13 @@ def train(recipe: Recipe) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     session = open_session(recipe)
     with Held(folder) if session.accelerator.is_main_process else nullcontext():
-        _run(session)
+        try:
+            _run(session)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"The memory of {session.device} is full; resume with --gradient-checkpointing, or start a new run "
+                "with a smaller micro_batch."
+            ) from error
     return folder
 
 
@@ -75,14 +85,18 @@ def _loop(session: Session, weights: list[str]) -> Loop:
     from harness.training.log import Log
     from harness.training.loop import Loop
     from harness.training.optim import optimisation
+    from harness.training.store import prompts_sha256
     from harness.training.validation import load_quizzes
 
     recipe, accelerator, objective = session.recipe, session.accelerator, session.objective
     rank, world = accelerator.process_index, accelerator.num_processes
     optimiser = optimisation(objective, recipe, session.steps)
-    pinned = {**identity(recipe), "data_fingerprint": session.corpus.fingerprint, "weights_sha256": weights}
-    checkpoints = Checkpoints(session.folder / "checkpoints", pinned, recipe.keep, _provenance(session, weights))
-    batches = Batches(recipe, session.corpus, objective.channel, rank, world, _store(session, weights))
+    batches = Batches(recipe, session.corpus, objective.channel, rank, world)
+    prompts = prompts_sha256(session.models, batches.sample(_SAMPLE_ROWS))
+    origin = {"data_fingerprint": session.corpus.fingerprint, "prompts_sha256": prompts, "weights_sha256": weights}
+    pinned, told = {**identity(recipe), **origin}, _provenance(session, origin)
+    checkpoints = Checkpoints(session.folder / "checkpoints", pinned, recipe.keep, told)
+    batches = replace(batches, store=_store(session, list(origin.values())))
     position = checkpoints.read(objective, optimiser) if recipe.resume else _from_start(checkpoints, Position())
     if recipe.standard_rows and not recipe.resume:
         _standardise(session, batches)
@@ -97,7 +111,12 @@ def _standardise(session: Session, batches: Batches) -> None:
 
     from harness.training.standard import standardise
 
-    standardise(session.objective.channel, batches.first(session.recipe.standard_rows))
+    lessons = batches.first(session.recipe.standard_rows)
+    if not lessons:
+        raise UserError(
+            f"standard_rows is {session.recipe.standard_rows}, but none of them can be learned from; raise it."
+        )
+    standardise(session.objective.channel, lessons)
     for value in session.objective.parameters():
         value.data = broadcast(value.data)  # processes on unlike hardware measure other last bits
 
@@ -111,27 +130,26 @@ def _from_start(checkpoints: Any, position: Any) -> Any:
     return position
 
 
-def _provenance(session: Session, weights: list[str]) -> dict[str, Any]:
+def _provenance(session: Session, origin: dict[str, Any]) -> dict[str, Any]:
     recipe = session.recipe
     return {
         "receiver": recipe.receiver,
         "sharers": list(recipe.sharers),
-        "weights_sha256": weights,
         "recipe": identity(recipe),
-        "data_fingerprint": session.corpus.fingerprint,
+        **origin,
         "steps": session.steps,
         "trained_parameters": sum(value.numel() for value in session.objective.parameters()),
     }
 
 
-def _store(session: Session, weights: list[str]) -> Any:
+def _store(session: Session, origin: list[Any]) -> Any:
     from harness.training.store import Store, store_name
 
     recipe = session.recipe
     if recipe.cache_messages == "off":
         return None
     maps = [link.fuser.config.layer_map for link in session.objective.channel.links]
-    name = store_name(identity(recipe), [session.corpus.fingerprint, weights, maps])
+    name = store_name(identity(recipe), [*origin, maps])
     if recipe.cache_messages == "memory":
         return Store(None, recipe.cache_gib)
     shared = Path(recipe.messages_dir).expanduser() if recipe.messages_dir else session.folder / "messages"

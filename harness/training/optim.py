@@ -14,6 +14,9 @@ from harness.errors import RunError
 from harness.training.recipe import Recipe
 from harness.training.trained import Trained
 
+# Neither may change where a run is resumed.
+NEW_RUN = "start a new run with a lower learning rate or in float32"
+
 
 @dataclass
 class Optimisation:
@@ -44,13 +47,17 @@ class Optimisation:
         norm = float(nn.utils.clip_grad_norm_(parameters, self.grad_norm))
         if not math.isfinite(norm):
             raise RunError(
-                f"The gradients are not finite (norm {norm}) at learning rate {self.learning_rate:.1e}; "
-                "resume from the last checkpoint with a lower one or in float32."
+                f"The gradients are not finite (norm {norm}) at learning rate {self.learning_rate:.1e}; {NEW_RUN}."
             )
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def skip(self) -> None:
+        """Goes a step on in the schedule where there are no gradients; no weight moves."""
+        self.optimizer.step()  # the schedule has to come after it
+        self.scheduler.step()
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizer's state, flat."""
@@ -71,7 +78,7 @@ class Optimisation:
         for key, value in tensors.items():
             number, _, name = key.partition(".")
             whole["state"].setdefault(int(number), {})[name] = value
-        if set(whole["state"]) != {index for group in whole["param_groups"] for index in group["params"]}:
+        if tensors and set(whole["state"]) != {index for group in whole["param_groups"] for index in group["params"]}:
             raise KeyError("it holds other parameters than those trained")
         self.optimizer.load_state_dict(whole)
         self.scheduler.load_state_dict(dict(schedule))

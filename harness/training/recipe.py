@@ -50,6 +50,8 @@ UNUSED = {
         }
     ),
 }
+# What says how a new fuser starts.
+STARTING = frozenset({"zero_output", "initial_gate", "standard_rows"})
 
 
 class Recipe(BaseModel):
@@ -91,7 +93,7 @@ class Recipe(BaseModel):
 
     # the fuser
     init: Identity[Names] = ()
-    """Fuser folders to start from, one a sharer; none = random weights."""
+    """Fuser folders to start from, one a sharer, each in the form that it has; none = random weights."""
     layer_alignment: Identity[Literal["last_aligned", "k_nearest"]] = "last_aligned"
     """Which sharer layer a receiver layer reads."""
     alignment: Identity[Alignment] = "auto"
@@ -215,6 +217,10 @@ class Recipe(BaseModel):
         _check_method(self)
         if self.init and len(self.init) != len(self.sharers):
             raise UserError(f"init names {len(self.init)} fusers for {len(self.sharers)} sharers; give one for each.")
+        if self.init and (wrong := _changed(self, STARTING)):
+            raise UserError(f"A fuser that is given with --init starts as it is, without {wrong}; leave it out.")
+        if self.messages_dir and self.cache_messages != "disk":
+            raise UserError("messages_dir is used with --cache-messages disk alone; add that or leave it out.")
         if self.global_batch % self.micro_batch:
             raise UserError(
                 f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}; make it one."
@@ -230,10 +236,14 @@ def _check_method(recipe: Recipe) -> None:
         )
     if recipe.method == "fuser" and not recipe.sharers:
         raise UserError("sharers is empty; name at least one model with --sharer.")
+    if wrong := _changed(recipe, UNUSED[recipe.method]):
+        raise UserError(f"Method {recipe.method} does not use {wrong}; leave it out.")
+
+
+def _changed(recipe: Recipe, names: frozenset[str]) -> str:
+    """Names whose values are not the default, for a sentence."""
     fields = Recipe.model_fields
-    wrong = [name for name in sorted(UNUSED[recipe.method]) if getattr(recipe, name) != fields[name].default]
-    if wrong:
-        raise UserError(f"Method {recipe.method} does not use {', '.join(wrong)}; leave it out.")
+    return ", ".join(name for name in sorted(names) if getattr(recipe, name) != fields[name].default)
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:

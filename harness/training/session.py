@@ -6,7 +6,7 @@ Guarantees that models are frozen before anything runs and that every process st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from harness.errors import UserError
 from harness.fusion.checkpoint import check_fits, load
 from harness.fusion.config import FuserConfig
+from harness.fusion.fuser import Fuser
 from harness.fusion.layers import LayerMap, k_nearest, last_aligned
 from harness.fusion.shapes import KVShape, config_for, kv_shape
 from harness.models import DTYPES, LM, pick_device
@@ -30,6 +31,11 @@ from harness.training.recipe import Recipe
 from harness.training.trained import Trained
 from harness.training.tuning import TunedReceiver
 
+# What a recipe says of a fuser's form, and where a fuser says it of itself.
+_FORM = {
+    **{name: name for name in ("hidden_dim", "intermediate_dim", "num_layers")},
+    **dict.fromkeys(("fuse_layers", "layer_alignment"), "layer_map"),
+}
 LAYER_ALIGNMENTS: dict[str, Callable[[int, int], LayerMap]] = {"last_aligned": last_aligned, "k_nearest": k_nearest}
 
 
@@ -127,12 +133,11 @@ def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) ->
     shapes = kv_shape(receiver.config), kv_shape(sharer.config)
     dtype = receiver.dtype if recipe.fuser_dtype == "auto" else DTYPES[recipe.fuser_dtype]
     product = None if dtype == torch.float32 else dtype
-    found = load(recipe.init[number]) if recipe.init else None
-    if found is not None:
-        check_fits(found, *shapes)
+    config = fuser_config(recipe, *shapes, steps)
+    found = _given(recipe, recipe.init[number], config, shapes) if recipe.init else None
     torch.manual_seed(derived_seed(recipe.seed, "weights", number))
     fuser = TrainedFuser(
-        fuser_config(recipe, *shapes, steps) if found is None else found.config,
+        config if found is None else _scheduled(found.config, config),
         recompute=recipe.gradient_checkpointing,
         product_dtype=product,
         compiled=recipe.compile,
@@ -142,6 +147,23 @@ def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) ->
     else:
         fuser.load_state_dict(found.state_dict())
     return fuser
+
+
+def _given(recipe: Recipe, folder: str, asked: FuserConfig, shapes: tuple[KVShape, KVShape]) -> Fuser:
+    """A fuser to start from; its form is its own, and a recipe that asks for another is refused."""
+    found = load(folder)
+    check_fits(found, *shapes)
+    named = [name for name in _FORM if getattr(recipe, name) != Recipe.model_fields[name].default]
+    wrong = [name for name in named if getattr(found.config, _FORM[name]) != getattr(asked, _FORM[name])]
+    if wrong:
+        raise UserError(f"The fuser in {folder!r} was built with another {', '.join(wrong)}; leave it out.")
+    return found
+
+
+def _scheduled(form: FuserConfig, asked: FuserConfig) -> FuserConfig:
+    """The form of one with the dropout and the temperatures of the other."""
+    names = ("dropout", "initial_temperature", "final_temperature", "anneal_steps")
+    return replace(form, **{name: getattr(asked, name) for name in names})
 
 
 @torch.no_grad()

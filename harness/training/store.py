@@ -21,6 +21,7 @@ from torch import Tensor
 from harness.models import LM
 from harness.records.files import explained, write_atomic
 from harness.training.channel import Kept
+from harness.training.lessons import Lesson
 
 GIB = 2**30
 
@@ -71,9 +72,15 @@ def store_name(identity: Mapping[str, Any], readers: Sequence[Any]) -> str:
     """Names a store after everything that decides its contents: the data, how it is laid out, and who reads it."""
     data = ("data", "data_revision", "data_config", "data_split", "prompt_of", "max_rows", "max_length")
     reading = ("alignment", "fuse_kinds", "dtype", "attention", "device")
-    chats = ("receiver_chat_template", "sharer_chat_template")
-    kept = {name: identity[name] for name in (*data, *reading, *chats)}
+    kept = {name: identity[name] for name in (*data, *reading)}
     return hashlib.sha256(json.dumps([kept, list(readers)], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prompts_sha256(models: Sequence[LM], lessons: Sequence[Lesson]) -> str:
+    """Digest of how prompts are written: chat templates by their text, wording and tokenizers by some rows' tokens."""
+    templates = [lm.tokenizer.chat_template for lm in models]
+    tokens = [[lesson.ids, lesson.fused] for lesson in lessons]
+    return hashlib.sha256(json.dumps([templates, tokens], sort_keys=True).encode()).hexdigest()
 
 
 def weights_sha256(lm: LM) -> str:

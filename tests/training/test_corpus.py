@@ -38,6 +38,24 @@ def test_question_documents_take_their_wording_from_a_task():
     assert found.response == "B"
 
 
+def test_a_question_whose_key_is_secret_teaches_nothing():
+    assert corpus({"question": "x", "key": None}, wording=lambda document: "x")[0].response == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "x", "key": 2}, "Row 0 .* has the key 2; give one of its labels"),
+        ({"question": "x", "key": "E", "labels": ["A", "B"]}, "Row 0 .* has the key 'E'"),
+        ({"question": "x", "key": "A"}, r"Row 0 .* cannot be asked as --prompt-of says \(KeyError\('choices'\)\)"),
+        ({"question": "x", "key": "A", "choices": ["\ud800"]}, r"Row 0 .* holds '\\ud800', which is half a character"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused_by_their_number(row, said):
+    with pytest.raises(UserError, match=said):
+        corpus(row, wording=lambda document: "".join(document["choices"]))[0]
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
