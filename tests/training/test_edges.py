@@ -14,17 +14,9 @@ from harness.fusion.checkpoint import load
 from harness.training.layers import chosen_layers
 from harness.training.loop import Loop
 from harness.training.main import train
-from tests.training.build import chats_on_disk, logged, pair_on_disk, recipe, stopping_at, values, weights
+from tests.training.build import logged, recipe, stopping_at, values, weights
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{{ SEP }} {% endfor %}"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("pair")
-    pair_on_disk(made)
-    chats_on_disk(made)
-    return made
 
 
 def template(folder, separator):

@@ -8,15 +8,7 @@ import torch
 from harness.errors import UserError
 from harness.training.main import train
 from harness.training.session import open_session
-from tests.training.build import chats_on_disk, logged, pair_on_disk, recipe
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("pair")
-    pair_on_disk(made)
-    chats_on_disk(made)
-    return made
+from tests.training.build import logged, recipe
 
 
 def test_a_fuser_that_starts_from_nothing_leaves_the_receiver_alone(folder):

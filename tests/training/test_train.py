@@ -19,14 +19,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("pair")
-    pair_on_disk(made)
-    chats_on_disk(made)
-    return made
-
-
-@pytest.fixture(scope="module")
 def whole(folder):
     """A run that nothing interrupts."""
     out = folder / "whole"
