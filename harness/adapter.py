@@ -7,6 +7,7 @@ document, which a text sharer needs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,12 @@ from harness.asking import chat_text, decoding_request, scoring_request
 from harness.assembly import assemble
 from harness.channels.base import Channel, Work, answers_itself
 from harness.channels.single import Single
+from harness.channels.t2t import TextToText
 from harness.config import RunConfig, build
 from harness.config.served import OWN
 from harness.engine import Answer, Arm, Budget, Request, run
 from harness.errors import RunError, UserError
+from tasks import index as task_index
 
 _RENAMED = {"sharer": "sharers", "fuser": "fusers", "pretrained": "receiver", "path": "receiver"}
 _DROPPED = ("max_batch_size",)
@@ -48,7 +51,11 @@ class ChannelLM(LM):
             grouped.setdefault(key, []).append(number)
         places = list(grouped.values())
         pairs = [[self._begun(requests[i].args) for i in p] for p in places]
-        asked = [scoring_request(these, requests[p[0]].doc or {}, {}) for p, these in zip(places, pairs, strict=True)]
+        firsts = [requests[p[0]] for p in places]
+        asked = [
+            scoring_request(these, first.doc or {}, self._metadata(first))
+            for these, first in zip(pairs, firsts, strict=True)
+        ]
         scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for place, answer in zip(places, self._answers(asked), strict=True):
             for number, scored in zip(place, answer.scored, strict=True):
@@ -57,7 +64,7 @@ class ChannelLM(LM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Decodes greedily."""
-        asked = [decoding_request(r.args[0], r.args[1], r.doc or {}, {}) for r in requests]
+        asked = [decoding_request(r.args[0], r.args[1], r.doc or {}, self._metadata(r)) for r in requests]
         return [answer.text or "" for answer in self._answers(asked)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -82,6 +89,10 @@ class ChannelLM(LM):
     def tokenizer_name(self) -> str:
         """Names the answering model in lm-eval's request cache."""
         return self.channel.answers.reference.text.replace("/", "__")
+
+    def _metadata(self, instance: Any) -> Mapping[str, Any]:
+        """How a task wants its sharer to be asked; only a text sharer is asked anything of its own."""
+        return _task_metadata(instance.task_name) if isinstance(self.channel, TextToText) else {}
 
     def _begun(self, pair: tuple[str, str]) -> tuple[str, str]:
         """An empty context becomes the token that a text begins with, as in lm-eval."""
@@ -127,6 +138,15 @@ def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
     if "receiver" not in values:
         raise UserError("model_args needs receiver=...; several sharers or fusers are joined by ';'.")
     return build(values, "model_args")
+
+
+@functools.cache
+def _task_metadata(name: str) -> Mapping[str, Any]:
+    """What a task of ours says of itself; lm-eval does not hand it on, and of other tasks nothing is known."""
+    if name not in task_index.available():
+        return {}
+    (task,) = task_index.load([name])
+    return dict(task.config.metadata or {})
 
 
 def _start_text(spoken: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from harness.channels.base import Answering, Channel
+from harness.channels.base import Answering, Channel, Query
 from harness.channels.c2c import CacheToCache, Link
 from harness.channels.controls import CACHE_CONTROLS, TEXT_CONTROLS
 from harness.channels.single import Single
@@ -65,16 +65,21 @@ class Cast:
         return torch.device("cpu") if self.receiver is None else self.receiver.device
 
 
-def assemble(config: RunConfig) -> Cast:
+def assemble(config: RunConfig, queries: Sequence[Query] = ()) -> Cast:
     """Loads what the configured channels need.
 
+    Args:
+        config: names the channels and their models.
+        queries: what is going to be asked, where that is known; a text channel says whose words its sharer reads.
+
     Raises:
-        UserError: a model or fuser cannot be loaded, or a fuser was made for other shapes.
+        UserError: a model or fuser cannot be loaded, a fuser was made for other shapes, or `may_answer` is asked of a
+            task that words the sharer's turn itself.
     """
     if config.backend != OWN:
         from harness.served.cast import assemble_served
 
-        return assemble_served(config)
+        return assemble_served(config, queries)
     receiver = _load(config, config.receiver, config.receiver_chat_template)
     speaking = set(config.channels) - {"receiver", "tuned"}
     sharers = tuple(_load(config, s, config.sharer_chat_template) for s in config.sharers) if speaking else ()
@@ -83,7 +88,7 @@ def assemble(config: RunConfig) -> Cast:
         pairs = zip(config.fusers, sharers, strict=True)
         fusers = tuple(fitting_fuser(path, receiver, sharer) for path, sharer in pairs)
     own = _self_fuser(config, receiver)
-    groups = _groups(config, receiver, sharers, fusers, own)
+    groups = _groups(config, receiver, sharers, fusers, own, queries)
     cast = Cast(receiver, sharers, fusers, tuple(groups), self_fuser=own)
     if "tuned" not in config.channels:
         return cast
@@ -111,6 +116,19 @@ def fine_tuned(config: RunConfig, receiver: LM) -> LM:
 def _adapter(lm: LM) -> str:
     adapter = lm.reference.adapter
     return "" if adapter is None else f"adapter of {parameters_of(Path(adapter)):,} parameters"
+
+
+def text_variant(config: RunConfig, queries: Sequence[Query]) -> TextVariant:
+    """How a run asks its sharer.
+
+    Raises:
+        UserError: it asks for a wording where a task has its own.
+    """
+    own = sum(query.t2t_prompt is not None for query in queries)
+    if own and config.may_answer:
+        raise UserError("may_answer changes how the sharer is asked, but a task has words of its own; leave it out.")
+    words: Literal["none", "some", "all"] = "none" if not own else "all" if own == len(queries) else "some"
+    return TextVariant(config.with_options, config.may_answer, config.t2t_tokens, words)
 
 
 def fitting_fuser(path: str, receiver: LM, sharer: LM) -> Fuser:
@@ -160,7 +178,12 @@ def _self_fuser(config: RunConfig, receiver: LM) -> Fuser | None:
 
 
 def _groups(
-    config: RunConfig, receiver: LM, sharers: Sequence[LM], fusers: Sequence[Fuser], own: Fuser | None
+    config: RunConfig,
+    receiver: LM,
+    sharers: Sequence[LM],
+    fusers: Sequence[Fuser],
+    own: Fuser | None,
+    queries: Sequence[Query],
 ) -> list[Group]:
     made = []
     for name in config.channels:
@@ -169,9 +192,8 @@ def _groups(
         elif name == "sharer":
             made.append(Group(Single(sharers[0], "sharer")))
         elif name == "t2t":
-            style = TextVariant(config.with_options, config.may_answer, config.t2t_tokens)
             controls = tuple(c for c in config.controls if c in TEXT_CONTROLS)
-            made.append(Group(TextToText(receiver, sharers[0], style), controls))
+            made.append(Group(TextToText(receiver, sharers[0], text_variant(config, queries)), controls))
         elif name == "c2c":
             links = tuple(Link(s, f) for s, f in zip(sharers, fusers, strict=True))
             channel = CacheToCache(receiver, links, config.fusion_mode, config.alignment)

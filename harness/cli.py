@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from harness.errors import RunError, UserError, suggest
+from harness.errors import UserError, ended, suggest
 from harness.ranks import leave
 
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(given)
-    except (UserError, RunError) as error:
-        if not error.silent:
-            print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
+        return ended(lambda: _dispatch(given))
     except KeyboardInterrupt:
         print("Cancelled; --resume goes on where it stopped.", file=sys.stderr)
         return 130
@@ -176,12 +172,12 @@ def _train(rest: list[str]) -> int:
 
 
 def _train_demo(rest: list[str]) -> int:
-    from harness.paths import PAIR
-
     parser = _parser("train-demo")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=PAIR, help="folder for receiver, sharer and fuser")
+    parser.add_argument("--output", type=Path, required=True, help="new folder for receiver, sharer and fuser")
     options = parser.parse_args(rest)
+    if options.output.exists():
+        raise UserError(f"{options.output} exists already; name a new folder.")
     from harness.demo.build import main
 
     return main(options.seed, options.output)

@@ -7,7 +7,8 @@ with the code of the class. Anything else that is raised is a defect of the harn
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -30,6 +31,16 @@ class RunError(Exception):
 
     exit_code = 1
     silent = False
+
+
+def ended(command: Callable[[], int]) -> int:
+    """Runs a command; one that ends badly says its sentence on standard error and gives its exit code."""
+    try:
+        return command()
+    except (UserError, RunError) as error:
+        if not error.silent:
+            print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 def suggest(seen: str, allowed: Iterable[str]) -> str:

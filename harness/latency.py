@@ -71,7 +71,9 @@ def _once(channel: Channel, item: Item, equal_tokens: int | None) -> tuple[Clock
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     work = Work(clock=Clock(device))
-    request = item.request if item.request.options else replace(item.request, exactly=equal_tokens)
+    request = item.request
+    if equal_tokens is not None and not request.options:
+        request = replace(request, exactly=equal_tokens, query=replace(request.query, room=equal_tokens))
     # Every channel pays for reading its prompts, once; nothing remembered from the accuracy pass may help one of them.
     channel.forget()
     work.clock.mark("start")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from harness.errors import RunError, UserError
+from harness.errors import ended
 from harness.paths import TASKS
 
 
@@ -20,13 +20,9 @@ def main() -> int:
     named = any(argument.partition("=")[0] == "--include_path" for argument in sys.argv)
     if not named and "run" in sys.argv[1:2]:
         sys.argv += ["--include_path", str(TASKS)]
-    try:
-        cli_evaluate()
-    except (UserError, RunError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
+    cli_evaluate()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -34,16 +34,24 @@ def base_of(folder: Path) -> str:
     Raises:
         UserError: if the configuration cannot be read, names no model or is of another kind than LoRA.
     """
-    try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind, name, revision = (found.get(key) for key in ("peft_type", "base_model_name_or_path", "revision"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"Adapter {str(folder)!r}: {CONFIG} cannot be read ({error}).") from error
+    kind, name, revision = map(_config(folder).get, ("peft_type", "base_model_name_or_path", "revision"))
     if kind != "LORA":
         raise UserError(f"Adapter {str(folder)!r} is of the kind {kind!r}; only LORA adapters can be merged.")
     if not isinstance(name, str) or not name:
         raise UserError(f"Adapter {str(folder)!r}: {CONFIG} names no base model; write base_model_name_or_path there.")
     return name if revision is None or Path(name).exists() else f"{name}@{revision}"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Adapter {str(folder)!r}: {CONFIG} cannot be read ({error}); restore the file or train again."
+        ) from error
+    return found
 
 
 def parameters_of(folder: Path) -> int:
@@ -71,6 +79,7 @@ def merged(model: Any, folder: Path) -> Any:
     except ImportError as error:
         raise UserError(f"Adapter {str(folder)!r} needs peft; install c2c-harness[train].") from error
     _check_whole(model, folder)
+    _config(folder)
     found = _weights(folder)
     try:
         with warnings.catch_warnings():

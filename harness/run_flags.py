@@ -24,6 +24,10 @@ _NUMBERS = {
 _FRACTIONS = {"routed_fraction", "max_error_rate"}
 _SWITCHES = {"trust_remote_code", "with_options", "may_answer", "tensor_parallel", "resume"}
 _NEGATED = {"chat": "no-chat-template", "progress": "no-progress"}
+_NEGATED_HELP = {
+    "chat": "Send prompts without the chat template; `chat: false` in a YAML file.",
+    "progress": "Show no progress on the terminal; `progress: false` in a YAML file.",
+}
 _ALWAYS_ON = {"log_samples"}
 _DEFAULT_CONTROLS = "mismatched,mean,closed"
 
@@ -51,7 +55,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     for name, field in RunConfig.model_fields.items():
         flag = _NEGATED.get(name) or _REPEATED.get(name, name)
         flags = list(dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}"]))
-        text = (field.description or "").replace("%", "%%")
+        text = _NEGATED_HELP.get(name, field.description or "").replace("%", "%%")
         parser.add_argument(*flags, dest=name, default=None, help=text, **_kind(name))
 
 

@@ -64,7 +64,8 @@ def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = No
 def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[Benchmark, Cast, RunRecord]:
     _refuse_early(config)
     benchmark = load_benchmark(config)
-    cast = assemble(config.model_copy(update={"device": ranks.device(config.device)}))
+    placed = config.model_copy(update={"device": ranks.device(config.device)})
+    cast = assemble(placed, [item.request.query for item in benchmark.all_items])
     check_answerable(cast, benchmark.all_items)
     return benchmark, cast, _record(config, cast, benchmark, command)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError, suggest
+from harness.errors import UserError, ended, suggest
 from harness.records.files import write_atomic
 from tasks.benchmarks import BENCHMARKS
 from tasks.documents import Document, benchmark_documents
@@ -61,8 +62,13 @@ def _chat(document: Document, seed: int | None) -> dict[str, Any]:
     return {"id": document["id"], "messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes a file of JSON lines for `run_eval.py train --data`."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes a file of JSON lines for `run_eval.py train --data`.
+
+    Raises:
+        UserError: see `chats`.
+        RunError: the file cannot be written.
+    """
     parser = argparse.ArgumentParser(prog="python -m tasks.lessons", description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path, help="file of JSON lines to write")
     parser.add_argument("benchmarks", nargs="+", help=", ".join(n for n, b in BENCHMARKS.items() if not b.subjects))
@@ -72,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [row for split in options.splits for row in chats(options.benchmarks, split, options.seed)]
     write_atomic(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     print(f"{len(rows)} chats in {options.output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

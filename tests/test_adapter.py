@@ -238,6 +238,15 @@ def test_a_text_sharer_gets_the_bare_question() -> None:
     assert len(lm.generate_until(asked("generate_until", ("anything", settings), doc=document))) == 1
 
 
+def test_a_text_sharer_is_asked_in_the_tasks_words() -> None:
+    from tasks.index import task_manager
+
+    lm = TextLM(receiver=PAIR_ARGUMENTS["receiver"], sharer=PAIR_ARGUMENTS["sharer"], device="cpu", batch_size=20)
+    name = "factworld_sharer_knows"
+    found = evaluated(lm, name, task_manager(), limit=20, apply_chat_template=True)["results"][name]
+    assert found["acc,none"] == 1.0  # as through `run`; in the paper's words this sharer talks past the question
+
+
 def test_the_answering_models_template_is_recorded() -> None:
     assert pair().chat_template() == (PAIR / "receiver" / "chat_template.jinja").read_text(encoding="utf-8")
     assert "receiver" in pair().tokenizer_name

@@ -154,6 +154,7 @@ def test_friendly_spellings() -> None:
         ("fusers: [f, g]", "2 for 0 sharers"),
         ("receiver: r\nsharer: s\nfuser: f\ncontrols: self", "--self_fuser"),
         ("channels: receiver\ncontrols: mean", "no channel carries any"),
+        ("receiver: r\nsharer: s\nfuser: f\nself_fuser: o", "add self to --controls"),
         ("max_new_tokens: 4\ngen_kwargs: {max_gen_toks: 4}", "both set the length"),
         ("latency_equal_tokens: 1", "at least 2"),
         ("resume: true", "--output_path"),

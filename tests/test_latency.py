@@ -55,6 +55,10 @@ def test_a_timed_answer_pays_once_for_each_prompt(number: int, prompts_read: int
     assert tokenised["calls"] == ROUNDS * prompts_read
 
 
+def test_a_length_beyond_the_context_is_not_timed() -> None:
+    assert list(time_questions(channels()[:1], [item()], {}, 0, equal_tokens=10**9)) == [[]] * ROUNDS
+
+
 def test_a_timed_answer_that_fails_has_no_timing() -> None:
     asked = item()
     endless = replace(asked, request=replace(asked.request, query=replace(asked.request.query, room=10**9)))

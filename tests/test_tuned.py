@@ -150,6 +150,15 @@ def test_the_runs_receiver_replaces_the_base_that_is_named(folder, tmp_path):
         parse_reference(where, base=str(folder))
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize("base", [None, RECEIVER])
+def test_a_damaged_configuration_is_one_sentence(folder, tmp_path, text, base):
+    where = copied(folder, tmp_path)
+    (where / "adapter_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"adapter_config\.json cannot be read .* restore the file"):
+        load(parse_reference(str(where), base), device="cpu")
+
+
 @pytest.mark.parametrize("what", ["torn", "absent", "nan"])
 def test_damaged_weights_are_one_sentence(folder, tmp_path, what):
     where = copied(folder, tmp_path)

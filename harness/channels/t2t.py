@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import encode_fitting, prefill
@@ -49,17 +50,20 @@ class TextVariant:
         with_options: show it the answer options.
         may_answer: do not forbid it to answer.
         max_new_tokens: its budget.
+        task_words: whether the tasks of a run ask the sharer in words of their own, which say nothing of answering.
     """
 
     with_options: bool = False
     may_answer: bool = False
     max_new_tokens: int = 256
+    task_words: Literal["none", "some", "all"] = "none"
 
     def __str__(self) -> str:
         """Name in tables."""
         seen = "with options" if self.with_options else "no options"
         told = "may answer" if self.may_answer else "must not answer"
-        return f"{seen}, {told}, {self.max_new_tokens} tokens"
+        words = {"none": told, "some": f"{told} or in the task's words", "all": "in the task's words"}[self.task_words]
+        return f"{seen}, {words}, {self.max_new_tokens} tokens"
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ def _check_controls(config: RunConfig) -> None:
         )
     if "self" in config.controls and config.receiver and config.self_fuser is None:
         raise UserError("Control self needs a fuser of the receiver with itself; give --self_fuser or drop it.")
+    if config.self_fuser is not None and "self" not in config.controls:
+        raise UserError("self_fuser is used by the control self alone; add self to --controls or leave it out.")
 
 
 def _check_lengths(config: RunConfig) -> None:

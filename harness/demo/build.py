@@ -3,8 +3,6 @@
 Guarantees a folder that any loader of ordinary models and fusers reads, and a ``training.json`` that says
 how it came about. The trade-off: the two models train in two processes of one thread each, because more
 threads make models of this size slower.
-
-Run ``python -m harness.demo.build [seed] [folder]``.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import json
 import platform
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -34,10 +31,10 @@ from harness.demo.world import RECEIVER, SHARER, Fact, ask_many, build_facts, na
 from harness.fusion.checkpoint import save
 from harness.fusion.fuser import Fuser
 from harness.fusion.shapes import config_for, kv_shape
-from harness.paths import PAIR
+from harness.records.files import explained
 
 
-def build(seed: int = 0, out: Path = PAIR, progress: Progress = silent, recipe: Recipe | None = None) -> dict[str, Any]:
+def build(seed: int, out: Path, progress: Progress = silent, recipe: Recipe | None = None) -> dict[str, Any]:
     """Trains receiver, sharer and fuser and writes them to ``receiver``, ``sharer`` and ``fuser`` in ``out``.
 
     Args:
@@ -123,10 +120,13 @@ def _print(phase: str, step: int, steps: int, loss: float) -> None:
 
 
 def main(seed: int, out: Path) -> int:
-    """Builds a pair with progress on the terminal and prints its held-out accuracy."""
+    """Builds a pair with progress on the terminal and prints its held-out accuracy.
+
+    Raises:
+        RunError: see `build`.
+        UserError: if the folder cannot be made.
+    """
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
     print(json.dumps(build(seed, out, _print)["held_out_accuracy"], indent=2))
     return 0
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0, Path(sys.argv[2]) if len(sys.argv) > 2 else PAIR)

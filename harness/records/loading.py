@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,13 @@ class LoadedRun:
     samples: list[Sample]
     timings: list[Timing]
     warnings: list[str] = field(default_factory=list)
+
+
+def tell_warnings(runs: Iterable[LoadedRun]) -> None:
+    """Prints what was wrong with the files of some runs."""
+    for run in runs:
+        for warning in run.warnings:
+            print(f"Note: {warning}", file=sys.stderr)
 
 
 def rank_journal(folder: Path, rank: int) -> Path:
@@ -114,7 +123,7 @@ def load_run(folder: Path) -> LoadedRun:
     """Reads a run folder, finished or not.
 
     Raises:
-        UserError: if it is no run folder, or a file of it is missing, broken or newer than this harness.
+        UserError: if it is no run folder, or a file of it is missing, incomplete, broken or newer than this harness.
     """
     record = read_record(folder)
     others = read_rank_journals(folder)  # before the first journal, into which they are moved when a run ends
@@ -122,4 +131,20 @@ def load_run(folder: Path) -> LoadedRun:
     timings = journal.read(folder / TIMINGS, Timing)
     warnings = [*samples.warnings, *others.warnings, *timings.warnings]
     found = latest(map(finite, [*samples.records, *others.records]))
+    _check_whole(folder, record, found)
     return LoadedRun(folder, record, found, timings.records, warnings)
+
+
+def _check_whole(folder: Path, record: RunRecord, samples: Iterable[Sample]) -> None:
+    """Refuses a run that ended well and has lost answers since: a part of them would look like a smaller benchmark."""
+    if record.status != "success":
+        return
+    left = Counter((sample.task, sample.channel, sample.control) for sample in samples)
+    for row in record.results:
+        here, alone = left[row.task, row.channel, row.control], record.groups.get(row.task, [row.task]) == [row.task]
+        if alone and here != row.n:
+            arm = f"{row.channel}/{row.control}" if row.control else row.channel
+            raise UserError(
+                f"{folder / SAMPLES} holds {here} of {row.n} answers to {row.task} through {arm}; restore the file "
+                f"or answer them again with run_eval.py resume {folder}."
+            )

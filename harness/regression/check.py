@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.records.files import explained, write_atomic
-from harness.records.loading import RECORD, is_run, load_run
+from harness.records.loading import RECORD, is_run, load_run, tell_warnings
 from harness.regression.accuracy import accuracy
 from harness.regression.answers import equality, same_hardware, same_identity
 from harness.regression.comparable import coverage, finished, refusals
@@ -110,7 +110,9 @@ def load(path: Path) -> list[Run]:
     folders = [path] if is_run(path) else sorted(found.parent for found in path.glob(f"*/{RECORD}"))
     if not folders:
         raise UserError(f"{path} is no run: it has no {RECORD}, nor has a folder in it; give the folder of a run.")
-    runs: list[Run] = sorted(map(load_run, folders), key=lambda run: run.record.started_at)
+    loaded = [load_run(folder) for folder in folders]
+    tell_warnings(loaded)
+    runs: list[Run] = sorted(loaded, key=lambda run: run.record.started_at)
     if len({run.record.identity for run in runs}) > 1:
         raise UserError(f"{path} holds runs of different identities; repetitions of one run belong in a folder each.")
     return runs

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from harness import leaderboard
-from harness.records.loading import load_run
+from harness.records.loading import LoadedRun, load_run, tell_warnings
 
 
 def report(options: argparse.Namespace) -> int:
@@ -17,7 +17,9 @@ def report(options: argparse.Namespace) -> int:
     """
     if options.check:
         return _check(options)
-    _views(options)
+    runs = [load_run(path) for path in options.runs]
+    tell_warnings(runs)
+    _views(options, runs)
     if options.add:
         for path in options.runs:
             leaderboard.add_record(options.leaderboards_dir, path)
@@ -27,8 +29,7 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _views(options: argparse.Namespace) -> None:
-    runs = [load_run(path) for path in options.runs]
+def _views(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
     if options.html:
         from harness.report.page import write_html
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from harness.accuracy import Item
-from harness.assembly import Cast, Group
-from harness.channels.base import Answering
-from harness.channels.t2t import TextVariant
+from harness.assembly import Cast, Group, text_variant
+from harness.channels.base import Answering, Query
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.served.answers import cannot_score
@@ -16,11 +15,11 @@ from harness.served.backend import Served, build
 from harness.served.channels import ServedSingle, ServedText
 
 
-def assemble_served(config: RunConfig) -> Cast:
+def assemble_served(config: RunConfig, queries: Sequence[Query]) -> Cast:
     """Sets up the engines that the configured channels need.
 
     Raises:
-        UserError: an engine cannot be set up, or this is one of several processes.
+        UserError: an engine cannot be set up, this is one of several processes, or see `text_variant`.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UserError(
@@ -32,7 +31,8 @@ def assemble_served(config: RunConfig) -> Cast:
         served["receiver"] = _served(config, "receiver", config.receiver, config.receiver_args)
     if set(config.channels) & {"sharer", "t2t"}:
         served["sharer"] = _served(config, "sharer", config.sharers[0], config.sharer_args)
-    return Cast(None, (), (), tuple(_group(config, name, served) for name in config.channels), tuple(served.values()))
+    groups = [_group(config, name, served, queries) for name in config.channels]
+    return Cast(None, (), (), tuple(groups), tuple(served.values()))
 
 
 def check_answerable(cast: Cast, items: Iterable[Item]) -> None:
@@ -58,11 +58,10 @@ def _served(config: RunConfig, role: str, name: str, arguments: str) -> Served:
     return build(role, config.backend, name, arguments, chat=config.chat, batch_size=config.batch_size)
 
 
-def _group(config: RunConfig, name: str, served: dict[str, Served]) -> Group:
+def _group(config: RunConfig, name: str, served: dict[str, Served], queries: Sequence[Query]) -> Group:
     channel: Answering
     if name == "t2t":
-        style = TextVariant(config.with_options, config.may_answer, config.t2t_tokens)
-        channel = ServedText(served["receiver"], served["sharer"], style)
+        channel = ServedText(served["receiver"], served["sharer"], text_variant(config, queries))
     else:
         channel = ServedSingle(served[name], name)
     return Group(channel, config.controls if name == "t2t" else ())

@@ -105,6 +105,9 @@ def test_a_flag_is_refused_in_a_sentence(
         (["convert", "nowhere"], "required: target"),
         (["convert", "nowhere", "new"], "not a folder"),
         (["train-demo", "--seed", "x"], "invalid int"),
+        (["train-demo"], "required: --output"),
+        (["train-demo", "--output", "."], "exists already"),
+        (["train-demo", "--output", f"{__file__}/pair"], "Not a directory"),
     ],
 )
 def test_every_command_refuses_in_a_sentence(

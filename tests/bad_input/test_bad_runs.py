@@ -108,6 +108,29 @@ def test_a_run_folder_is_refused_in_a_sentence(
     assert not list(board.glob("records/*"))
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_run_that_has_lost_answers_is_no_result_until_it_is_resumed(
+    left: int, folder: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = folder / "samples.jsonl"
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:left]))
+    words = f"holds {left} of 2 answers to factworld_receiver_knows through receiver"
+    board = ["--leaderboards_dir", str(tmp_path / "board")]
+    for command in (["check", str(folder), str(whole)], ["report", "--add", *board, str(folder)]):
+        assert words in refused(capsys, command)
+    assert cli.main(["resume", str(folder)]) == 0
+    assert cli.main(["check", "--no-latency", str(folder), str(whole)]) == 0
+
+
+def test_what_is_wrong_with_a_file_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write('{"torn')
+    board = ["--leaderboards_dir", str(tmp_path / "board")]
+    for command in (["check", str(folder), str(folder)], ["report", "--add", *board, str(folder)]):
+        assert cli.main(command) == 0
+        assert "samples.jsonl" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_run_that_cannot_go_on_says_why(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

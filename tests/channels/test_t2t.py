@@ -8,9 +8,11 @@ import pytest
 from helpers.tiny import FOREIGN, shared_lm
 from helpers.work import context_of, query
 
+from harness.assembly import text_variant
 from harness.channels.base import NoMessage, Query, Work
 from harness.channels.single import Single
 from harness.channels.t2t import TextMessage, TextToText, TextVariant
+from harness.config import build
 from harness.errors import UserError
 from harness.models import LM
 from harness.prompts import Conversation, Turn
@@ -46,6 +48,24 @@ def test_each_restriction_can_be_lifted_and_is_named(receiver: LM) -> None:
     assert _asked(free).endswith("the question: Why {this}?\n\nChoices:\nA. x\nB. y")
     assert free.variant == "with options, may answer, 5 tokens"
     assert _channel(receiver).variant == "no options, must not answer, 5 tokens"
+
+
+@pytest.mark.parametrize(
+    ("wordings", "named"),
+    [
+        ([None, None], "no options, must not answer, 5 tokens"),
+        (["{question}", None], "no options, must not answer or in the task's words, 5 tokens"),
+        (["{question}", "{question}"], "no options, in the task's words, 5 tokens"),
+    ],
+)
+def test_a_variant_says_whose_words_the_sharer_reads(wordings: list[str | None], named: str) -> None:
+    chosen = {"channels": ["t2t"], "controls": [], "t2t_tokens": 5, "receiver": "r", "sharers": ["s"]}
+    config = build({"tasks": ["factworld"], **chosen})
+    queries = [replace(QUESTION, t2t_prompt=wording) for wording in wordings]
+    assert str(text_variant(config, queries)) == named
+    if any(wordings):
+        with pytest.raises(UserError, match="a task has words of its own"):
+            text_variant(config.model_copy(update={"may_answer": True}), queries)
 
 
 def test_a_task_may_word_the_sharers_turn_itself(receiver: LM) -> None:

@@ -1,11 +1,14 @@
 """Chats to train on come from splits that are not tested, say the task's own words and favour no letter."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 from harness.errors import UserError
+from harness.paths import ROOT
 from harness.scoring import score_text
 from tasks import lessons
 from tasks.sources import DATASETS_DIR_VARIABLE
@@ -52,6 +55,13 @@ def test_order_is_a_matter_of_the_seed_and_the_question_alone(rows):
 def test_what_is_tested_or_unknown_is_refused(rows, name, split):
     with pytest.raises(UserError, match=name):
         lessons.chats([name], split, seed=0)
+
+
+def test_the_command_refuses_in_a_sentence(tmp_path):
+    command = [sys.executable, "-m", "tasks.lessons", str(tmp_path / "out"), "openbokqa"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert run.stderr.startswith("Error: Unknown benchmark 'openbokqa'")
 
 
 def test_the_command_writes_the_same_bytes_twice(rows, tmp_path, capsys):
