@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from harness.assembly import Group
-from harness.channels.base import PromptTooLong, Work, answers_itself
+from harness.channels.base import Message, PromptTooLong, Query, Work, answers_itself
 from harness.channels.c2c import CacheMessage, CacheToCache
 from harness.channels.controls import Tamper, band_means
 from harness.channels.single import Single
-from harness.engine import Answer, Arm, Budget, Request, run
+from harness.engine import Answer, Arm, Budget, Request, free_memory, run
+from harness.errors import RunError, UserError
 from harness.prompts import fingerprint_text
 from harness.ranks import Turns
 from harness.records.schema import Failure, Sample
@@ -54,7 +55,7 @@ class Item:
     def prompt_sha256(self) -> str:
         """Of everything that is asked."""
         r = self.request
-        extra = [r.options, r.max_new_tokens, r.stops, r.query.t2t_prompt, r.query.question]
+        extra = [r.options, r.max_new_tokens, r.stops, r.query.t2t_prompt, r.query.question or ""]
         return hashlib.sha256(fingerprint_text(r.query.conversation, extra).encode()).hexdigest()
 
 
@@ -198,7 +199,9 @@ def _arms(group: Group, seed: int, means: Means) -> list[Arm]:
 
 
 @torch.inference_mode()
-def mean_message(group: Group, items: Sequence[Item], seed: int, calibration: int, tally: Tally) -> Means:
+def mean_message(
+    group: Group, items: Sequence[Item], seed: int, calibration: int, tally: Tally, at_once: int = _MESSAGES_AT_ONCE
+) -> Means:
     """Averages the messages of a fixed draw of a task's questions.
 
     Args:
@@ -207,17 +210,43 @@ def mean_message(group: Group, items: Sequence[Item], seed: int, calibration: in
         seed: of the draw.
         calibration: how many are drawn.
         tally: is charged.
+        at_once: prompts that may be sent together; never more than 8, so that the mean depends little on it.
 
     Returns:
         A part a sharer on the CPU, see `harness.channels.controls.band_means`.
+
+    Raises:
+        RunError: a message cannot be sent even alone.
     """
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{seed} {i.doc_id}".encode()).digest())[:calibration]
     work = tally.work.setdefault(f"{group.channel.name}/mean", Work())
     fitting = [i.request.query for i in drawn if _fits(group, i)]
-    parts = [fitting[i : i + _MESSAGES_AT_ONCE] for i in range(0, len(fitting), _MESSAGES_AT_ONCE)]
-    messages = [group.channel.send(part, work) for part in parts]
-    found = band_means([m for m in messages if isinstance(m, CacheMessage)]) if messages else ()
+    size = min(at_once, _MESSAGES_AT_ONCE)
+    parts = [fitting[i : i + size] for i in range(0, len(fitting), size)]
+    messages = (message for part in parts for message in _sent(group, part, work))
+    found = band_means(m for m in messages if isinstance(m, CacheMessage))
     return tuple(part.cpu() for part in found)
+
+
+def _sent(group: Group, queries: Sequence[Query], work: Work) -> Iterator[Message]:
+    """Sends prompts together, or in halves where that fails."""
+    try:
+        message = group.channel.send(queries, work)
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        free_memory()
+        if len(queries) == 1:
+            raise RunError(
+                f"The mean message of {group.channel.name} cannot be found ({type(error).__name__}: "
+                f"{str(error)[:200]}); leave mean out of --controls."
+            ) from error
+    else:
+        yield message
+        return
+    middle = len(queries) // 2
+    yield from _sent(group, queries[:middle], work)
+    yield from _sent(group, queries[middle:], work)
 
 
 def _fits(group: Group, item: Item) -> bool:

@@ -28,6 +28,15 @@ from tasks import index as task_index
 
 _RENAMED = {"sharer": "sharers", "fuser": "fusers", "pretrained": "receiver", "path": "receiver"}
 _DROPPED = ("max_batch_size",)
+# What a run is told and a model behind lm-eval is not: that is lm-eval's own business.
+_LM_EVALS = frozenset(
+    {
+        *("channels", "controls", "tasks", "datasets_dir", "limit", "chat", "max_new_tokens", "gen_kwargs", "seed"),
+        *("tuned", "self_fuser", "routed_fraction", "calibration_samples", "max_error_rate", "output_path", "resume"),
+        *("batch_size", "latency_samples", "latency_warm_up", "latency_equal_tokens", "leaderboards_dir", "progress"),
+        *("log_samples", "receiver_args", "sharer_args"),
+    }
+)
 
 
 class ChannelLM(LM):
@@ -132,6 +141,8 @@ def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
         if key in _DROPPED or value is None:
             continue
         renamed = _RENAMED.get(key, key)
+        if renamed in _LM_EVALS:
+            raise UserError(f"model_args has {key}, which is no matter of the model; use lm-eval's own flags for it.")
         values[renamed] = str(value).split(";") if renamed in ("sharers", "fusers") else value
     if values.get("backend", OWN) != OWN:
         raise UserError(f"lm-eval runs its engine {values['backend']!r} itself; give it as --model.")

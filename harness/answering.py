@@ -53,12 +53,13 @@ def stop_on_errors(session: Session) -> None:
     """Stops once the errors alone exceed what the whole run allows."""
     failed = [s for s in session.samples if s.error is not None]
     arms = sum(1 + len(g.controls) for g in session.cast.groups)
-    allowed = session.config.max_error_rate * arms * len(session.benchmark.all_items)
-    if failed and len(failed) > max(allowed, 1):
+    rate = session.config.max_error_rate
+    allowed = max(rate * arms * len(session.benchmark.all_items), 1) if rate else 0  # one is no rate yet
+    if failed and len(failed) > allowed:
         last = failed[-1].error
         raise RunError(
             f"{len(failed)} of {len(session.samples)} samples failed, more than --max_error_rate "
-            f"{session.config.max_error_rate:g} allows; the last said: {last.message if last else ''}"
+            f"{rate:g} allows; the last said: {last.message if last else ''}"
         )
 
 
@@ -89,7 +90,9 @@ def _means(session: Session) -> dict[str, dict[str, Means]]:
         with progress(title, total, _shown(session)) as bar:
 
             def mean(task: str, group: Group = group) -> Means:
-                found = mean_message(group, items[task], config.seed, config.calibration_samples, session.tally)
+                found = mean_message(
+                    group, items[task], config.seed, config.calibration_samples, session.tally, config.batch_size
+                )
                 bar.advance()
                 return found
 

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.channels.base import Query
+from harness.config.rules import BUDGETS
 from harness.engine import Request
 from harness.errors import UserError
 from harness.prompts import ChatText, Conversation, Turn, from_history
 
 DEFAULT_MAX_NEW_TOKENS = 256
 _QUESTION_FIELDS = ("t2t_question", "question", "question_stem", "query")
-_GREEDY = {"do_sample": (False, None), "temperature": (0, 0.0, None), "repetition_penalty": (1, 1.0, None)}
-_IGNORED = {"top_p", "top_k", "num_beams"}
+_GREEDY = {
+    **{"do_sample": (False, None), "temperature": (0, 0.0, None), "repetition_penalty": (1, 1.0, None)},
+    "num_beams": (1, None),
+}
+_IGNORED = {"top_p", "top_k"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def decoding_settings(arguments: Mapping[str, Any]) -> Settings:
     """
     left = dict(arguments)
     until = left.pop("until", None) or []
-    budgets = [left.pop(n, None) for n in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")]
+    budgets = [left.pop(n, None) for n in BUDGETS]
     for name, allowed in _GREEDY.items():
         if left.pop(name, None) not in allowed:
             raise UserError(f"Decoding is greedy here; generation setting {name!r} allows only {allowed[0]!r}.")
@@ -99,8 +103,8 @@ def decoding_settings(arguments: Mapping[str, Any]) -> Settings:
     return Settings(budget, tuple(s for s in stops if s))
 
 
-def _question(document: Mapping[str, Any], wanted: str | Callable[[Mapping[str, Any]], str] | None) -> str:
+def _question(document: Mapping[str, Any], wanted: str | Callable[[Mapping[str, Any]], str] | None) -> str | None:
     if callable(wanted):
         return str(wanted(document))
     names = (wanted, *_QUESTION_FIELDS) if wanted else _QUESTION_FIELDS
-    return next((str(document[n]) for n in names if isinstance(document.get(n), str)), "")
+    return next((str(document[n]) for n in names if isinstance(document.get(n), str)), None)

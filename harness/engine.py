@@ -207,12 +207,13 @@ def _answer(
     except (UserError, RunError):
         raise
     except Exception as error:
-        _free_memory()
+        free_memory()
         if len(indices) == 1:
             request = requests[indices[0]]
             return Outcome(indices, [[_alone(sender, a, request, w)] for a, w in zip(arms, work, strict=True)])
         note = f"A batch of {len(indices)} failed ({type(error).__name__}) and was halved."
-    middle = len(indices) // 2
+    # Neighbours trade messages under a control, so that halves begin with a pair wherever both have one.
+    middle = len(indices) // 2 // 2 * 2 if len(indices) > 3 else len(indices) // 2
     halves = [_answer(sender, arms, requests, part, work) for part in (indices[:middle], indices[middle:])]
     joined = [first + second for first, second in zip(*(h.answers for h in halves), strict=True)]
     return Outcome(indices, joined, [note, *halves[0].notes, *halves[1].notes])
@@ -288,6 +289,7 @@ def _fault(error: Exception) -> Fault:
     return Fault(type(error).__name__, str(error)[:1000], trace[-2000:])
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Gives back what a failed batch had held."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -81,13 +81,14 @@ def _route(session: Session) -> None:
     config = session.config
     if "routed" not in config.channels:
         return
-    done = {(s.task, s.doc_id, s.control) for s in session.samples if s.channel == "routed"}
+    # Nothing is asked, so what an earlier session routed by answers that have changed since is routed again.
+    before = {(s.task, s.doc_id, s.control): s for s in session.samples if s.channel == "routed"}
+    session.samples = [s for s in session.samples if s.channel != "routed"]
     for task in session.benchmark.items:
         alone = {c: [s for s in session.samples if s.task == task and s.arm == (c, "")] for c in ("receiver", "sharer")}
         for control in ("", *(c for c in config.controls if c == "mismatched")):
             made = route(alone["receiver"], alone["sharer"], config.routed_fraction, control, config.seed)
-            made = [s for s in made if (s.task, s.doc_id, s.control) not in done]
-            session.journal(made)
+            session.journal([s for s in made if before.get((s.task, s.doc_id, s.control)) != s])
             session.samples += made
 
 

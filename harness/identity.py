@@ -79,9 +79,13 @@ def gates_of(cast: Cast) -> list[dict[str, Any]]:
     return rows
 
 
-def extra_identity(benchmark: Benchmark, models: list[ModelInfo], fusers: list[dict[str, Any]]) -> dict[str, Any]:
+def extra_identity(
+    benchmark: Benchmark, cast: Cast, models: list[ModelInfo], fusers: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What names alone do not pin; the prompts' digest catches an edited prompt without a new version."""
+    speakers = [lm for lm in (cast.receiver, *cast.sharers) if lm is not None]
     return {
+        "templates": [hashlib.sha256(str(lm.tokenizer.chat_template).encode()).hexdigest() for lm in speakers],
         "weights": [m.fingerprint for m in models],
         "fuser_weights": [f["fingerprint"] for f in fusers],
         "dtypes": [m.dtype for m in models],

@@ -13,6 +13,7 @@ from typing import Any
 from harness.accuracy import Item
 from harness.asking import chat_text, decoding_request, scoring_request
 from harness.config import RunConfig
+from harness.config.rules import BUDGETS
 from harness.errors import UserError
 
 
@@ -98,7 +99,9 @@ def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str
         request = scoring_request([i.args for i in ordered], document, metadata)
     else:
         context, arguments = ordered[0].args
-        arguments = {**arguments, **config.gen_kwargs}
+        # A length that is asked for comes before the task's own, under whichever of its names.
+        own = {k: v for k, v in arguments.items() if k not in BUDGETS or not {*BUDGETS} & {*config.gen_kwargs}}
+        arguments = {**own, **config.gen_kwargs}
         request = decoding_request(context, arguments, document, metadata)
         if config.max_new_tokens is not None:
             query = replace(request.query, room=config.max_new_tokens)

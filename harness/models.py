@@ -219,7 +219,10 @@ def read_template(chat_template: str | None) -> str | None:
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in BUILT_IN_TEMPLATES.glob("*.jinja")))
         raise UserError(f"Chat template {chat_template!r}: no such file; give a Jinja file or one of: {names}.")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"Chat template {chat_template!r} cannot be read ({error}); give a Jinja file.") from error
 
 
 @functools.cache

@@ -106,10 +106,10 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     """Fills in the embedded pair where no model is named, and its task where no task is."""
     filled = with_served_defaults(values)
     ours = filled.get("backend", OWN) == OWN
-    if not any(filled.get(n) for n in ("receiver", "sharers", "fusers")):
+    if not any(filled.get(n) for n in ("receiver", "sharers")):
         filled |= {"receiver": str(PAIR_NAME / "receiver"), "sharers": [str(PAIR_NAME / "sharer")]}
         channels = filled.get("channels", ["c2c"])
-        if isinstance(channels, list | tuple) and "c2c" in channels:
+        if isinstance(channels, list | tuple) and "c2c" in channels and not filled.get("fusers"):
             filled["fusers"] = [str(PAIR_NAME / "fuser")]
         if "tasks" not in filled:
             filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]

@@ -104,7 +104,7 @@ def _refuse_early(config: RunConfig) -> None:
 
 def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequence[str]) -> RunRecord:
     models, fusers = models_of(cast), fusers_of(config, cast)
-    extra = extra_identity(benchmark, models, fusers)
+    extra = extra_identity(benchmark, cast, models, fusers)
     return RunRecord(
         run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + identity_hash(config, extra)[:8],
         status="started",

@@ -149,7 +149,7 @@ def record(run_id: str = "20260101-openbookqa", **changes: Any) -> RunRecord:
         "fusers": [{"reference": "nics-efc/C2C_Fuser"}],
         "hardware": Hardware(gpu="NVIDIA A100-SXM4-80GB", gpu_count=1, cpu="EPYC 7742", fingerprint="f" * 64),
         "git": Git(commit="0123456789abcdef0123456789abcdef01234567", dirty=False),
-        "peak_memory_bytes": {"receiver": 1_300_000_000, "t2t": 2_400_000_000, "c2c": 3_600_000_000},
+        "peak_memory_bytes": {"process": 3_600_000_000},
         "fusion": [
             {
                 "layer": layer,

@@ -247,6 +247,12 @@ def test_a_text_sharer_is_asked_in_the_tasks_words() -> None:
     assert found["acc,none"] == 1.0  # as through `run`; in the paper's words this sharer talks past the question
 
 
+@pytest.mark.parametrize("name", ["max_new_tokens", "datasets_dir", "limit", "controls"])
+def test_what_lm_eval_decides_is_refused_among_the_models_arguments(name: str) -> None:
+    with pytest.raises(UserError, match=f"model_args has {name}"):
+        SingleLM(receiver=PAIR_ARGUMENTS["receiver"], device="cpu", **{name: 1})
+
+
 def test_the_answering_models_template_is_recorded() -> None:
     assert pair().chat_template() == (PAIR / "receiver" / "chat_template.jinja").read_text(encoding="utf-8")
     assert "receiver" in pair().tokenizer_name

@@ -217,6 +217,9 @@ def test_chat_templates_come_from_files_or_by_name(tmp_path: Path) -> None:
     own = tmp_path / "own.jinja"
     own.write_text("{{ messages[0].content }}")
     assert read_template(None) is None
+    (tmp_path / "other.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="other.jinja' cannot be read"):
+        read_template(str(tmp_path / "other.jinja"))
     assert read_template(str(own)) == own.read_text()
     assert "messages" in str(read_template("simple"))
     with pytest.raises(UserError, match=r"no such file; give a Jinja file or one of: .*simple"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from harness import cli
 from harness.latency import draw
 from harness.paths import PAIR, ROOT
-from harness.records.schema import Sample
+from harness.records.schema import Failure, Sample
 from harness.routing import route
 
 LETTERS, WORDS = "factworld_sharer_knows_letters", "factworld_sharer_knows"
@@ -205,6 +206,30 @@ def test_routing_sends_its_fraction_and_repeats_the_chosen_answers(folder: Path,
         assert (sample.text, sample.loglikelihoods, sample.correct) == (own.text, own.loglikelihoods, own.correct)
 
 
+def test_what_was_routed_by_a_failed_answer_is_routed_again(folder: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(folder, tmp_path / "again"))
+    path = again / "samples.jsonl"
+    kept = [Sample.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    fault = {"error": Failure(type="X", message="x"), "entropy": None, "correct": None, "predicted": None}
+    wrong = {"sharer": "receiver", "receiver": "sharer"}
+    changed = []
+    for sample in kept:
+        update: dict[str, Any] = {}
+        if sample.arm == ("receiver", "") and sample.position == 0:
+            update = fault
+        if sample.channel == "routed" and sample.position == 0:
+            update = {"routed_to": wrong[str(sample.routed_to)]}
+        changed.append(sample.model_copy(update=update).model_dump_json() + "\n")
+    path.write_text("".join(changed), encoding="utf-8")
+    assert cli.main(["resume", str(again)]) == 0
+
+    def routed(where: Path) -> list[tuple[str, str, str, str | None]]:
+        found = [Sample.model_validate(line) for line in lines(where, "samples.jsonl")]
+        return [(s.task, s.doc_id, s.control, s.routed_to) for s in found if s.channel == "routed"]
+
+    assert routed(again) == routed(folder)
+
+
 def test_routing_takes_the_receivers_most_doubtful_questions(folder: Path) -> None:
     own = {s.doc_id: s.entropy or 0.0 for s in samples(folder, LETTERS, "receiver")}
     routed = samples(folder, LETTERS, "routed")
@@ -308,3 +333,35 @@ def test_help_is_quick_because_it_imports_nothing_heavy(arguments: list[str]) ->
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"\nrun_eval.py {' '.join(arguments)}: {seconds:.2f} s of CPU time")
     assert done.stdout.rstrip().endswith("heavy: []")
+
+
+def short_run(folder: Path, *flags: str) -> list[str]:
+    base = ["run", "--tasks", "factworld_sharer_knows", "--limit", "2", "--latency_samples", "0", "--no-progress"]
+    return [*base, "--channels", "receiver", "--controls", "", "--output_path", str(folder), *flags]
+
+
+def test_a_length_that_is_asked_for_comes_before_the_tasks_own(tmp_path: Path) -> None:
+    assert cli.main(short_run(tmp_path / "run", "--gen_kwargs", "max_new_tokens=1")) == 0
+    assert {line["tokens_out"] for line in lines(tmp_path / "run", "samples.jsonl")} == {1}
+
+
+def test_no_error_passes_where_none_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = ["--limit", "1", "--max_new_tokens", "100000"]
+    assert cli.main(short_run(tmp_path / "usual", *one)) == 0
+    assert cli.main(short_run(tmp_path / "none", *one, "--max_error_rate", "0")) == 1
+    assert "more than --max_error_rate 0 allows" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_another_chat_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text((PAIR / "receiver" / "chat_template.jinja").read_text(encoding="utf-8"), encoding="utf-8")
+    assert cli.main(short_run(tmp_path / "run", "--receiver_chat_template", str(template))) == 0
+    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert cli.main(["resume", str(tmp_path / "run")]) == 2
+    assert "differing: templates" in capsys.readouterr().err
+
+
+def test_the_embedded_pair_takes_another_fuser(tmp_path: Path) -> None:
+    fuser = shutil.copytree(PAIR / "fuser", tmp_path / "fuser")
+    assert cli.main(short_run(tmp_path / "run", "--channels", "c2c", "--fuser", str(fuser))) == 0
+    assert record(tmp_path / "run")["fusers"][0]["reference"] == str(fuser)

@@ -30,14 +30,15 @@ class Query:
 
     Attributes:
         conversation: what the receiver is asked.
-        question: the bare question, without options; what a text sharer is asked about.
+        question: the bare question, without options; what a text sharer is asked about. None where there is no such
+            field; a benchmark's row may leave it blank.
         choices: the options' texts, for the variants that show them to the sharer.
         t2t_prompt: a task's own wording of the sharer's turn, with ``{question}`` in it.
         room: tokens that the answer may take.
     """
 
     conversation: Conversation
-    question: str = ""
+    question: str | None = None
     choices: tuple[str, ...] = ()
     t2t_prompt: str | None = None
     room: int = 0

@@ -1,4 +1,8 @@
-"""Controls: messages that keep their form and lose their content.
+"""Controls: messages that keep their form and lose their content, or a part of it.
+
+`mismatched`, `mean` and `zeroed` leave nothing of what the question's own message said. `shuffled_tokens` takes the
+order away and `noise` all but each feature's mean and deviation over the message's tokens: what a message says on
+average, or by its tokens in any order, stays.
 
 Guarantees that what a question gets under a control depends on the question and the seed alone, never on how
 questions were batched. `mismatched` swaps neighbours in order of length, so two questions that trade messages must
@@ -9,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -107,15 +111,22 @@ def bands(tokens: int, device: torch.device) -> Tensor:
     return torch.arange(tokens, device=device) * BANDS // max(tokens, 1)
 
 
-def band_means(messages: Sequence[CacheMessage]) -> tuple[Tensor, ...]:
-    """Average message: a part a sharer, `[entries, bands, heads * head_dim]`, over all tokens of each band."""
-    means = []
-    for number in range(len(messages[0].parts)):
-        tokens = torch.cat([m.parts[number] for m in messages], dim=1).float()
-        where = torch.cat([bands(n, tokens.device) for m in messages for n in m.lengths])
-        total = tokens.new_zeros(tokens.shape[0], BANDS, tokens.shape[2]).index_add_(1, where, tokens)
-        means.append(total / torch.bincount(where, minlength=BANDS).clamp(min=1)[None, :, None])
-    return tuple(means)
+def band_means(messages: Iterable[CacheMessage]) -> tuple[Tensor, ...]:
+    """Average message: a part a sharer, `[entries, bands, heads * head_dim]`, over all tokens of each band.
+
+    Of the messages one at a time is held.
+    """
+    totals: tuple[Tensor, ...] = ()
+    count: Tensor | int = 0
+    for message in messages:
+        where = torch.cat([bands(n, message.parts[0].device) for n in message.lengths])
+        count = torch.bincount(where, minlength=BANDS) + count
+        sums = [
+            part.new_zeros(part.shape[0], BANDS, part.shape[2], dtype=torch.float32).index_add_(1, where, part.float())
+            for part in message.parts
+        ]
+        totals = tuple(map(torch.add, totals, sums)) if totals else tuple(sums)
+    return tuple(total / torch.as_tensor(count).clamp(min=1)[None, :, None] for total in totals)
 
 
 def _seed(seed: int, query: Query) -> int:

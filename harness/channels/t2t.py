@@ -119,7 +119,7 @@ def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
     Raises:
         UserError: the query has no bare question.
     """
-    if not query.question.strip():
+    if query.question is None:
         raise UserError(
             "The t2t channel needs the bare question of every row; give the documents a 'question' field or "
             "name theirs in the task's metadata as 't2t_question'."

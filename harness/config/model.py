@@ -104,7 +104,7 @@ class RunConfig(BaseModel):
     tensor_parallel: Runtime[bool] = False
     """Split every layer of each model over the processes that torchrun started."""
     dtype: Identity[Dtype] = "auto"
-    """Number format of the models; auto = as stored."""
+    """Number format of the models; auto = bfloat16 on GPU, float32 on CPU."""
     attention: Identity[Attention] = "sdpa"
     """Attention kernel."""
     batch_size: Runtime[Count] = 8

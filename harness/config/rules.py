@@ -17,7 +17,7 @@ ALONE = ("receiver", "tuned")
 MESSAGE_CHANNELS = ("t2t", "c2c")
 CONTROLS = ("mismatched", "mean", "zeroed", "noise", "closed", "self", "shuffled_tokens")
 USUAL_CONTROLS = ("mismatched", "mean")
-_BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")
+BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")
 
 
 def with_usual_controls(values: Any) -> Any:
@@ -103,7 +103,7 @@ def _check_controls(config: RunConfig) -> None:
 
 
 def _check_lengths(config: RunConfig) -> None:
-    clash = next((name for name in _BUDGETS if name in config.gen_kwargs), None)
+    clash = next((name for name in BUDGETS if name in config.gen_kwargs), None)
     if clash is not None and config.max_new_tokens is not None:
         raise UserError(f"max_new_tokens and gen_kwargs {clash} both set the length of an answer; give one of them.")
     if config.latency_equal_tokens == 1:

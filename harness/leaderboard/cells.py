@@ -24,7 +24,7 @@ HEADINGS = (
     "end to end p50 / p90",
     "speed-up over T2T",
     "payload",
-    "peak memory",
+    "peak memory of the run",
     "n",
     "errors",
     "invalid",

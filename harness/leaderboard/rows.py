@@ -10,7 +10,6 @@ from harness.leaderboard.reading import Entry
 from harness.records.schema import ResultRow
 from harness.results import Effect, effects, headline, speed_ups
 from harness.results.groups import Arm, arm_order
-from harness.results.wording import arm_text
 
 MEASURED, REPORTED = "measured", "reported, not re-run"
 
@@ -122,7 +121,7 @@ def _row(entry: Entry, row: ResultRow, found: Sequence[Effect], speed_up: Value)
         e2e_s_p90=row.e2e_s_p90,
         speed_up=speed_up,
         payload_bytes=row.payload_bytes_mean,
-        peak_memory_bytes=run.peak_memory_bytes.get(arm_text(*arm)),
+        peak_memory_bytes=run.peak_memory_bytes.get("process"),
         n=row.n,
         errors=row.errors,
         invalid=row.invalid,

@@ -17,6 +17,7 @@ from harness.channels.controls import Tamper, band_means, stretched, swapped
 from harness.channels.t2t import TextMessage
 from harness.config import RunConfig
 from harness.engine import Budget
+from harness.errors import RunError
 from harness.loading_tasks import load_benchmark
 from harness.paths import PAIR
 from harness.records.schema import Sample
@@ -80,6 +81,26 @@ def test_the_mean_is_over_all_tokens_of_a_band() -> None:
     long, short = sent.parts[0][:, 2:], sent.parts[0][:, :2]
     torch.testing.assert_close(mean[:, 0], (long[:, 0] + long[:, 1] + short[:, 0]) / 3)
     torch.testing.assert_close(mean[:, 5], (long[:, 10] + long[:, 11]) / 2)
+
+
+def test_the_mean_message_survives_a_batch_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    (items,) = load_benchmark(config("words")).items.values()
+    group = next(g for g in cast().groups if needs_mean(g))
+    whole = mean_message(group, items, 0, 6, Tally())
+    send = type(group.channel).send
+
+    def small(self: Any, queries: Any, work: Any) -> Any:
+        if len(queries) > limit:
+            raise torch.cuda.OutOfMemoryError("too large")
+        return send(self, queries, work)
+
+    monkeypatch.setattr(type(group.channel), "send", small)
+    limit = 2
+    for ours, theirs in zip(mean_message(group, items, 0, 6, Tally(), at_once=5), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    limit = 0
+    with pytest.raises(RunError, match="mean message of c2c cannot be found .*too large.* leave mean out"):
+        mean_message(group, items, 0, 6, Tally())
 
 
 def test_zeroed_is_zero_and_keeps_its_size() -> None:

@@ -8,6 +8,7 @@ import pytest
 from helpers.tiny import FOREIGN, shared_lm
 from helpers.work import context_of, query
 
+from harness.asking import query_of
 from harness.assembly import text_variant
 from harness.channels.base import NoMessage, Query, Work
 from harness.channels.single import Single
@@ -100,10 +101,13 @@ def test_the_sharer_keeps_to_its_budget(receiver: LM) -> None:
     assert work.counters.forwards == work.counters.decoded_tokens
 
 
-@pytest.mark.parametrize("question", ["", " \n"])
-def test_a_missing_question_is_the_users_error(receiver: LM, question: str) -> None:
+def test_a_missing_question_is_the_users_error(receiver: LM) -> None:
     with pytest.raises(UserError, match="needs the bare question"):
-        _channel(receiver).prompt_length(replace(QUESTION, question=question))
+        _channel(receiver).prompt_length(replace(QUESTION, question=None))
+
+
+def test_a_row_that_leaves_its_question_blank_is_asked_as_it_is(receiver: LM) -> None:
+    assert "question:  Do NOT" in _asked(_channel(receiver), query_of("x", {"question": ""}, {}, 1))
 
 
 def test_a_message_of_another_kind_is_refused(receiver: LM) -> None:

@@ -28,7 +28,11 @@ def rows(tmp_path, monkeypatch):
         }
         for i in range(200)
     ]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    tested = {**made[0], "id": "tested", "question_stem": "Tested"}
+    choices = {"text": tested["choices"]["text"][::-1], "label": list("ABCD")}
+    leaked = {**tested, "id": "leaked", "question_stem": " tested", "choices": choices, "answerKey": "C"}
+    for name, rows in (("train", [leaked, *made]), ("test", [tested])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return made
 
 
