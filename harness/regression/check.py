@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import UserError
@@ -11,7 +12,7 @@ from harness.records.files import explained, write_atomic
 from harness.records.loading import RECORD, is_run, load_run, tell_warnings
 from harness.regression.accuracy import accuracy
 from harness.regression.answers import equality, same_hardware, same_identity
-from harness.regression.comparable import coverage, finished, refusals
+from harness.regression.comparable import coverage, finished, refusals, repetition_refusals
 from harness.regression.counters import counts
 from harness.regression.latency import latency
 from harness.regression.output import junit, lines, markdown
@@ -36,12 +37,27 @@ def check(baseline: Run | Sequence[Run], run: Run | Sequence[Run], options: Opti
     chosen = options or Options()
     bases, heads = _several(baseline), _several(run)
     verdicts = [*finished(heads[0]), *refusals(bases[0], heads[0])]
+    verdicts += [verdict for n, base in enumerate(bases[1:], 2) for verdict in repetition_refusals(base, n)]
     if any(verdict.status == "not comparable" for verdict in verdicts):
         return Report.of(verdicts)
     verdicts += _outcomes(bases[0], heads[0], chosen)
+    verdicts += [verdict for n, head in enumerate(heads[1:], 2) for verdict in _repeated(heads[0], head, n)]
     if chosen.latency:
         verdicts += latency(bases, heads, chosen)
     return Report.of(verdicts)
+
+
+def _repeated(first: Run, again: Run, number: int) -> Iterable[Verdict]:
+    """Checks that a repetition ended, is whole and answers as the first one did; silent where it does."""
+    found = finished(again)
+    for pair in arm_pairs(first, again):
+        if not pair.pooled:
+            found += coverage(pair)
+            if pair.answered and same_identity(first, again):
+                found.append(equality(pair, same_hardware(first, again)))
+    for verdict in found:
+        if verdict.status in ("regression", "warning"):
+            yield replace(verdict, subject=f"{verdict.subject}, repetition {number}".removeprefix(", "))
 
 
 def _several(run: Run | Sequence[Run]) -> Sequence[Run]:

@@ -14,8 +14,16 @@ from harness.regression.verdicts import Status, Verdict
 
 def refusals(baseline: Run, run: Run) -> list[Verdict]:
     """Returns why the two runs cannot be compared, a sentence a reason; empty where they can."""
-    reasons = [*_schema(baseline, run), *_unfinished(baseline), *_tasks(baseline, run)]
-    return [Verdict("not comparable", "runs", "", reason) for reason in reasons]
+    return [_refused(reason) for reason in (*_schema(baseline, run), *_unfinished(baseline), *_tasks(baseline, run))]
+
+
+def repetition_refusals(baseline: Run, number: int) -> list[Verdict]:
+    """Returns why a further repetition of the baseline cannot be one."""
+    return [_refused(f"Repetition {number}: {reason}") for reason in _unfinished(baseline)]
+
+
+def _refused(reason: str) -> Verdict:
+    return Verdict("not comparable", "runs", "", reason)
 
 
 def _schema(baseline: Run, run: Run) -> Iterable[str]:
@@ -90,9 +98,10 @@ def _questions(pair: ArmPair) -> Iterable[Verdict]:
 
 def _errors(pair: ArmPair) -> Iterable[Verdict]:
     base, head = (sum(not sides[i].done for sides in pair.shared) for i in (0, 1))
-    if head == base:
+    new = sum(before.done and not after.done for before, after in pair.shared)
+    if head == base and not new:
         return
-    status: Status = "regression" if head > base else "better"
-    yield Verdict(
-        status, "errors", pair.subject, f"{base} -> {head} questions without an answer, of {len(pair.shared)}"
-    )
+    # As many as before may be others than before: what was answered and is not any more is lost all the same.
+    status: Status = "regression" if head >= base else "better"
+    text = f"{base} -> {head} questions without an answer, of {len(pair.shared)}, {new} of them new"
+    yield Verdict(status, "errors", pair.subject, text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -158,4 +159,4 @@ def _seconds(timings: Iterable[Timing]) -> dict[tuple[Key, str, str], float]:
     for timing in natural(list(timings)):
         key = ((timing.task, timing.doc_id), timing.channel, timing.control)
         by_question.setdefault(key, []).append(timing.e2e_s)
-    return {key: sorted(seconds)[len(seconds) // 2] for key, seconds in by_question.items()}
+    return {key: median(seconds) for key, seconds in by_question.items()}

@@ -96,3 +96,32 @@ def test_fewer_errors_are_better() -> None:
     report = check(build.run(failing(2)), build.run(failing(1)))
     assert report.exit_code == 0
     assert len(texts(report, "better")) == 1
+
+
+def test_errors_that_moved_to_other_questions_are_a_regression() -> None:
+    moved = [*BASE.samples[:1], *failing(2)[1:]]
+    report = check(build.run(failing(1)), build.run(moved))
+    assert report.exit_code == 1
+    assert "1 -> 1 questions without an answer, of 20, 1 of them new" in texts(report, "regression")[0]
+
+
+@pytest.mark.parametrize("harm", ["status", "garbage", "part"])
+def test_a_later_repetition_is_checked_as_the_first(harm: str) -> None:
+    good = build.run(BASE.samples)
+    wrong = [sample.model_copy(update={"predicted": "B", "text": "garbage"}) for sample in BASE.samples]
+    bad = {
+        "status": lambda: build.run(BASE.samples, status="error"),
+        "garbage": lambda: build.run(wrong),
+        "part": lambda: build.run(BASE.samples[:4]),
+    }[harm]()
+    assert check([good, good], [good, good]).exit_code == 0
+    report = check([good, good], [good, bad])
+    assert report.exit_code == 1
+    assert "repetition 2" in next(v.subject for v in report.verdicts if v.status == "regression")
+
+
+def test_a_baseline_with_an_unfinished_repetition_is_none() -> None:
+    good, bad = build.run(BASE.samples), build.run(BASE.samples, status="error")
+    report = check([good, bad], [good, good])
+    assert report.exit_code == 2
+    assert "Repetition 2: The baseline has status 'error'" in report.verdicts[0].text
