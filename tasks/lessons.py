@@ -1,14 +1,15 @@
 """Training chats out of a benchmark's other splits: the task's own wording and the answer that it asks for.
 
 Guarantees that options are shuffled by the seed and the question's id alone, so that no letter is favoured and the same
-command writes the same bytes. A benchmark's tested split is refused, and so are its questions where they stand in
-another split as well (14 of OpenBookQA's 500 stand in `train`).
+command writes the same bytes. A benchmark's tested split is refused, and its questions are left out where they stand
+in another split as well, word for word or nearly so (see `tasks.near`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ from harness.errors import UserError, ended, suggest
 from harness.records.files import write_atomic
 from tasks.benchmarks import BENCHMARKS
 from tasks.documents import Document, benchmark_documents
+from tasks.near import Questions
 from tasks.prompts import paper_prompt
+
+logger = logging.getLogger(__name__)
 
 ANSWER = "The correct answer is {key}"
 
@@ -54,16 +58,15 @@ def _documents(name: str, split: str) -> list[Document]:
     if split == benchmark.split or benchmark.subjects:
         what = f"split {split!r} is the one that is tested" if split == benchmark.split else "it has one set a subject"
         raise UserError(f"{name} cannot be trained on: {what}; choose another split or benchmark.")
-    tested = {_asked(document) for document in benchmark_documents(benchmark, benchmark.config)}
-    found = benchmark_documents(replace(benchmark, split=split), benchmark.config)
-    return [document for document in found if _asked(document) not in tested]
-
-
-def _asked(document: Document) -> tuple[str, frozenset[str]]:
-    """A question with its options in any order, by which it is the same one under another id."""
-    return document["question"].strip().casefold(), frozenset(
-        choice.strip().casefold() for choice in document["choices"]
-    )
+    tested = Questions(benchmark_documents(benchmark, benchmark.config))
+    documents = benchmark_documents(replace(benchmark, split=split), benchmark.config)
+    allowed = [document for document in documents if not tested.contain(document)]
+    if len(allowed) < len(documents):
+        logger.warning(
+            "%s: %d of %d questions in split %r are tested as well, word for word or nearly so, and left out.",
+            *(name, len(documents) - len(allowed), len(documents), split),
+        )
+    return allowed
 
 
 def _chat(document: Document, seed: int | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.paths import ROOT
 from harness.scoring import score_text
 from tasks import lessons
+from tasks.near import NEAR, Questions
 from tasks.sources import DATASETS_DIR_VARIABLE
 
 
@@ -28,10 +29,13 @@ def rows(tmp_path, monkeypatch):
         }
         for i in range(200)
     ]
-    tested = {**made[0], "id": "tested", "question_stem": "Tested"}
-    choices = {"text": tested["choices"]["text"][::-1], "label": list("ABCD")}
-    leaked = {**tested, "id": "leaked", "question_stem": " tested", "choices": choices, "answerKey": "C"}
-    for name, rows in (("train", [leaked, *made]), ("test", [tested])):
+    options = {"text": ["green", "blue", "red", "grey"], "label": list("ABCD")}
+    tested = {**made[0], "id": "tested", "question_stem": "Tested long ago by somebody", "choices": options}
+    choices = {"text": options["text"][::-1], "label": list("ABCD")}
+    leaked = {**tested, "id": "leaked", "choices": choices, "answerKey": "C"}
+    leaked["question_stem"] = " tested LONG ago by somebody"
+    reworded = {**tested, "id": "reworded", "question_stem": "Tested quite long ago, by somebody"}
+    for name, rows in (("train", [leaked, reworded, *made]), ("test", [tested])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return made
 
@@ -73,3 +77,21 @@ def test_the_command_writes_the_same_bytes_twice(rows, tmp_path, capsys):
         lessons.main([str(tmp_path / name), "openbookqa", "--splits", "train"])
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert "200 chats" in capsys.readouterr().out
+
+
+def test_questions_that_differ_in_a_few_words_count_as_one():
+    def question(text, *choices):
+        return {"question": text, "choices": list(choices)}
+
+    tested = Questions([question("What do most plants need in order to grow?", "sun light", "stones", "air", "salt")])
+    near = question("What do plants need, in order to grow?", "salt", "stones", "sun light", "air")
+    other = question("What do most plants give off in order to live?", "oxygen", "iron", "helium", "sulphur")
+    assert tested.contain(near)
+    assert not tested.contain(other)
+    assert tested.nearest(near) > NEAR > tested.nearest(other) > 0
+    assert not tested.contain(question("?!", "-", "+"))
+
+
+def test_what_is_left_out_is_counted(rows, caplog):
+    lessons.chats(["openbookqa"], "train", seed=0)
+    assert "openbookqa: 2 of 202 questions in split 'train' are tested as well" in caplog.text
