@@ -46,7 +46,7 @@ def conversation_of(context: str) -> Conversation:
     return Conversation((Turn("user", context),), chat=False)
 
 
-def query_of(context: str, document: Mapping[str, Any], metadata: Mapping[str, Any], room: int) -> Query:
+def query_of(context: str, document: Mapping[str, Any], metadata: Mapping[str, Any], room: int = 0) -> Query:
     """What a channel sees of one question."""
     return Query(
         conversation=conversation_of(context),
@@ -61,13 +61,8 @@ def scoring_request(
     contexts: Sequence[tuple[str, str]], document: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> Request:
     """One request for all continuations of one context; `contexts` are lm-eval's (context, continuation) pairs."""
-    context = contexts[0][0]
     options = tuple(option for _, option in contexts)
-    trimmed = context.rstrip() if not isinstance(context, ChatText) else context
-    if len(trimmed) < len(context):
-        # lm-eval moves a context's trailing spaces to the continuation, so that words are tokenised whole.
-        options = tuple(context[len(trimmed) :] + option for option in options)
-    return Request(query_of(trimmed, document, metadata, max(map(len, options))), options=options)
+    return Request(query_of(contexts[0][0], document, metadata), options=options)
 
 
 def decoding_request(

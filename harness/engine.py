@@ -10,14 +10,13 @@ from __future__ import annotations
 import itertools
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work, answers_itself, begins
 from harness.decoding import Scored, entropies, generate, score
 from harness.errors import RunError, UserError
-from harness.prompts import continuation
 from harness.ranks import Turns
 
 Tamper = Callable[[Message, Sequence[Query]], Message]
@@ -28,7 +27,7 @@ class Request:
     """What is wanted for one query: the loglikelihood of options, or a decoded text.
 
     Attributes:
-        query: the question.
+        query: the question; its conversation lists the options.
         options: texts to score; empty for decoding.
         max_new_tokens: decoding budget.
         stops: stop strings.
@@ -40,6 +39,13 @@ class Request:
     max_new_tokens: int = 0
     stops: tuple[str, ...] = ()
     exactly: int | None = None
+
+    def __post_init__(self) -> None:
+        """Lists the options in the conversation, since where the prompt ends depends on them."""
+        asked = self.query.conversation
+        if asked.options != self.options:
+            query = replace(self.query, conversation=replace(asked, options=self.options))
+            object.__setattr__(self, "query", query)
 
     @property
     def kind(self) -> tuple[bool, int]:
@@ -261,9 +267,8 @@ def _read_off(context: Context, requests: list[Request], message: Message, work:
     texts = getattr(message, "texts", (None,) * len(requests))
     known = list(zip(message.payload_bytes, context.prompt_tokens, texts, strict=True))
     if requests[0].options:
-        options = [[continuation(context.lm, r.query.conversation, o) for o in r.options] for r in requests]
         with work.clock.stage(stage):
-            found = score(context, options, work)
+            found = score(context, context.options, work)
         work.clock.mark("first_token")
         return [
             Answer(scored=tuple(row), entropy=_option_entropy(row), payload_bytes=b, prompt_tokens=p, message_text=t)

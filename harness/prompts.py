@@ -1,16 +1,21 @@
 """From a conversation to the token ids of one model.
 
-Guarantees that every model reads the conversation through its own chat template and that what is appended after
-the generation prompt (the answer's opening words) stays apart, since a message never covers it.
+Guarantees that every model reads the conversation through its own chat template, that what is appended after the
+generation prompt (the answer's opening words) stays apart, since a message never covers it, and that a prompt and the
+options behind it are cut where `harness.seam` finds the seam in the tokens of the whole text.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
+import jinja2
+
+from harness import seam
 from harness.errors import UserError
 from harness.models import Reference
 
@@ -43,6 +48,59 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Token ids of a conversation.
+
+    Attributes:
+        ids: the whole prompt with its prefix.
+        n_prompt: how many of them stand before the prefix.
+        options: ids of the conversation's options, each as it continues `ids`.
+        dropped: tokens that were cut off at the left because the prompt is too long.
+    """
+
+    ids: tuple[int, ...]
+    n_prompt: int
+    options: tuple[tuple[int, ...], ...] = ()
+    dropped: int = 0
+
+    @property
+    def room(self) -> int:
+        """Tokens that the longest option takes of the context; its last token is scored but never read."""
+        return max(map(len, self.options), default=1) - 1
+
+    def last(self, tokens: int) -> Encoded:
+        """The same with at most so many prompt tokens, at least 1, cut on the left."""
+        drop = max(0, len(self.ids) - max(1, tokens))
+        return replace(self, ids=self.ids[drop:], n_prompt=max(0, self.n_prompt - drop), dropped=self.dropped + drop)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a conversation becomes text and tokens.
+
+    Attributes:
+        as_lm_eval: read exactly what lm-eval's own `hf` model reads: its seam (white space that ends a prompt is scored
+            with the option), its special tokens, its rendering of an opened answer, no template argument that nobody
+            asked for, and prompts that are too long cut on the left. Otherwise the prompt keeps its white space, the
+            template alone writes a chat's special tokens, and a prompt that is too long is an error.
+        thinking: `enable_thinking` of chat templates; None: `TEMPLATE_ARGUMENTS` has it, or under `as_lm_eval` nobody.
+        add_bos: lm-eval's ``add_bos_token``; None leaves it to the tokenizer. Under `as_lm_eval` only.
+        start: lm-eval's ``prefix_token_id``, the token before an empty prompt; None: BOS, else EOS.
+    """
+
+    as_lm_eval: bool = False
+    thinking: bool | None = None
+    add_bos: bool | None = None
+    start: int | None = None
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What chat templates are handed besides the messages."""
+        usual = {} if self.as_lm_eval else dict(TEMPLATE_ARGUMENTS)
+        return usual if self.thinking is None else {**usual, "enable_thinking": self.thinking}
+
+
+@dataclass(frozen=True)
 class Conversation:
     """What is asked.
 
@@ -50,11 +108,18 @@ class Conversation:
         turns: the chat so far, oldest first.
         prefix: opening words of the answer, appended after the generation prompt.
         chat: False sends the turns' text as it is, without any template.
+        reading: how it becomes text and tokens.
+        options: texts that follow it, each on its own; where they merge with the prompt's last tokens, those tokens
+            belong to the options, so they are part of what the prompt is.
+        exact: token ids that are read in place of all this.
     """
 
     turns: tuple[Turn, ...]
     prefix: str = ""
     chat: bool = True
+    reading: Reading = Reading()
+    options: tuple[str, ...] = ()
+    exact: Encoded | None = None
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -70,19 +135,6 @@ class Conversation:
 def ask(text: str, *, prefix: str = "", chat: bool = True) -> Conversation:
     """A conversation of one user turn."""
     return Conversation((Turn("user", text),), prefix, chat)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of a conversation.
-
-    Attributes:
-        ids: the whole prompt with its prefix.
-        n_prompt: how many of them stand before the prefix.
-    """
-
-    ids: tuple[int, ...]
-    n_prompt: int
 
 
 class ChatText(str):
@@ -115,60 +167,121 @@ def render(lm: Speaker, conversation: Conversation) -> str:
     Raises:
         UserError: the model has no chat template, or the template refuses the conversation.
     """
+    return rendered(lm, conversation)[0]
+
+
+def rendered(lm: Speaker, conversation: Conversation) -> tuple[str, str]:
+    """Returns the prompt's text without the prefix, and with it; see `render`."""
     if not conversation.chat:
-        return conversation.plain
-    if lm.tokenizer.chat_template is None:
-        raise UserError(
-            f"Model {lm.reference.text!r} has no chat template; give one (for instance the built-in 'simple'), "
-            "or send plain text with --no-chat-template."
-        )
-    try:
-        return str(
-            lm.tokenizer.apply_chat_template(
-                conversation.messages,
-                tokenize=False,
-                add_generation_prompt=True,
-                **TEMPLATE_ARGUMENTS,
-            )
-        )
-    except Exception as error:  # a template is a program of somebody else's and may raise anything
-        raise UserError(f"The chat template of {lm.reference.text!r} refuses the conversation: {error}") from error
+        return conversation.plain, conversation.plain + conversation.prefix
+    if conversation.prefix and conversation.reading.as_lm_eval:
+        opened = [*conversation.messages, {"role": "assistant", "content": conversation.prefix}]
+        whole = _templated(lm, conversation, opened, add_generation_prompt=False, continue_final_message=True)
+        return _before(whole, conversation.prefix), whole
+    text = _templated(lm, conversation, conversation.messages, add_generation_prompt=True)
+    return text, text + conversation.prefix
 
 
 def tokenize(lm: Speaker, text: str, chat: bool) -> tuple[int, ...]:
     """Token ids of rendered text; a chat template has already written the special tokens it wants."""
-    return tuple(lm.tokenizer(text, add_special_tokens=not chat)["input_ids"])
+    if chat:
+        return tuple(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return seam.plain_ids(lm.tokenizer, text)
 
 
 def encode(lm: Speaker, conversation: Conversation) -> Encoded:
-    """Token ids of a conversation for one model."""
-    text = render(lm, conversation)
-    ids = tokenize(lm, text, conversation.chat)
+    """Token ids of a conversation for one model, and of the options behind it.
+
+    The prompt and its options are cut at the seam in the tokens of the whole text. So the prompt of a conversation
+    with options may end earlier than that of the same conversation without: ``Answer: `` before ``blue`` is read as
+    ``Answer:``, and `` blue`` is the option.
+
+    Raises:
+        UserError: see `render`.
+        ValueError: an option adds no token, so it has no loglikelihood.
+    """
+    if conversation.exact is not None:
+        return conversation.exact
+    head, text = rendered(lm, conversation)
+    ids_of = _tokenizer_of(lm, conversation)
+    ids, options = _split(lm, conversation, ids_of, text)
     if not conversation.prefix:
-        return Encoded(ids, len(ids))
-    whole = tokenize(lm, text + conversation.prefix, conversation.chat)
-    shared = next((i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), min(len(ids), len(whole)))
-    return Encoded(whole, shared)
+        return Encoded(ids, len(ids), options)
+    return Encoded(ids, seam.common(ids_of(head), ids), options)
+
+
+def continued(conversation: Conversation, *texts: str) -> Conversation:
+    """The same conversation with these texts behind it; `encode` then finds the seam on the rendered whole.
+
+    Example:
+        ``encode(lm, continued(conversation, response))`` gives the prompt's ids in ``ids`` and the response's in
+        ``options[0]``: together they are the tokens of the whole text, and no token of the response is lost where it
+        merges with the prompt's end. A planner lays the same conversation out for a receiver and its sharers.
+    """
+    return replace(conversation, options=texts)
 
 
 def continuation(lm: Speaker, conversation: Conversation, option: str) -> tuple[int, ...]:
-    """Token ids that `option` adds behind the conversation.
+    """Token ids of one option behind a conversation.
 
-    The option is tokenised together with what stands before it, as lm-eval does, because a tokenizer may merge
-    across the seam.
+    They continue `encode(lm, conversation)` only where the conversation lists the option (see `continued`) or where
+    nothing merges across the seam.
 
     Raises:
         ValueError: the option adds no token, so it has no loglikelihood.
     """
-    text = render(lm, conversation) + conversation.prefix
-    before = tokenize(lm, text, conversation.chat)
-    added = tokenize(lm, text + option, conversation.chat)[len(before) :]
-    if not added:
-        raise ValueError(f"The option {option!r} adds no token to the prompt.")
-    return added
+    listed = conversation.options
+    asked = conversation if option in listed else continued(conversation, *listed, option)
+    return encode(lm, asked).options[asked.options.index(option)]
 
 
 def fingerprint_text(conversation: Conversation, extra: Any) -> str:
     """The text whose hash says whether two samples asked the same."""
     asked = [conversation.messages, conversation.prefix, conversation.chat, extra]
+    if conversation.reading.thinking:
+        asked.append("thinking")
     return json.dumps(asked, ensure_ascii=False, sort_keys=True)
+
+
+def _templated(lm: Speaker, conversation: Conversation, messages: list[dict[str, str]], **how: bool) -> str:
+    if lm.tokenizer.chat_template is None:
+        raise UserError(
+            f"Model {lm.reference.text!r} has no chat template; give one (for instance the built-in 'simple'), "
+            "or send plain text with --no-chat-template."
+        )
+    how = {**how, **conversation.reading.template_arguments}
+    try:
+        try:
+            return str(lm.tokenizer.apply_chat_template(messages, tokenize=False, **how))
+        except jinja2.TemplateError:
+            others = [m for m in messages if m["role"] != "system"]
+            if not conversation.reading.as_lm_eval or len(others) == len(messages):
+                raise
+            # lm-eval asks such a template once more without the system turn.
+            return str(lm.tokenizer.apply_chat_template(others, tokenize=False, **how))
+    except Exception as error:  # a template is a program of somebody else's and may raise anything
+        raise UserError(f"The chat template of {lm.reference.text!r} refuses the conversation: {error}") from error
+
+
+def _before(whole: str, prefix: str) -> str:
+    """What stands before the prefix; a template may have stripped the white space around it."""
+    forms = (prefix, prefix.rstrip(), prefix.lstrip(), prefix.strip())
+    return next((whole.removesuffix(form) for form in forms if form and whole.endswith(form)), whole)
+
+
+def _tokenizer_of(lm: Speaker, conversation: Conversation) -> seam.Tokenize:
+    how = conversation.reading
+    if not how.as_lm_eval:
+        return partial(tokenize, lm, chat=conversation.chat)
+    # lm-eval looks for the token before scored texts, and for BOS alone before it decodes.
+    opening = seam.opening_text(lm.tokenizer, how.start) if conversation.options else lm.tokenizer.bos_token
+    return partial(seam.lm_eval_ids, lm.tokenizer, opening=opening, add_bos=how.add_bos)
+
+
+def _split(lm: Speaker, conversation: Conversation, ids_of: seam.Tokenize, text: str) -> seam.Pairs:
+    if not conversation.options:
+        return ids_of(text), ()
+    if not text:
+        return seam.behind_nothing(lm.tokenizer, conversation.options, conversation.reading.start)
+    rule = seam.kept if conversation.chat and not conversation.reading.as_lm_eval else seam.as_lm_eval
+    return rule(ids_of, text, conversation.options)

@@ -34,7 +34,7 @@ class Query:
             field; a benchmark's row may leave it blank.
         choices: the options' texts, for the variants that show them to the sharer.
         t2t_prompt: a task's own wording of the sharer's turn, with ``{question}`` in it.
-        room: tokens that the answer may take.
+        room: tokens that a decoded answer may take; options say by themselves how long they are.
     """
 
     conversation: Conversation
@@ -51,12 +51,14 @@ class Work:
     Attributes:
         busy_s: seconds spent waiting for somebody else's engine, see `harness.served`.
         answered: requests that such an engine answered.
+        cut_prompts: prompts of which the left part was cut off, see `harness.prompts.Reading`.
     """
 
     counters: Counters = field(default_factory=Counters)
     clock: Clock = field(default_factory=silent_clock)
     busy_s: float = 0.0
     answered: int = 0
+    cut_prompts: int = 0
 
 
 @runtime_checkable
@@ -97,6 +99,7 @@ class Context:
         logits: of the last prompt token, `[rows, vocabulary]`.
         next_positions: position of the first answer token, a row each.
         prompt_tokens: real prompt tokens, a row each.
+        options: token ids of each row's options as they continue its prompt, `rows x options x tokens`.
     """
 
     lm: LM
@@ -104,6 +107,7 @@ class Context:
     logits: Tensor
     next_positions: tuple[int, ...]
     prompt_tokens: tuple[int, ...]
+    options: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
 
 class Sender(Protocol):

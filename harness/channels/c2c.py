@@ -164,7 +164,9 @@ class CacheToCache:
         if not all(all(p.real[0]) for p in plans):
             # The original decodes without a mask: its answer tokens do see the pads that alignment inserted.
             buffer.reveal(prompt_columns(steps, buffer.device), dense=len(plans) * buffer.length == sum(ends))
-        return Context(self.answers, buffer, logits[:, -1], ends, tuple(sum(p.real[0]) for p in plans))
+        work.cut_prompts += sum(p.dropped > 0 for p in plans)
+        options = tuple(p.options for p in plans)
+        return Context(self.answers, buffer, logits[:, -1], ends, tuple(sum(p.real[0]) for p in plans), options)
 
     def _laid_out(self, queries: Sequence[Query]) -> tuple[list[Plan], list[list[Span]]]:
         plans = [self._plan(q) for q in queries]
@@ -179,9 +181,12 @@ class CacheToCache:
             return extend(self.answers, buffer, columns, work.counters, keep=keep)
 
     def _plan(self, query: Query) -> Plan:
-        plan = self.planner.plan(query.conversation)
-        for lm in (self.answers, *(link.sharer for link in self.links)):
-            check_fits(lm, len(plan.ids[0]), query.room)
+        plan, readers = self.planner.plan(query.conversation), (self.answers, *(link.sharer for link in self.links))
+        room, holds = max(query.room, plan.room), min(lm.max_length for lm in readers)
+        if query.conversation.reading.as_lm_eval and room < holds:
+            plan = plan.last(holds - room)
+        for lm in readers:
+            check_fits(lm, len(plan.ids[0]), room)
         return plan
 
     def _share(self, number: int, plans: Sequence[Plan], work: Work) -> Tensor:

@@ -11,12 +11,20 @@ from harness.prompts import Conversation, Encoded, Speaker, encode
 
 
 def encode_fitting(lm: Speaker, conversation: Conversation, room: int) -> Encoded:
-    """Encodes a conversation and makes sure that it and `room` more tokens fit the model's context.
+    """Encodes a conversation and makes sure that it and what follows it fit the model's context.
+
+    Args:
+        lm: who reads it.
+        conversation: with its options, if any.
+        room: tokens that a decoded answer may take; the options' own room is known.
 
     Raises:
-        PromptTooLong: they do not.
+        PromptTooLong: they do not fit; read as lm-eval's `hf` does, the prompt is cut on the left instead.
     """
     encoded = encode(lm, conversation)
+    room = max(room, encoded.room)
+    if conversation.reading.as_lm_eval and room < lm.max_length:
+        encoded = encoded.last(lm.max_length - room)
     check_fits(lm, len(encoded.ids), room)
     return encoded
 
@@ -32,12 +40,14 @@ def check_fits(lm: Speaker, tokens: int, room: int) -> None:
         raise PromptTooLong(f"The prompt is empty for {lm.reference.text!r}.")
 
 
-def prefill(lm: LM, rows: Sequence[Sequence[int]], work: Work) -> Context:
+def prefill(lm: LM, prompts: Sequence[Encoded], work: Work) -> Context:
     """Reads whole prompts in one forward call; only the last position is projected onto the vocabulary."""
+    rows = [prompt.ids for prompt in prompts]
+    work.cut_prompts += sum(prompt.dropped > 0 for prompt in prompts)
     columns = left_padded(rows, [0] * len(rows), lm)
     buffer = new_buffer(lm, len(rows), columns.ids.shape[1] + ANSWER_ROOM)
     logits = extend(lm, buffer, columns, work.counters, keep=1)
     assert logits is not None
     work.counters.prompt_tokens += columns.tokens
     lengths = tuple(len(r) for r in rows)
-    return Context(lm, buffer, logits[:, -1], next_positions=lengths, prompt_tokens=lengths)
+    return Context(lm, buffer, logits[:, -1], lengths, lengths, tuple(prompt.options for prompt in prompts))

@@ -7,13 +7,14 @@ sharer. Models of one vocabulary read the receiver's own ids; for others the pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.errors import UserError, unknown
 from harness.fusion.alignment import AlignedPrompt, align, align_text, same_vocabulary
 from harness.models import LM
-from harness.prompts import TEMPLATE_ARGUMENTS, Conversation, encode
+from harness.prompts import Conversation, encode
+from harness.seam import common
 
 STRATEGIES = ("auto", "off", "first", "longest")
 Span = tuple[int, int]
@@ -27,11 +28,15 @@ class Plan:
         ids: token ids, receiver first; rows of equal length, but for the prefix, which only the receiver reads.
         real: False for inserted pads.
         fused: stretches of positions that are fused, ascending; never the last position of the prompt.
+        options: the receiver's ids of the conversation's options, each as it continues `ids[0]`.
+        dropped: positions that were cut off at the left because the prompt is too long.
     """
 
     ids: tuple[tuple[int, ...], ...]
     real: tuple[tuple[bool, ...], ...]
     fused: tuple[Span, ...]
+    options: tuple[tuple[int, ...], ...] = ()
+    dropped: int = 0
 
     @property
     def n_fused(self) -> int:
@@ -48,6 +53,25 @@ class Plan:
         """Where the receiver pauses so that a stretch can be fused, with both ends of the prompt."""
         inner = tuple(b for _, b in self.fused if b < len(self.ids[0]))
         return (0, *inner, len(self.ids[0]))
+
+    @property
+    def room(self) -> int:
+        """Tokens that the longest option takes of the context; its last token is scored but never read."""
+        return max(map(len, self.options), default=1) - 1
+
+    def last(self, positions: int) -> Plan:
+        """The same with at most so many positions, at least 1, cut on the left."""
+        drop = max(0, len(self.ids[0]) - max(1, positions))
+        if not drop:
+            return self
+        spans = ((max(0, a - drop), b - drop) for a, b in self.fused)
+        return replace(
+            self,
+            ids=tuple(row[drop:] for row in self.ids),
+            real=tuple(row[drop:] for row in self.real),
+            fused=tuple((a, b) for a, b in spans if b > a),
+            dropped=self.dropped + drop,
+        )
 
 
 class Planner:
@@ -88,28 +112,34 @@ class Planner:
         encoded = encode(self.receiver, conversation)
         n, rows = len(encoded.ids), 1 + len(self.sharers)
         end = min(encoded.n_prompt, n - 1)
-        return Plan((encoded.ids,) * rows, ((True,) * n,) * rows, ((0, end),) if end > 0 else ())
+        fused = ((0, end),) if end > 0 else ()
+        return Plan((encoded.ids,) * rows, ((True,) * n,) * rows, fused, encoded.options)
 
     def _aligned(self, conversation: Conversation) -> Plan:
-        found = self._align(conversation)
-        n = len(found.ids[0])
-        prefix = self._prefix_ids(conversation)
-        ids = (found.ids[0] + prefix, *found.ids[1:])
-        real = (found.real[0] + (True,) * len(prefix), *found.real[1:])
-        last = n if prefix else n - 1
+        if conversation.chat:
+            # The sections of a chat hold what the templates write; nothing stands before them.
+            conversation = replace(conversation, reading=replace(conversation.reading, add_bos=False))
+        found, encoded = self._align(conversation), encode(self.receiver, conversation)
+        n, tail = _shared(found, encoded.ids)
+        ids = (found.ids[0][:n] + tail, *(row[:n] for row in found.ids[1:]))
+        real = (found.real[0][:n] + (True,) * len(tail), *(row[:n] for row in found.real[1:]))
+        last = n if tail else n - 1
         spans = ((s.start, min(s.end, last)) for s in found.sections if s.message)
-        return Plan(ids, real, tuple((a, b) for a, b in spans if b > a))
+        return Plan(ids, real, tuple((a, b) for a, b in spans if b > a), encoded.options)
 
     def _align(self, conversation: Conversation) -> AlignedPrompt:
         tokenizers = [s.tokenizer for s in self.sharers]
         if not conversation.chat:
             return align_text(self.receiver.tokenizer, tokenizers, conversation.plain, self.strategy)
-        return align(
-            self.receiver.tokenizer, tokenizers, conversation.messages, self.strategy, dict(TEMPLATE_ARGUMENTS)
-        )
+        arguments = conversation.reading.template_arguments
+        return align(self.receiver.tokenizer, tokenizers, conversation.messages, self.strategy, arguments)
 
-    def _prefix_ids(self, conversation: Conversation) -> tuple[int, ...]:
-        if not conversation.prefix:
-            return ()
-        encoded = encode(self.receiver, conversation)
-        return encoded.ids[encoded.n_prompt :]
+
+def _shared(found: AlignedPrompt, ids: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """How many aligned positions the receiver's prompt `ids` keeps, and its ids behind them.
+
+    What stands behind is the answer's opening words, or what is left of a prompt whose last tokens belong to options.
+    """
+    places = [place for place, real in enumerate(found.real[0]) if real]
+    shared = common([found.ids[0][place] for place in places], ids)
+    return len(found.ids[0]) if shared == len(places) else places[shared], ids[shared:]

@@ -31,6 +31,6 @@ class Single:
 
     def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
         """Reads the prompts."""
-        rows = [encode_fitting(self.answers, q.conversation, q.room).ids for q in queries]
+        prompts = [encode_fitting(self.answers, q.conversation, q.room) for q in queries]
         with work.clock.stage("receiver_prefill" if self.name != "sharer" else "sharer_prefill"):
-            return prefill(self.answers, rows, work)
+            return prefill(self.answers, prompts, work)

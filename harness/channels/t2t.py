@@ -93,9 +93,9 @@ class TextToText:
     def send(self, queries: Sequence[Query], work: Work) -> TextMessage:
         """Lets the sharer write, greedily, until it stops or its budget is spent."""
         asked = [sharer_conversation(q, self.style) for q in queries]
-        rows = [encode_fitting(self.sharer, c, self.style.max_new_tokens).ids for c in asked]
+        prompts = [encode_fitting(self.sharer, c, self.style.max_new_tokens) for c in asked]
         with work.clock.stage("sharer_prefill"):
-            context = prefill(self.sharer, rows, work)
+            context = prefill(self.sharer, prompts, work)
         with work.clock.stage("sharer_decode"):
             written = generate(context, self.style.max_new_tokens, [()] * len(queries), work)
         message = written_message([w.text for w in written], asked)
@@ -108,9 +108,9 @@ class TextToText:
             raise TypeError(f"t2t takes a TextMessage, not {type(message).__name__}")
         with work.clock.stage("message_transfer"):
             told = zip(queries, told_conversations(queries, message), strict=True)
-            rows = [encode_fitting(self.answers, c, q.room).ids for q, c in told]
+            prompts = [encode_fitting(self.answers, c, q.room) for q, c in told]
         with work.clock.stage("receiver_prefill"):
-            return prefill(self.answers, rows, work)
+            return prefill(self.answers, prompts, work)
 
 
 def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
@@ -129,7 +129,10 @@ def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
     if style.with_options and query.choices:
         listed = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, query.choices, strict=False)]
         question = "\n".join([question, "", "Choices:", *listed])
-    return Conversation((Turn("user", wording.replace("{question}", question)),), chat=query.conversation.chat)
+    asked = query.conversation
+    return Conversation(
+        (Turn("user", wording.replace("{question}", question)),), chat=asked.chat, reading=asked.reading
+    )
 
 
 def written_message(texts: Sequence[str], asked: Sequence[Conversation]) -> TextMessage:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.fusion.spans import Chat, read_chat
 from harness.fusion.tokenmap import TokenMap, pad_id, same_vocabulary, token_map
+from harness.seam import plain_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,9 +95,9 @@ def align_text(
 
 def _read_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Chat:
     body = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    whole = tuple(tokenizer(text)["input_ids"])
-    begins = tokenizer.bos_token_id is not None and whole[:1] == (tokenizer.bos_token_id,) and whole != body
-    ids = (*whole[:1], *body) if begins else body
+    ids = plain_ids(tokenizer, text)
+    if ids[len(ids) - len(body) :] != body:
+        ids = body
     return Chat(ids, ((len(ids) - len(body), len(ids)),))
 
 
