@@ -38,6 +38,7 @@ class Item:
         document: canonical, see `tasks`.
         instances: lm-eval's requests for it, in order.
         request: what is asked of a channel.
+        cluster: see `harness.duplicates`.
     """
 
     task: str
@@ -45,6 +46,7 @@ class Item:
     document: dict[str, Any]
     request: Request
     instances: tuple[Any, ...] = ()
+    cluster: str = ""
 
     @property
     def doc_id(self) -> str:
@@ -143,6 +145,7 @@ def to_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
         "prompt_sha256": item.prompt_sha256,
         "subject": document.get("subject", ""),
         "category": document.get("category", ""),
+        "cluster": item.cluster,
         "labels": list(document.get("labels", [])),
         "key": str(document.get("key", "")),
         "message_text": answer.message_text,
@@ -167,7 +170,7 @@ def _verdict(item: Item, answer: Answer) -> Verdict:
     if item.request.options:
         numbers = [s.loglikelihood for s in answer.scored]
         return score_choices(numbers, item.document["labels"], item.document["key"])
-    return score_text(answer.text or "", item.document["key"])
+    return score_text(answer.text or "", item.document["key"], item.document["labels"])
 
 
 def _scores(verdict: Verdict) -> dict[str, Any]:

@@ -3,12 +3,16 @@
 Guarantees that `paper` returns, letter for letter, what the evaluator released with Cache-to-Cache
 (v2, March 2026) returns, oddities included ("The correct answer is Carbon dioxide." is C, the
 article "a" is A): published scores stay comparable. `strict` accepts an unambiguous answer only.
-Neither is better; both are reported, with how often they disagree.
+Neither is better; both are reported, with how often they disagree. Questions with more than four
+options extend both parsers to the letters of those options and change nothing else.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+from dataclasses import dataclass
+from string import ascii_uppercase
 
 LEAD_INS = (
     "answer:",
@@ -27,78 +31,108 @@ LEAD_INS = (
 MATH_SIGNS = ("+", "-", "*", "/", "=", "^", "mod", "sqrt", "sin", "cos", "tan")
 ANSWER_WORDS = ("answer", "choice", "option", "response", "correct", "jibu", "sahihi")
 
-_REST_OF_LINE = tuple(re.compile(re.escape(lead_in) + r"\s*(.*)", re.IGNORECASE) for lead_in in LEAD_INS)
-_STANDALONE = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        r"\b([A-D])\s*(?:[.,!?:)]\s*)?$",
-        r"\b([A-D])\s*[.,!?:)]\s",
-        r"(?:^|\s)([A-D])\s*$",
-    )
-)
-_WORD_LETTER = re.compile(r"\b([A-D])\b", re.IGNORECASE)
-_CAPITAL = re.compile(r"[A-D]")
+PAPER_OPTIONS = 4
+MOST_OPTIONS = len(ascii_uppercase)
 
+_REST_OF_LINE = tuple(re.compile(re.escape(lead_in) + r"\s*(.*)", re.IGNORECASE) for lead_in in LEAD_INS)
 _WRAP = r"[\s:*_\"'“”‘’(\[{]*"
 _END = r"(?=[\s*_\"'“”‘’)\]}]*(?:$|[.,:;!)\]}\n]))"
-_BARE = re.compile(rf"{_WRAP}(?:(?i:option|choice)\s+)?([A-D])[\s*_\"'“”‘’)\]}}.,:;!]*")
 _LEAD_IN = r"(?i:\b(?:answer|choice|option|response)\s*(?:\bis\b|:))"
-_DECLARED = re.compile(rf"{_LEAD_IN}{_WRAP}(?:(?i:option)\s{_WRAP})?([A-D]){_END}")
-_STANDALONE_CAPITAL = re.compile(r"(?<![\w'’-])([A-D])(?![\w'’-])")
 
 
-def paper(text: str) -> str | None:
+@dataclass(frozen=True)
+class _Patterns:
+    """The expressions that read one of the first few capital letters."""
+
+    standalone: tuple[re.Pattern[str], ...]
+    word: re.Pattern[str]
+    capital: re.Pattern[str]
+    bare: re.Pattern[str]
+    declared: re.Pattern[str]
+    standalone_capital: re.Pattern[str]
+
+
+@functools.cache
+def _patterns(options: int) -> _Patterns:
+    if options > MOST_OPTIONS:
+        raise ValueError(f"letters name up to {MOST_OPTIONS} options, not {options}")
+    letter = f"[A-{ascii_uppercase[options - 1]}]"
+    standalone = (rf"\b({letter})\s*(?:[.,!?:)]\s*)?$", rf"\b({letter})\s*[.,!?:)]\s", rf"(?:^|\s)({letter})\s*$")
+    return _Patterns(
+        standalone=tuple(re.compile(pattern, re.IGNORECASE) for pattern in standalone),
+        word=re.compile(rf"\b({letter})\b", re.IGNORECASE),
+        capital=re.compile(letter),
+        bare=re.compile(rf"{_WRAP}(?:(?i:option|choice)\s+)?({letter})[\s*_\"'“”‘’)\]}}.,:;!]*"),
+        declared=re.compile(rf"{_LEAD_IN}{_WRAP}(?:(?i:option)\s{_WRAP})?({letter}){_END}"),
+        standalone_capital=re.compile(rf"(?<![\w'’-])({letter})(?![\w'’-])"),
+    )
+
+
+def paper(text: str, options: int = PAPER_OPTIONS) -> str | None:
     """Reads an answer letter as the paper's released evaluator does.
 
     Args:
         text: what the model wrote, without special tokens.
+        options: how many options the question has; with fewer than four the evaluator still reads "A" to "D".
 
     Returns:
-        "A" to "D", or None where the evaluator finds no answer.
+        A letter, or None where the evaluator finds no answer.
+
+    Raises:
+        ValueError: if there are more options than letters.
     """
     text = text.strip()
     if not text:
         return None
-    letter = _after_lead_in(text)
+    patterns = _patterns(max(options, PAPER_OPTIONS))
+    letter = _after_lead_in(text, patterns)
     if letter:
         return letter
     formula = _looks_like_mathematics(text)
-    if not formula and (letter := _standalone(text)):
+    if not formula and (letter := _standalone(text, patterns)):
         return letter
-    words = _WORD_LETTER.findall(text)
+    words = patterns.word.findall(text)
     if words:
-        return None if formula else words[-1].upper()
-    capitals = _CAPITAL.findall(text)
-    return capitals[-1] if capitals else None
+        return None if formula else str(words[-1]).upper()
+    capitals = patterns.capital.findall(text)
+    return str(capitals[-1]) if capitals else None
 
 
-def strict(text: str) -> str | None:
+def strict(text: str, options: int = PAPER_OPTIONS) -> str | None:
     """Reads an answer letter only where nothing else could be meant.
 
     Accepted are the bare capital ("B", "(B).", "option B") and a declaration ("The correct answer
     is B", "Answer: **B**", "the answer is B) Berlin") whose capital stands alone and ends its clause.
 
+    Args:
+        text: what the model wrote, without special tokens.
+        options: how many options the question has; no other letter is an answer.
+
     Returns:
-        "A" to "D"; None for any other text and for one that names two different letters.
+        A letter; None for any other text and for one that names two different letters.
+
+    Raises:
+        ValueError: if there are more options than letters.
     """
-    if len(set(_STANDALONE_CAPITAL.findall(text))) != 1:
+    patterns = _patterns(max(options, PAPER_OPTIONS))
+    if len(set(patterns.standalone_capital.findall(text))) != 1:
         return None
-    found = _BARE.fullmatch(text) or _DECLARED.search(text)
-    return found.group(1) if found else None
+    found = patterns.bare.fullmatch(text) or patterns.declared.search(text)
+    return found.group(1) if found and found.group(1) in ascii_uppercase[:options] else None
 
 
-def _after_lead_in(text: str) -> str | None:
+def _after_lead_in(text: str, patterns: _Patterns) -> str | None:
     # Every lead-in is tried, not only the leftmost: the order of the table decides.
     for pattern in _REST_OF_LINE:
         found = pattern.search(text)
-        letter = _CAPITAL.search(found.group(1)) if found else None
+        letter = patterns.capital.search(found.group(1)) if found else None
         if letter:
             return letter.group()
     return None
 
 
-def _standalone(text: str) -> str | None:
-    for pattern in _STANDALONE:
+def _standalone(text: str, patterns: _Patterns) -> str | None:
+    for pattern in patterns.standalone:
         letters = pattern.findall(text)
         if letters:
             return str(letters[-1]).upper()

@@ -14,6 +14,7 @@ from harness.accuracy import Item
 from harness.asking import chat_text, decoding_request, scoring_request
 from harness.config import RunConfig
 from harness.config.rules import BUDGETS
+from harness.duplicates import with_clusters
 from harness.errors import UserError
 
 
@@ -45,9 +46,11 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     """Loads the configured tasks with their documents.
 
     Raises:
-        UserError: a name is unknown or the data is missing or malformed.
+        UserError: a name is unknown, the data is missing or malformed, or a benchmark has another number of questions
+            than it declares although no limit is set.
     """
     from tasks import index
+    from tasks.counts import check_counts
     from tasks.sources import DATASETS_DIR_VARIABLE
 
     if config.datasets_dir is not None:
@@ -67,7 +70,9 @@ def load_benchmark(config: RunConfig) -> Benchmark:
             loaded[task_name] = task
             fingerprints[task_name] = _fingerprint([i.document for i in items[task_name]])
             versions[task_name] = str(task.VERSION)
-    return Benchmark(items, groups, loaded, fingerprints, versions)
+    if config.limit is None:
+        check_counts(loaded.values())
+    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions)
 
 
 def _items(task: Any, name: str, config: RunConfig) -> list[Item]:

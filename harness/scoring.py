@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from harness import extraction
 from harness.errors import RunError
@@ -40,9 +41,25 @@ class Verdict:
     disagree: bool
 
 
-def score_text(text: str, key: str) -> Verdict:
-    """Scores generated text with both parsers."""
-    return _verdict(extraction.paper(text), extraction.strict(text), key)
+def score_text(text: str, key: str, labels: Sequence[str] | None = None) -> Verdict:
+    """Scores generated text with both parsers.
+
+    Args:
+        text: what the model wrote.
+        key: the right label.
+        labels: of all options of the question: the first letters of the alphabet, in order. None stands for as many as
+            the key needs, at least A to D.
+
+    Raises:
+        ScoreError: if the labels are others, which no parser can read, or the key is not among them.
+    """
+    if labels is None:
+        labels = ascii_uppercase[: max(extraction.PAPER_OPTIONS, ascii_uppercase.find(key) + 1)]
+    if list(labels) != list(ascii_uppercase[: len(labels)]) or len(labels) < 2:
+        raise ScoreError(f"Answers are read as letters from A on; the labels are {', '.join(labels)}.")
+    if key not in list(labels):
+        raise ScoreError(f"The key is {key!r}, which is not one of the labels {', '.join(labels)}.")
+    return _verdict(extraction.paper(text, len(labels)), extraction.strict(text, len(labels)), key)
 
 
 def score_choices(loglikelihoods: Sequence[float], labels: Sequence[str], key: str) -> Verdict:

@@ -71,6 +71,7 @@ _ALL = (
         1150,
         "rows whose key is A-D: 1150 of 1172, as in the paper; the other 22 have digits for labels",
         config="ARC-Challenge",
+        version=2,
     ),
     Benchmark(
         "mmlu_redux",
@@ -79,9 +80,10 @@ _ALL = (
         "test",
         "mmlu_redux_paper",
         5632,
-        "the paper's filter: 5632 of 5700, without no_correct_answer, expert and formal_logic-57; "
+        "the paper's filter: 5632 of 5700, without no_correct_answer and expert; "
         "the corrected key counts for wrong_groundtruth where there is one",
         subjects=MMLU_SUBJECTS,
+        version=2,
     ),
     Benchmark(
         "mmlu_redux_ok",

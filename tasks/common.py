@@ -7,6 +7,7 @@ there the configuration that names them is known.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,15 @@ from harness.errors import UserError
 from harness.paths import TASKS
 from harness.scoring import score_choices, score_text
 from tasks.benchmarks import BENCHMARKS
-from tasks.documents import Document, benchmark_documents, checked, refuse_duplicates
+from tasks.documents import Document, benchmark_documents, checked, refuse_duplicates, with_source_labels
+from tasks.local_copies import Row, read_jsonl
 from tasks.prompts import paper_prompt
 from tasks.rows import Candidate
-from tasks.sources import Row, read_jsonl
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 def load_benchmark(*, benchmark: str, dataset_config: str, **_: Any) -> dict[str, Dataset]:
@@ -36,7 +39,10 @@ def load_benchmark(*, benchmark: str, dataset_config: str, **_: Any) -> dict[str
         The split's name -> canonical documents.
     """
     chosen = BENCHMARKS[benchmark]
-    return {chosen.split: _dataset(benchmark_documents(chosen, dataset_config))}
+    documents = benchmark_documents(chosen, dataset_config)
+    if not chosen.subjects and len(documents) != chosen.rows:
+        logger.warning("%s declares %d questions, but its data has %d.", benchmark, chosen.rows, len(documents))
+    return {chosen.split: _dataset(documents)}
 
 
 def load_canonical(
@@ -71,7 +77,12 @@ def canonical_rows(path: Path) -> list[dict[str, Any]]:
         UserError: if a line is broken or a document malformed.
     """
     rows = read_jsonl(path)
-    documents = [_canonical(row, f"{path.stem}-{index}", str(path)) for index, row in enumerate(rows)]
+    candidates = [_candidate(row) for row in rows]
+    checked_rows = [
+        (_canonical(row, candidate, f"{path.stem}-{index}", str(path)), candidate)
+        for index, (row, candidate) in enumerate(zip(rows, candidates, strict=True))
+    ]
+    documents = with_source_labels(checked_rows, str(path))
     refuse_duplicates(documents, str(path))
     return [{**row, **document} for row, document in zip(rows, documents, strict=True)]
 
@@ -93,7 +104,7 @@ def doc_to_target(document: Mapping[str, Any]) -> str:
 
 def process_text(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Scores generated text with the paper's parser and the strict one."""
-    verdict = score_text(results[0], document["key"])
+    verdict = score_text(results[0], document["key"], document["labels"])
     return {
         "acc": float(verdict.correct),
         "acc_strict": float(verdict.correct_strict),
@@ -108,8 +119,11 @@ def process_letters(document: Mapping[str, Any], results: Sequence[tuple[float, 
     return {"acc": float(verdict.correct)}
 
 
-def _canonical(row: Row, place: str, where: str) -> Document:
-    candidate = Candidate(row.get("question"), row.get("choices"), row.get("labels"), row.get("key"), row.get("id"))
+def _candidate(row: Row) -> Candidate:
+    return Candidate(row.get("question"), row.get("choices"), row.get("labels"), row.get("key"), row.get("id"))
+
+
+def _canonical(row: Row, candidate: Candidate, place: str, where: str) -> Document:
     return checked(candidate, place, where, str(row.get("subject", "")), str(row.get("category", "")))
 
 

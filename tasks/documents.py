@@ -9,17 +9,29 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import Any, TypedDict, TypeGuard
 
 from harness.errors import UserError
 from tasks.benchmarks import Benchmark
+from tasks.local_copies import Row
 from tasks.rows import READERS, Candidate
-from tasks.sources import Row, read_rows
+from tasks.sources import read_rows
 
 logger = logging.getLogger(__name__)
 
 
-class Document(TypedDict):
+class Labels(TypedDict, total=False):
+    """What a document says of labels that are not those of its dataset.
+
+    Attributes:
+        source_labels: the dataset's own labels, in the order of `labels`; on all documents of a split or on none.
+    """
+
+    source_labels: list[str]
+
+
+class Document(Labels):
     """One multiple-choice question.
 
     Attributes:
@@ -60,7 +72,14 @@ def benchmark_documents(benchmark: Benchmark, config: str) -> list[Document]:
     ]
     refuse_duplicates(documents, where)
     _log_left_out(candidates, where)
-    kept = [document for document, candidate in zip(documents, candidates, strict=True) if not candidate.left_out]
+    kept = with_source_labels(
+        [
+            (document, candidate)
+            for document, candidate in zip(documents, candidates, strict=True)
+            if not candidate.left_out
+        ],
+        where,
+    )
     if not kept:
         raise UserError(f"{where} has no row that {benchmark.name} asks; kept are {benchmark.kept}.")
     return kept
@@ -80,7 +99,7 @@ def checked(candidate: Candidate, place: str, where: str, subject: str = "", cat
         UserError: naming the row and the field that is wrong.
     """
     row = f"Row {place} of {where}"
-    question = _text(candidate.question, f"{row}: the question", candidate.may_be_blank)
+    question = _text(candidate.question, f"{row}: the question")
     choices, labels = candidate.choices, candidate.labels
     if not _is_list(choices) or not _is_list(labels):
         raise UserError(f"{row}: options and labels must be lists of text.")
@@ -93,10 +112,32 @@ def checked(candidate: Candidate, place: str, where: str, subject: str = "", cat
     key = _text(candidate.key, f"{row}: the key")
     if key not in labels:
         raise UserError(f"{row}: the key is {key!r}, which is not one of its labels {', '.join(labels)}.")
-    name = place if candidate.id is None else _text(candidate.id, f"{row}: the id")
+    if len(labels) > len(ascii_uppercase):
+        raise UserError(f"{row}: {len(labels)} options; they are asked under letters, of which there are 26.")
+    letters = list(ascii_uppercase[: len(labels)])
     return Document(
-        id=name, question=question, choices=choices, labels=labels, key=key, subject=subject, category=category
+        id=place if candidate.id is None else _text(candidate.id, f"{row}: the id"),
+        question=question,
+        choices=choices,
+        labels=letters,
+        key=letters[labels.index(key)],
+        subject=subject,
+        category=category,
     )
+
+
+def with_source_labels(pairs: Sequence[tuple[Document, Candidate]], where: str) -> list[Document]:
+    """Returns the documents; where any was given letters for other labels, all of them keep the dataset's own."""
+    relabelled = [document for document, candidate in pairs if document["labels"] != candidate.labels]
+    if not relabelled:
+        return [document for document, _ in pairs]
+    logger.warning(
+        "%s: the labels of %d of %d rows are not A, B, C, ...; they are asked and scored under letters in their order.",
+        where,
+        len(relabelled),
+        len(pairs),
+    )
+    return [{**document, "source_labels": list(candidate.labels)} for document, candidate in pairs]
 
 
 def refuse_duplicates(documents: Sequence[Document], where: str) -> None:
@@ -106,12 +147,12 @@ def refuse_duplicates(documents: Sequence[Document], where: str) -> None:
         raise UserError(f"{where}: the id {name!r} occurs {times} times; ids must be unique.")
 
 
-def _text(value: Any, what: str, may_be_blank: bool = False) -> str:
+def _text(value: Any, what: str) -> str:
     if value is None:
         raise UserError(f"{what} is missing.")
     if not isinstance(value, str):
         raise UserError(f"{what} must be text, not {type(value).__name__} ({value!r}).")
-    if not may_be_blank and not value.strip():
+    if not value.strip():
         raise UserError(f"{what} is blank.")
     return value
 

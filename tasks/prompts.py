@@ -1,4 +1,7 @@
-"""The prompt of the paper, as its released evaluator builds it, byte for byte."""
+"""The prompt of the paper, as its released evaluator builds it, byte for byte where a question has four options.
+
+The released evaluator asks for "A/B/C/D" however many options there are; here the sentence names the labels of the row.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Choices:
 Instructions:
 - Carefully read the question and all options.
 - Select the single most correct answer.
-- Respond ONLY in the following format: "The correct answer is A/B/C/D".
+- Respond ONLY in the following format: "The correct answer is {labels}".
 - Do not include any explanations, additional text, or punctuation besides the answer.
 
 The correct answer is"""
@@ -26,7 +29,8 @@ def paper_prompt(document: Mapping[str, Any]) -> str:
 
     Each option ends in a newline, so two empty lines follow the last; there is none after the prompt.
     """
-    return _PROMPT.format(question=document["question"], options=options(document))
+    labels = "/".join(document["labels"])
+    return _PROMPT.format(question=document["question"], options=options(document), labels=labels)
 
 
 def options(document: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from harness.errors import UserError, suggest
-from tasks.sources import Row
+from tasks.local_copies import Row
 
 PAPER_LETTERS = ("A", "B", "C", "D")
 ERROR_TYPES = (
@@ -25,11 +25,6 @@ ERROR_TYPES = (
     "no_correct_answer",
     "expert",
 )
-# The paper's n is 5632 where its filter yields 5633 of the published rows: its evaluator lost one
-# wrong_groundtruth row that does not say which. This is the one whose note says that no option holds.
-LOST_BY_THE_PAPER = "formal_logic-57"
-# Published with an empty stem; lm-eval and the paper ask it by its options alone.
-BLANK_QUESTIONS = frozenset({"sociology-38"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,6 @@ class Candidate:
     key: Any
     id: Any = None
     left_out: str = ""
-    may_be_blank: bool = False
 
 
 Reader = Callable[[Row, str], Candidate]  # (row, "<config>-<index>") -> Candidate
@@ -67,23 +61,22 @@ def ceval(row: Row, place: str) -> Candidate:
 def mmlu_redux_ok(row: Row, place: str) -> Candidate:
     """Keeps the rows annotated `ok`."""
     error = _error_type(row, place)
-    return _mmlu(row, place, row.get("answer"), "" if error == "ok" else error)
+    return _mmlu(row, row.get("answer"), "" if error == "ok" else error)
 
 
 def mmlu_redux_paper(row: Row, place: str) -> Candidate:
     """Keeps what the paper's evaluator keeps, with the corrected key for `wrong_groundtruth`."""
     error = _error_type(row, place)
     if error in ("no_correct_answer", "expert"):
-        return _mmlu(row, place, row.get("answer"), error)
+        return _mmlu(row, row.get("answer"), error)
     correction = row.get("correct_answer")
     if error != "wrong_groundtruth" or correction is None:
-        return _mmlu(row, place, row.get("answer"))
+        return _mmlu(row, row.get("answer"))
     if isinstance(correction, str) and not correction.strip():
-        lost = "wrong_groundtruth without a correction" if place == LOST_BY_THE_PAPER else ""
-        return _mmlu(row, place, row.get("answer"), lost)
+        return _mmlu(row, row.get("answer"))
     if _letter(correction) not in PAPER_LETTERS:
-        return _mmlu(row, place, row.get("answer"), "the corrected key is neither a digit nor a letter")
-    return _mmlu(row, place, correction)
+        return _mmlu(row, row.get("answer"), "the corrected key is neither a digit nor a letter")
+    return _mmlu(row, correction)
 
 
 READERS: Mapping[str, Reader] = {
@@ -97,11 +90,10 @@ def _listed(row: Row, question: Any, left_out: str = "") -> Candidate:
     return Candidate(question, parts.get("text"), parts.get("label"), row.get("answerKey"), row.get("id"), left_out)
 
 
-def _mmlu(row: Row, place: str, key: Any, left_out: str = "") -> Candidate:
+def _mmlu(row: Row, key: Any, left_out: str = "") -> Candidate:
     choices = row.get("choices")
     labels = list(ascii_uppercase[: len(choices)]) if isinstance(choices, list) else None
-    blank = place in BLANK_QUESTIONS
-    return Candidate(row.get("question"), choices, labels, _letter(key), None, left_out, may_be_blank=blank)
+    return Candidate(row.get("question"), choices, labels, _letter(key), None, left_out)
 
 
 def _letter(key: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
 from harness.errors import RunError
-from harness.scoring import Verdict, score_choices, score_text
+from harness.scoring import ScoreError, Verdict, score_choices, score_text
 
 
 def test_text_that_both_parsers_read_alike() -> None:
@@ -50,3 +51,16 @@ def test_minus_infinity_beside_a_number_is_fine() -> None:
 def test_what_is_no_number_is_an_error(values: list[float], labels: list[str]) -> None:
     with pytest.raises(RunError):
         score_choices(values, labels, "A")
+
+
+@pytest.mark.parametrize(
+    ("key", "labels", "said"),
+    [("2", ("1", "2"), "the labels are 1, 2"), ("E", "ABCD", "The key is 'E'"), ("A", ("A",), "letters from A on")],
+)
+def test_text_is_scored_against_letters_only(key: str, labels: Sequence[str], said: str) -> None:
+    with pytest.raises(ScoreError, match=said):
+        score_text("The correct answer is A", key, labels)
+
+
+def test_a_key_beyond_four_letters_says_how_many_options_there_are() -> None:
+    assert score_text("The correct answer is F", "F").correct_strict

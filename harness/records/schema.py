@@ -45,6 +45,7 @@ class Sample(Record):
     prompt_sha256: str = Field(description="of the conversation, the options and the generation settings")
     subject: str = ""
     category: str = ""
+    cluster: str = Field("", description="task/subject that it counts for where several ask it; empty = its own")
     labels: list[str] = []
     key: str = Field(description="the right label")
     text: str | None = Field(None, description="what was generated; None for letters")

@@ -97,7 +97,8 @@ def _joined(name: str, parts: Sequence[Mapping[Arm, Mapping[Key, Sample]]]) -> T
 def clusters(samples: Sequence[Sample]) -> list[str] | None:
     """Returns one cluster name a sample, or None where the questions stand alone.
 
-    Questions of one subject hang together; without subjects the tasks of a group are its clusters.
+    Questions of one subject hang together; without subjects the tasks of a group are its clusters. A question that
+    several subjects ask belongs to one of them.
     """
-    names = [f"{sample.task}/{sample.subject}" for sample in samples]
+    names = [sample.cluster or f"{sample.task}/{sample.subject}" for sample in samples]
     return names if len(set(names)) > 1 else None

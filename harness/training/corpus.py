@@ -94,7 +94,7 @@ def read_corpus(recipe: Recipe) -> Corpus:
 def _read(recipe: Recipe) -> tuple[Sequence[Row], str]:
     path = Path(recipe.data).expanduser()
     if path.suffix in {".jsonl", ".json"} or path.exists():
-        from tasks.sources import read_jsonl
+        from tasks.local_copies import read_jsonl
 
         return read_jsonl(path)[: recipe.max_rows], sha256_file(path)
     from datasets import load_dataset

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 from task_rows import Write, ceval, listed, redux
 
@@ -106,17 +109,15 @@ def test_the_ok_filter(write: Write, error: str) -> None:
     assert [document["id"] for document in documents("mmlu_redux_ok", "sociology")] == ["sociology-1"]
 
 
-def test_the_row_that_the_paper_lost(write: Write) -> None:
-    rows = [redux() for _ in range(57)]
-    write("edinburgh-dawg/mmlu-redux-2.0/formal_logic/test", [*rows, redux("wrong_groundtruth", 0, "")])
-    assert len(documents("mmlu_redux", "formal_logic")) == 57
-
-
-def test_one_published_question_is_blank_and_only_that_one(write: Write) -> None:
+def test_no_published_question_may_be_blank(write: Write) -> None:
     write(REDUX, [*[redux() for _ in range(38)], redux(question="")])
-    assert documents("mmlu_redux_ok", "sociology")[38]["question"] == ""
-    write(REDUX, [redux(question=" ")])
-    assert "Row sociology-0" in refusal("mmlu_redux_ok", "sociology")
+    assert "Row sociology-38 of edinburgh-dawg/mmlu-redux-2.0" in refusal("mmlu_redux_ok", "sociology")
+
+
+def test_a_wrong_key_without_a_correction_is_asked_with_its_own(write: Write) -> None:
+    write("edinburgh-dawg/mmlu-redux-2.0/formal_logic/test", [*[redux()] * 57, redux("wrong_groundtruth", 0, "")])
+    kept = documents("mmlu_redux", "formal_logic")
+    assert (len(kept), kept[57]["id"], kept[57]["key"]) == (58, "formal_logic-57", "A")
 
 
 def test_ceval_row(write: Write) -> None:
@@ -172,10 +173,18 @@ def test_duplicate_ids(write: Write) -> None:
     [("{broken", "Line 2 of"), ("[1]", "must be a JSON object, not list"), ("", "Line 2 of")],
 )
 def test_broken_lines_are_numbered(write: Write, line: str, said: str) -> None:
-    path = write(OPENBOOKQA, [listed(), line])
+    path = write(OPENBOOKQA, [listed(), line, listed(number=2)])
     message = refusal("openbookqa")
     assert said in message
     assert str(path) in message
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n \n\n"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_byte_order_mark_and_blank_last_lines_are_passed_over(write: Write, start: str, end: str) -> None:
+    path = write(OPENBOOKQA, [])
+    path.write_text(start + "\n".join(json.dumps(listed(number=n)) for n in range(2)) + end, encoding="utf-8")
+    assert [document["id"] for document in documents("openbookqa")] == ["row-0", "row-1"]
 
 
 def test_a_file_that_is_no_text(write: Write) -> None:
@@ -202,6 +211,48 @@ def test_missing_split_folder_and_root(write: Write, monkeypatch: pytest.MonkeyP
 def test_a_split_without_labels_is_named(write: Write) -> None:
     write("ceval/ceval-exam/law/test", [ceval(""), ceval("")])
     assert "Split 'test' carries no answers" in refusal("ceval", "law")
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    pq.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("names", [["test"], ["test-00000-of-00001"], ["test-00000-of-00002", "test-00001-of-00002"]])
+def test_parquet_is_read_as_json_lines_are(write: Write, names: list[str]) -> None:
+    rows = [listed(number=n) for n in range(4)]
+    lines = write(OPENBOOKQA, rows)
+    expected = documents("openbookqa")
+    lines.unlink()
+    each = len(rows) // len(names)
+    for place, name in enumerate(names):
+        parquet(lines.with_name(f"{name}.parquet"), rows[place * each : (place + 1) * each])
+    parquet(lines.with_name("test-of-another-kind.parquet"), rows)
+    assert documents("openbookqa") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["test", "test-00000-of-00001"], "more than once, as test.parquet and test-00000-of-00001.parquet"),
+        (["test-00001-of-00002"], "is not whole: there are test-00001-of-00002.parquet"),
+        (["test-00000-of-00001", "test-00000-of-00002"], "is not whole"),
+        (["train-00000-of-00001", "tests"], "there are tests, train. Did you mean 'tests'?"),
+    ],
+)
+def test_a_split_in_two_forms_or_in_part_is_refused(write: Write, names: list[str], said: str) -> None:
+    folder = write(OPENBOOKQA, []).parent
+    (folder / "test.jsonl").unlink()
+    for name in names:
+        parquet(folder / f"{name}.parquet", [listed()])
+    assert said in refusal("openbookqa")
+
+
+def test_two_forms_of_a_split_and_a_broken_file_are_named(write: Write) -> None:
+    lines = write(OPENBOOKQA, [listed()])
+    lines.with_name("test.parquet").write_bytes(b"PAR1 broken")
+    assert "as test.jsonl and test.parquet" in refusal("openbookqa")
+    lines.unlink()
+    assert "test.parquet cannot be read as parquet" in refusal("openbookqa")
 
 
 class Hub(types.ModuleType):
