@@ -7,7 +7,6 @@ exit code 1, and that `--help` costs no import of torch.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,16 +89,16 @@ def _run(rest: list[str]) -> int:
     from harness.ranks import join
     from harness.run_flags import configuration
 
-    os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar is enough, and it is ours
-
     def read() -> RunConfig:
         return configuration(_parser("run"), rest)
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
+    from harness.progress import other_bars_hidden
     from harness.runner import run
 
-    run(config, ["run", *rest], ranks)
+    with other_bars_hidden():
+        run(config, ["run", *rest], ranks)
     return 0
 
 
@@ -108,18 +107,18 @@ def _resume(rest: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     path = parser.parse_args(rest).run
     from harness.config import build
+    from harness.progress import other_bars_hidden
     from harness.ranks import join
     from harness.records.loading import read_record
     from harness.runner import run
-
-    os.environ.setdefault("TQDM_DISABLE", "1")
 
     def read() -> RunConfig:
         return build({**read_record(path).config, "output_path": str(path), "resume": True}, str(path))
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
-    run(config, ["resume", *rest], ranks)
+    with other_bars_hidden():
+        run(config, ["resume", *rest], ranks)
     return 0
 
 

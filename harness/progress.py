@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _EVERY_S = 15.0
+_NEVER_S = 1e9
 
 
 class Progress(Protocol):
@@ -58,6 +60,23 @@ def progress(title: str, total: int, shown: bool = True) -> Iterator[Progress]:
             yield _Bar(bar, task)
     else:
         yield _Lines(title, total)
+
+
+@contextmanager
+def other_bars_hidden() -> Iterator[None]:
+    """Hides the bars of libraries while the block runs: one is enough, and it is ours.
+
+    They go on counting, because a library may divide by the seconds of its bar, as vLLM does; those of a disabled bar
+    are 0. So nothing is disabled, not even where the environment asks for it: the bars never become due.
+    """
+    from tqdm.std import tqdm
+
+    usual = tqdm.__init__
+    tqdm.__init__ = functools.partialmethod(usual, disable=False, delay=_NEVER_S)
+    try:
+        yield
+    finally:
+        tqdm.__init__ = usual
 
 
 class _Bar:

@@ -162,10 +162,11 @@ def test_the_budget_and_the_stops_are_the_tasks_own(api: Api, tmp_path: Path) ->
 def test_a_batch_that_fails_once_is_asked_again(
     api: Api, own: dict[tuple[str, ...], Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api.failing = [500]
+    probes: list[int | None] = [None] * len(MODELS)
+    api.failing = [*probes, 500]
     assert cli.main(command(tmp_path / "retried", *through(api))) == 0
     assert "halved" not in capsys.readouterr().err
-    api.failing = [503]
+    api.failing = [*probes, 503]
     assert cli.main(command(tmp_path / "halved", *through(api, more=",max_retries=1"))) == 0
     assert "A batch of 8 failed (HTTPError) and was halved." in capsys.readouterr().err
     for folder in ("retried", "halved"):

@@ -1,24 +1,20 @@
-"""From our requests to lm-eval's and back: texts and loglikelihoods of a batch.
-
-Guarantees one result a request, in their order, or an error for the whole batch, which `harness.engine` then halves. An
-engine that is not there, or that lets nobody in, ends the run instead: no question is at fault, and the run can be
-resumed.
-"""
+"""From our requests to lm-eval's and back: texts and loglikelihoods of a batch, one result a request in their order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import math
+from collections.abc import Sequence
+from typing import Any
 
 from harness.channels.base import PromptTooLong
 from harness.channels.common import encode_fitting
 from harness.decoding import Scored, cut
-from harness.errors import RunError, UserError
+from harness.errors import UserError
 from harness.prompts import Conversation, continuation, encode, tokenize
-from harness.served.backend import Served, one_line
+from harness.served.backend import Served
+from harness.served.calls import results
 
-R = TypeVar("R")
-_LETS_NOBODY_IN = {401: "refuses the access token", 403: "refuses access", 404: "knows no such address or model"}
+TokenRequest = tuple[tuple[str, str], list[int], list[int]]
 
 
 def write(
@@ -42,7 +38,7 @@ def write(
     asked = [
         Instance("generate_until", {}, arguments, i) for i, arguments in enumerate(zip(prompts, settings, strict=True))
     ]
-    texts = _asked(served, len(asked), lambda: served.model.generate_until(asked, disable_tqdm=True))
+    texts = results(served, len(asked), lambda: served.model.generate_until(asked, disable_tqdm=True))
     # Some engines pass on only the first few stop strings.
     return [cut(str(text), stop) for text, stop in zip(texts, stops, strict=True)]
 
@@ -59,10 +55,10 @@ def score(
     rows = [(c, option) for c, listed in zip(conversations, options, strict=True) for option in listed]
     ask = _ask_tokens if served.kind == "tokens" else _ask_texts
     try:
-        found = _asked(served, len(conversations), lambda: ask(served, rows), len(rows))
+        found = results(served, len(conversations), lambda: ask(served, rows), len(rows))
     except NotImplementedError as error:
         raise UserError(cannot_score(served)) from error
-    scored = iter(Scored(float(number), bool(greedy)) for number, greedy in found)
+    scored = iter(Scored(_loglikelihood(number), bool(greedy)) for number, greedy in found)
     return [tuple(next(scored) for _ in listed) for listed in options]
 
 
@@ -98,11 +94,20 @@ def text_tokens(served: Served, text: str) -> tuple[int, ...]:
     return tokenize(served, text, chat=True) if served.kind == "tokens" else ()
 
 
+def token_request(served: Served, conversation: Conversation, option: str) -> TokenRequest:
+    """An option behind its prompt as token ids, in the form of lm-eval's engines with a tokenizer."""
+    return ("", option), list(encode(served, conversation).ids), list(continuation(served, conversation, option))
+
+
+def _loglikelihood(number: Any) -> float:
+    if not math.isfinite(value := float(number)) or value > 1e-3:
+        raise ValueError(f"The engine gave the loglikelihood {value}; it has to be a finite number up to 0.")
+    return value
+
+
 def _ask_tokens(served: Served, rows: Sequence[tuple[Conversation, str]]) -> Any:
     # lm-eval's `loglikelihood` would move a template's closing line break into the option and score it with it.
-    requests = [
-        (("", option), list(encode(served, c).ids), list(continuation(served, c, option))) for c, option in rows
-    ]
+    requests = [token_request(served, conversation, option) for conversation, option in rows]
     return served.model._loglikelihood_tokens(requests, disable_tqdm=True)
 
 
@@ -111,36 +116,3 @@ def _ask_texts(served: Served, rows: Sequence[tuple[Conversation, str]]) -> Any:
 
     asked = [Instance("loglikelihood", {}, (served.prompt(c), option), i) for i, (c, option) in enumerate(rows)]
     return served.model.loglikelihood(asked, disable_tqdm=True)
-
-
-def _asked(served: Served, questions: int, call: Callable[[], Sequence[R]], expected: int | None = None) -> Sequence[R]:
-    try:
-        found = call()
-    except Exception as error:
-        _end_where_nobody_answers(served, questions, error)
-        raise
-    wanted = questions if expected is None else expected
-    if len(found) != wanted or any(one is None for one in found):
-        raise ValueError(f"The engine gave {len(found)} results for {wanted} requests.")
-    return found
-
-
-def _end_where_nobody_answers(served: Served, questions: int, error: Exception) -> None:
-    """Raises for the whole run; a lost connection only once a single question meets it again."""
-    import aiohttp
-    import requests
-
-    reason = _LETS_NOBODY_IN.get(_status(error))
-    if questions == 1 and isinstance(error, (requests.ConnectionError, aiohttp.ClientConnectionError, ConnectionError)):
-        reason = "does not answer"
-    if reason is not None:
-        raise RunError(
-            f"Backend {served.backend!r} of the {served.role} {reason} ({one_line(error)}); what was answered before "
-            "is kept, see to the engine and resume the run."
-        ) from error
-
-
-def _status(error: Exception) -> int:
-    response = getattr(error, "response", None)
-    status = getattr(error, "status", None) if response is None else getattr(response, "status_code", None)
-    return status if isinstance(status, int) else 0

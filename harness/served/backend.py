@@ -14,6 +14,7 @@ from harness.errors import UserError, unknown
 from harness.models import Reference, drop_sampling, parse_reference
 from harness.prompts import Conversation, ask, render
 from harness.served.arguments import filled_in
+from harness.served.reasons import without_task_dumps
 
 Kind = Literal["tokens", "chat", "text"]
 _OURS = {"single", "t2t", "c2c"}
@@ -78,6 +79,7 @@ def build(role: str, backend: str, name: str, arguments: str, *, chat: bool, bat
     except Exception as error:  # what sets up an engine raises every kind
         raise UserError(f"Backend {backend!r} of the {role} {name!r} cannot be set up: {one_line(error)}") from error
     _make_greedy(model)
+    without_task_dumps(model)
     served = Served(role, backend, reference, model, _kind(backend, model))
     _check_reads(served, chat)
     return served

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from harness.accuracy import Item
 from harness.assembly import Cast, Group, text_variant
@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.served.answers import cannot_score
 from harness.served.backend import Served, build
 from harness.served.channels import ServedSingle, ServedText
+from harness.served.probe import check_scores
 
 
 def assemble_served(config: RunConfig, queries: Sequence[Query]) -> Cast:
@@ -35,12 +36,21 @@ def assemble_served(config: RunConfig, queries: Sequence[Query]) -> Cast:
     return Cast(None, (), (), tuple(groups), tuple(served.values()))
 
 
-def check_answerable(cast: Cast, items: Iterable[Item]) -> None:
+def check_answerable(cast: Cast, items: Sequence[Item]) -> None:
     """Refuses what an engine cannot be asked, before anything is.
 
     Raises:
-        UserError: a task scores options or opens the answer, and an engine takes chats only.
+        UserError: a task scores options or opens the answer, and an engine takes chats only; or a server gives no
+            loglikelihoods of options, see `check_scores`.
+        RunError: a server is not there or lets nobody in.
     """
+    _check_chats(cast, items)
+    channels = [group.channel for group in cast.groups if isinstance(group.channel, (ServedSingle, ServedText))]
+    for model in dict.fromkeys(channel.model for channel in channels):
+        check_scores(model, items)
+
+
+def _check_chats(cast: Cast, items: Sequence[Item]) -> None:
     chats = [model for model in cast.served if model.kind == "chat"]
     if not chats:
         return
