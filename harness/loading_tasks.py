@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +41,23 @@ class Benchmark:
         return [item for items in self.items.values() for item in items]
 
 
+def with_datasets_dir(config: RunConfig) -> RunConfig:
+    """Puts the environment's folder of local copies into a configuration that names none."""
+    from tasks.sources import folder_in_environment
+
+    found = folder_in_environment() if config.datasets_dir is None else None
+    return config if found is None else config.model_copy(update={"datasets_dir": found})
+
+
+def origin_of_data(config: RunConfig) -> str:
+    """Who names the folder of local copies: `datasets_dir`, the environment's variable, or nobody."""
+    from tasks.sources import DATASETS_DIR_VARIABLE, folder_in_environment
+
+    if config.datasets_dir is not None:
+        return "datasets_dir"
+    return DATASETS_DIR_VARIABLE if folder_in_environment() else ""
+
+
 def load_benchmark(config: RunConfig) -> Benchmark:
     """Loads the configured tasks with their documents.
 
@@ -51,16 +67,13 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     """
     from tasks import index
     from tasks.counts import check_counts
-    from tasks.sources import DATASETS_DIR_VARIABLE
 
-    if config.datasets_dir is not None:
-        os.environ[DATASETS_DIR_VARIABLE] = config.datasets_dir
     items: dict[str, list[Item]] = {}
     groups: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}
     fingerprints, versions = {}, {}
     for name in config.tasks:
-        members = index.load([name])
+        members = index.load([name], config.datasets_dir)
         groups[name] = [str(t.config.task) for t in members]
         for task in members:
             task_name = str(task.config.task)

@@ -6,10 +6,10 @@ before the next is asked; whatever ends the run leaves a folder that `--resume` 
 
 from __future__ import annotations
 
-import signal
+import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from harness.config import RunConfig, differing, identity, identity_hash
 from harness.errors import UserError
 from harness.finishing import accompany, conclude, publish, write_questions
 from harness.identity import extra_identity, fusers_of, models_of
-from harness.loading_tasks import Benchmark, load_benchmark
+from harness.loading_tasks import Benchmark, load_benchmark, origin_of_data, with_datasets_dir
+from harness.process import alone, sigterm_as_interrupt
 from harness.ranks import Ranks
 from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
@@ -46,11 +47,15 @@ def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = No
         UserError: something asked for cannot be had.
         RunError: too many samples failed, the disk is full or another process is gone.
     """
-    ranks = (ranks or Ranks()).stepping(config.tensor_parallel)
-    _quiet()
+    with alone():
+        return _run(config, command, (ranks or Ranks()).stepping(config.tensor_parallel))
+
+
+def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks) -> Path:
+    config = with_datasets_dir(asked)
     benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks))
-    record = _agreed(record, ranks)
-    with _sigterm_as_interrupt(), ExitStack() as closing:
+    record = _agreed(record.model_copy(update={"datasets_from": origin_of_data(asked)}), ranks)
+    with sigterm_as_interrupt(), ExitStack() as closing:
         folder, session = _opened(config, cast, benchmark, record, ranks, closing)
         if isinstance(folder, RunFolder):
             write_questions(benchmark, folder.path)
@@ -106,7 +111,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
     models, fusers = models_of(cast), fusers_of(config, cast)
     extra = extra_identity(benchmark, cast, models, fusers)
     return RunRecord(
-        run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + identity_hash(config, extra)[:8],
+        run_id=_new_run_id(),
         status="started",
         started_at=now(),
         command=list(command),
@@ -124,6 +129,11 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         engine=engine_of(config),
         git=provenance.git(),
     )
+
+
+def _new_run_id() -> str:
+    """A second and a random number: no other run has it, however many start in that second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(5)}"
 
 
 def _opened(
@@ -159,22 +169,3 @@ def _first_opened(config: RunConfig, record: RunRecord) -> RunFolder:
     kept = sum(s.done for s in folder.samples)
     folder.update(record.model_copy(update={"run_id": folder.record.run_id, "resumed": kept}))
     return folder
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _quiet() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

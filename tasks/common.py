@@ -27,19 +27,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def load_benchmark(*, benchmark: str, dataset_config: str, **_: Any) -> dict[str, Dataset]:
+def load_benchmark(
+    *, benchmark: str, dataset_config: str, datasets_dir: str | None = None, **_: Any
+) -> dict[str, Dataset]:
     """Loads the split of a benchmark (`custom_dataset` of its tasks).
 
     Args:
         benchmark: name in `tasks.benchmarks.BENCHMARKS`.
         dataset_config: configuration of the dataset; the subject where there are subjects.
+        datasets_dir: folder of local copies, which whoever loads the task adds to its metadata; see
+            `tasks.sources.read_rows`.
         _: the task's metadata, which lm-eval passes along.
 
     Returns:
         The split's name -> canonical documents.
     """
     chosen = BENCHMARKS[benchmark]
-    documents = benchmark_documents(chosen, dataset_config)
+    documents = benchmark_documents(chosen, dataset_config, datasets_dir)
     if not chosen.subjects and len(documents) != chosen.rows:
         logger.warning("%s declares %d questions, but its data has %d.", benchmark, chosen.rows, len(documents))
     return {chosen.split: _dataset(documents)}

@@ -53,13 +53,18 @@ class Document(Labels):
     category: str
 
 
-def benchmark_documents(benchmark: Benchmark, config: str) -> list[Document]:
+def benchmark_documents(benchmark: Benchmark, config: str, datasets_dir: str | None = None) -> list[Document]:
     """Loads, checks and filters one configuration of a benchmark.
+
+    Args:
+        benchmark: what is loaded.
+        config: its configuration.
+        datasets_dir: see `tasks.sources.read_rows`.
 
     Raises:
         UserError: if the data is not there, a row is malformed or no row is left.
     """
-    rows = read_rows(benchmark.source, config, benchmark.split)
+    rows = read_rows(benchmark.source, config, benchmark.split, datasets_dir)
     where = f"{benchmark.source.hub_id} ({config}, {benchmark.split})"
     _refuse_unlabelled(rows, benchmark, where)
     reader = READERS[benchmark.rule]

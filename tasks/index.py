@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError, suggest
 from harness.paths import TASKS
@@ -35,18 +35,24 @@ def headlines() -> list[str]:
     return sorted(name for name, _, path in _entries() if len(path.parts) == 2)
 
 
-def task_manager() -> TaskManager:
-    """Returns an lm-eval task manager that knows the tasks of this folder only."""
+def task_manager(datasets_dir: str | None = None) -> TaskManager:
+    """Returns an lm-eval task manager that knows the tasks of this folder only.
+
+    Args:
+        datasets_dir: folder of local copies of the data sets, see `tasks.sources.read_rows`.
+    """
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(TASKS), include_defaults=False)
+    added: Any = {} if datasets_dir is None else {"datasets_dir": datasets_dir}
+    return TaskManager(include_path=str(TASKS), include_defaults=False, metadata=added)
 
 
-def load(names: Iterable[str]) -> list[Task]:
+def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
     """Loads tasks with their documents, groups flattened.
 
     Args:
         names: tasks and groups; a task that is named twice, also through groups, is loaded once.
+        datasets_dir: folder of local copies of the data sets, see `tasks.sources.read_rows`.
 
     Returns:
         lm-eval tasks in the order of `names` and, within a group, of its members.
@@ -58,7 +64,7 @@ def load(names: Iterable[str]) -> list[Task]:
     known = available()
     for name in wanted:
         _check(name, known)
-    manager = task_manager()
+    manager = task_manager(datasets_dir)
     tasks: dict[str, Task] = {}
     with _without_metadata_hint():
         for name in wanted:

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from subprocess import Popen
 from subprocess import run as run_process
 
 import pytest
@@ -164,6 +165,76 @@ def test_two_records_of_one_run_are_refused(board: Path) -> None:
     (board / "records" / "copy.json").write_bytes(record_path(board).read_bytes())
     with pytest.raises(UserError, match="same run"):
         write(board)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"identity": "cd" * 32},
+        {"started_at": "2026-01-01T10:00:01+00:00"},
+        {"finished_at": "2026-01-01T11:00:01+00:00"},
+    ],
+    ids=["identity", "started", "finished"],
+)
+def test_another_run_with_the_same_id_replaces_nothing(board: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+    before = record_path(board).read_bytes()
+    with pytest.raises(UserError, match="another run"):
+        add_record(board, write_run(run(PLANS, **changes), tmp_path / "other"))
+    assert record_path(board).read_bytes() == before
+
+
+def test_other_answers_of_the_same_second_replace_nothing(board: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="another run"):
+        add_record(board, write_run(run([Plan(n=60, seed=5)]), tmp_path / "other"))
+
+
+def test_the_same_run_is_replaced_when_it_is_added_again(board: Path, tmp_path: Path) -> None:
+    later = {"started_at": "2026-01-02T10:00:00+00:00", "finished_at": "2026-01-02T11:00:00+00:00", "resumed": 3}
+    add_record(board, write_run(run(PLANS), tmp_path / "again"))
+    path = add_record(board, write_run(run([Plan(n=60)], **later), tmp_path / "resumed"))
+    assert list((board / "records").iterdir()) == [path]
+    assert read_record(path).record.run.resumed == 3
+
+
+def test_run_ids_that_are_alike_are_records_of_their_own(tmp_path: Path) -> None:
+    ids = ["my run", "my-run", "My-Run", "my_run", "MY RUN"]
+    names = {
+        add_record(tmp_path / "boards", write_run(run([Plan(n=3)], run_id=run_id), tmp_path / str(number))).name.lower()
+        for number, run_id in enumerate(ids)
+    }
+    assert len(names) == len(ids)
+    write(tmp_path / "boards")
+    page = (tmp_path / "boards" / "openbookqa.md").read_text()
+    assert all(f"run {run_id}" in page for run_id in ids)
+
+
+def test_tasks_that_are_alike_have_pages_of_their_own(tmp_path: Path) -> None:
+    tasks = ["README", "readme", "overview", "Overview", "Quiz", "quiz"]
+    add_record(tmp_path, write_run(run([Plan(n=3, task=task, timed=0) for task in tasks]), tmp_path / "run"))
+    write(tmp_path)
+    overview = (tmp_path / "README.md").read_text()
+    assert "# Leaderboards" in overview
+    pages = {task: [p for p in tmp_path.glob("*.md") if f"Task `{task}`." in p.read_text()] for task in tasks}
+    assert all(len(found) == 1 for found in pages.values())
+    names = [page.name.lower() for (page,) in pages.values()]
+    assert len({*names, "readme.md"}) == len(tasks) + 1
+    for (page,) in pages.values():
+        assert f"]({page.name})" in overview
+        assert f"({page.stem}.csv)" in page.read_text()
+        assert page.with_suffix(".csv").is_file()
+    assert check(tmp_path) == []
+
+
+def test_two_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
+    runs = [write_run(run([Plan(n=3, timed=0)], run_id=f"run-{number}"), tmp_path / str(number)) for number in range(6)]
+    code = "import sys; from pathlib import Path; from harness import leaderboard as board\n"
+    code += "to, *runs = map(Path, sys.argv[1:])\n"
+    code += "for run in runs:\n    board.add_record(to, run)\n    board.write(to)\n"
+    halves = [runs[:3], runs[3:]]
+    children = [Popen([sys.executable, "-c", code, str(tmp_path / "boards"), *map(str, half)]) for half in halves]
+    assert [child.wait(60) for child in children] == [0, 0]
+    assert check(tmp_path / "boards") == []
+    assert len(list((tmp_path / "boards" / "records").iterdir())) == 6
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:

@@ -29,8 +29,16 @@ def export_record(run_folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if the folder holds no run, or one that did not finish.
     """
-    content = board_record(load_run(run_folder)).model_dump(mode="json", exclude_defaults=True)
-    return {"schema_version": SCHEMA_VERSION, **content}
+    return _content(board_record(load_run(run_folder)))
+
+
+def serialised(record: BoardRecord) -> str:
+    """Returns the text of a record's file."""
+    return serialise(_content(record))
+
+
+def _content(record: BoardRecord) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, **record.model_dump(mode="json", exclude_defaults=True)}
 
 
 def board_record(run: LoadedRun) -> BoardRecord:

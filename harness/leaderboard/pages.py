@@ -14,6 +14,7 @@ from harness.leaderboard.published import published_rows, title
 from harness.leaderboard.reading import Entry
 from harness.leaderboard.rows import BoardRow, EntryBoard, entry_board
 from harness.leaderboard.trainings import TrainingsRow, trainings_rows
+from harness.records.naming import file_name
 
 MARK = "<!-- Generated from records/; do not edit. -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -70,9 +71,13 @@ def render(entries: Sequence[Entry]) -> dict[str, str]:
             raise UserError(f"Task name {task!r} cannot name a page; allowed are letters, digits, '_', '.' and '-'.")
         ours = [row for row in rows if row.task == task]
         averaged = [row for row in trainings if row.task == task]
-        pages[f"{task}.md"] = _task_page(task, ours, boards, averaged, origins(entries, task))
-        pages[f"{task}.csv"] = cells.csv_text(ours)
+        pages[f"{_page_name(task)}.md"] = _task_page(task, ours, boards, averaged, origins(entries, task))
+        pages[f"{_page_name(task)}.csv"] = cells.csv_text(ours)
     return pages
+
+
+def _page_name(task: str) -> str:
+    return file_name(task, reserved=("readme", "overview"))
 
 
 def _task_page(
@@ -85,7 +90,8 @@ def _task_page(
     effects = [
         cells.effect_cells(board.run_id, effect) for board in boards for effect in board.effects if effect.task == task
     ]
-    parts = [MARK, f"# {markdown(title(task))}", f"Task `{task}`. [All tasks](README.md), [CSV]({task}.csv)."]
+    links = f"[All tasks](README.md), [CSV]({_page_name(task)}.csv)"
+    parts = [MARK, f"# {markdown(title(task))}", f"Task `{task}`. {links}."]
     parts += [cells.board_table(rows)]
     if effects:
         parts += ["## Differences", cells.table(_EFFECT_HEADINGS, effects, left={0, 1, 2, 3, 10})]
@@ -117,7 +123,7 @@ def _overview_line(task: str, rows: Sequence[BoardRow]) -> list[str]:
     scores = [cells.accuracy_text(matched[name].accuracy) if name in matched else "" for name in ("receiver", "t2t")]
     fused = matched.get("c2c")
     return [
-        f"[{markdown(title(task))}]({task}.md)",
+        f"[{markdown(title(task))}]({_page_name(task)}.md)",
         cells.pair_text(rows[0]),
         *scores,
         cells.accuracy_text(fused.accuracy) if fused else _self_text(rows),

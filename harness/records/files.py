@@ -91,14 +91,15 @@ def _write_new(path: Path, data: bytes) -> None:
         os.close(fd)
 
 
-_digests: dict[tuple[str, int, int], str] = {}
+_digests: dict[tuple[int, ...], str] = {}
 
 
 def sha256_file(path: Path) -> str:
-    """Returns the digest of one file's contents; read once a process while its size and time stay the same."""
+    """Returns the digest of one file's contents; read once a process while it stays the same file, unchanged."""
     with explained(path):
         stat = path.stat()
-        key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+        # A copied file may bring its time along; the time at which its entry last changed is the system's own.
+        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         if key not in _digests:
             _digests[key] = _digest(path)
     return _digests[key]

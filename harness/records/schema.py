@@ -209,6 +209,9 @@ class RunRecord(Record):
         [], description="role, reference, fingerprint, size, training as its file says"
     )
     datasets: dict[str, str] = Field({}, description="task -> sha256 over its canonical rows")
+    datasets_from: str = Field(
+        "", description="who named config.datasets_dir: `datasets_dir` or HARNESS_DATASETS_DIR; empty = the hub"
+    )
     task_versions: dict[str, str] = {}
     groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")
     packages: dict[str, str] = {}

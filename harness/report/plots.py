@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import UserError
 from harness.records import LoadedRun
 from harness.records.files import explained
+from harness.records.naming import file_name
 from harness.records.schema import ResultRow
 from harness.report.data import RunNumbers, run_numbers
 from harness.results import Effect
@@ -54,20 +55,27 @@ def write_plots(runs: Sequence[LoadedRun], folder: Path) -> list[Path]:
         The files written.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or the plots of two runs would have the same names.
     """
+    found = [run_numbers(run) for run in runs if run.samples]
+    stems: dict[str, tuple[RunNumbers, str]] = {}
+    for numbers in found:
+        for table in numbers.tables:
+            run_id = numbers.run.record.run_id
+            stem = f"{file_name(run_id)}-{file_name(table.name)}"
+            if stem in stems:
+                raise UserError(f"Two of these runs have plots named {stem!r} (run {run_id!r}); plot them apart.")
+            stems[stem] = numbers, table.name
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        found = [run_numbers(run) for run in runs if run.samples]
-        return [path for numbers in found for table in numbers.tables for path in _task(numbers, table.name, folder)]
+        return [path for stem, (numbers, task) in stems.items() for path in _task(numbers, task, folder / stem)]
 
 
-def _task(numbers: RunNumbers, task: str, folder: Path) -> list[Path]:
+def _task(numbers: RunNumbers, task: str, stem: Path) -> list[Path]:
     rows = [row for row in numbers.rows if row.task == task]
     effects = [effect for effect in numbers.effects if effect.task == task and effect.difference is not None]
     timed = [row for row in rows if row.e2e_s_p50 is not None]
     stages = [row for row in timed if row.stages_s_p50 and not row.control]
-    stem = folder / re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{numbers.run.record.run_id}-{task}").lstrip(".-")
     drawn: list[Path] = []
     drawn += _saved(stem, "accuracy", len(rows), lambda axes: _accuracy(axes, rows))
     drawn += _saved(stem, "effects", len(effects), lambda axes: _effects(axes, effects))

@@ -3,6 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
+from harness.errors import UserError
 from harness.report.plots import write_plots
 from tests.synthetic import Plan, run
 
@@ -33,3 +36,11 @@ def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
 def test_a_name_cannot_leave_the_folder_nor_start_mathematics(tmp_path: Path) -> None:
     paths = write_plots([run([Plan(n=4, task="../$x^{")], run_id="../up")], tmp_path / "plots")
     assert {path.parent for path in paths} == {tmp_path / "plots"}
+
+
+def test_runs_that_are_alike_do_not_share_plots(tmp_path: Path) -> None:
+    alike = [run([Plan(n=4, timed=0)], run_id=name) for name in ("a b", "a-b", "A-b")]
+    paths = write_plots(alike, tmp_path)
+    assert len({path.name.lower() for path in paths}) == len(paths)
+    with pytest.raises(UserError, match="plot them apart"):
+        write_plots([alike[0], alike[0]], tmp_path)

@@ -1,0 +1,212 @@
+"""Runs that share a process, one after another or in threads, are what each would be in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import processes
+
+from harness import cli, process
+from harness.config import RunConfig
+from harness.records.files import sha256_file
+from harness.runner import run
+from tasks.sources import DATASETS_DIR_VARIABLE
+
+TASK = "openbookqa_letters"
+FOLDERS = {"one": ["red", "blue", "green", "grey"], "two": ["tall", "small", "wide"]}
+FLAGS = ["--channels", "receiver", "--tasks", TASK, "--device", "cpu", "--latency_samples", "0", "--no-progress"]
+OWN = ("run_id", "started_at", "finished_at", "command", "config", "counters", "peak_memory_bytes", "datasets_from")
+
+
+@pytest.fixture(autouse=True)
+def _no_folder_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DATASETS_DIR_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of data sets with other questions under the same names."""
+    home = tmp_path_factory.mktemp("data")
+    for name, words in FOLDERS.items():
+        path = home / name / "allenai" / "openbookqa" / "main" / "test.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(row(word, words)) + "\n" for word in words))
+    return home
+
+
+def row(word: str, words: list[str]) -> dict[str, Any]:
+    options = {"text": words[:3], "label": list("ABC")}
+    return {"id": word, "question_stem": f"Which one is {word} ?", "choices": options, "answerKey": "A"}
+
+
+def asked(home: Path, data: str, output: Path) -> list[str]:
+    return ["run", *FLAGS, "--datasets_dir", str(home / data), "--output_path", str(output)]
+
+
+def kept(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """The answers and what the record says, without what belongs to one session alone."""
+    found = processes.record(folder)
+    return processes.lines(folder), {name: value for name, value in found.items() if name not in OWN}
+
+
+@pytest.fixture(scope="module")
+def apart(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str], dict[str, Any]]]:
+    """Each run in a process of its own."""
+    out = tmp_path_factory.mktemp("apart")
+    children = [processes.forked(processes.run, asked(home, name, out / name)) for name in FOLDERS]
+    assert [processes.ended(child) for child in children] == [0, 0]
+    return {name: kept(out / name) for name in FOLDERS}
+
+
+def in_threads(*work: Callable[[], int]) -> list[int]:
+    """Starts all at once and returns what each returned."""
+    codes: list[int] = [-1] * len(work)
+
+    def keep(place: int) -> None:
+        codes[place] = work[place]()
+
+    threads = [threading.Thread(target=keep, args=(place,)) for place in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return codes
+
+
+def test_runs_one_after_another_do_not_know_of_each_other(home: Path, tmp_path: Path, apart: Any) -> None:
+    for name in (*FOLDERS, "one"):
+        output = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
+        assert cli.main(asked(home, name, output)) == 0
+        assert kept(output) == apart[name]
+    assert apart["one"] != apart["two"]
+
+
+def test_runs_in_two_threads_do_not_know_of_each_other(home: Path, tmp_path: Path, apart: Any) -> None:
+    work = [functools.partial(cli.main, asked(home, name, tmp_path / name)) for name in FOLDERS]
+    assert in_threads(*work) == [0, 0]
+    for name in FOLDERS:
+        assert kept(tmp_path / name) == apart[name]
+
+
+def test_a_later_run_without_a_folder_asks_the_hub(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(asked(home, "one", tmp_path / "one")) == 0
+    assert DATASETS_DIR_VARIABLE not in os.environ
+    assert cli.main(["run", *FLAGS, "--output_path", str(tmp_path / "hub")]) == 2
+    assert "allenai/openbookqa" in capsys.readouterr().err
+    assert not (tmp_path / "hub").exists()
+
+
+def test_the_folder_is_on_record_whoever_names_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DATASETS_DIR_VARIABLE, str(home / "two"))
+    assert cli.main(["run", *FLAGS, "--output_path", str(tmp_path / "environment")]) == 0
+    assert cli.main(asked(home, "one", tmp_path / "flag")) == 0
+    said = [processes.record(tmp_path / name) for name in ("environment", "flag")]
+    assert [s["config"]["datasets_dir"] for s in said] == [str(home / "two"), str(home / "one")]
+    assert [s["datasets_from"] for s in said] == [DATASETS_DIR_VARIABLE, "datasets_dir"]
+    monkeypatch.setenv(DATASETS_DIR_VARIABLE, str(home / "one"))
+    assert cli.main(["resume", str(tmp_path / "environment")]) == 0  # reads what the run read
+    assert processes.record(tmp_path / "environment")["resumed"] == len(FOLDERS["two"])
+
+
+def test_the_folder_reaches_every_task_of_a_group(home: Path) -> None:
+    from tasks import index
+
+    for task in ("ceval_val", "mmlu_redux"):
+        with pytest.raises(Exception, match=str(home / "one")):
+            index.load([task], str(home / "one"))
+
+
+def test_a_run_gives_the_process_back(home: Path, tmp_path: Path) -> None:
+    from transformers.utils import logging as theirs
+
+    def handler(*_: object) -> None: ...
+
+    theirs.set_verbosity_info()
+    before, environment = signal.signal(signal.SIGTERM, handler), dict(os.environ)
+    filters = list(logging.getLogger("lm_eval.api.task").filters)
+    try:
+        assert cli.main(asked(home, "one", tmp_path / "run")) == 0
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert (theirs.get_verbosity(), theirs.is_progress_bar_enabled()) == (logging.INFO, True)
+        assert dict(os.environ) == environment
+        assert logging.getLogger("lm_eval.api.task").filters == filters
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        theirs.set_verbosity_warning()
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    config = RunConfig(
+        receiver="tasks/factworld/pair/receiver",
+        channels=("receiver",),
+        tasks=(TASK,),
+        datasets_dir=str(home / "one"),
+        device="cpu",
+        latency_samples=0,
+        progress=False,
+        output_path=str(tmp_path / "run"),
+    )
+    assert in_threads(lambda: int(run(config) == tmp_path / "run")) == [1]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_one_run_at_a_time() -> None:
+    inside: list[int] = []
+
+    def enter() -> int:
+        with process.alone():
+            inside.append(1)
+            most.append(len(inside))
+            for _ in range(50):
+                threading.Event().wait(0.0005)
+            inside.pop()
+        return 0
+
+    most: list[int] = []
+    in_threads(*[enter] * 4)
+    assert most == [1] * 4
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system keeps the peak of a process")
+def test_peak_memory_is_that_of_the_run(home: Path, tmp_path: Path) -> None:
+    def peak(name: str) -> int:
+        assert cli.main(asked(home, "one", tmp_path / name)) == 0
+        return int(processes.record(tmp_path / name)["peak_memory_bytes"]["process"])
+
+    before, large = peak("before"), 1 << 29
+    filled = bytearray(b"x") * large
+    del filled
+    assert peak("after") < before + large // 2
+
+
+def test_runs_of_one_second_have_ids_of_their_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runner.time.strftime", lambda *_: "20260101-000000")
+    boards = ["--leaderboards_dir", str(tmp_path / "boards")]
+    names = ["my run", "my-run", "My-Run"]
+    for name in names:
+        assert cli.main([*asked(home, "one", tmp_path / "runs" / name), *boards]) == 0
+    ids = {processes.record(tmp_path / "runs" / name)["run_id"] for name in names}
+    assert len(ids) == len(names)
+    assert {path.stem for path in (tmp_path / "boards" / "records").iterdir()} == ids
+
+
+def test_a_file_that_was_replaced_by_one_of_equal_size_and_time_is_read_again(tmp_path: Path) -> None:
+    path, other = tmp_path / "weights", tmp_path / "other"
+    path.write_bytes(b"one")
+    before, stamp = sha256_file(path), path.stat()
+    other.write_bytes(b"two")
+    os.utime(other, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    other.replace(path)
+    assert sha256_file(path) != before
