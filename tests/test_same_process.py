@@ -23,7 +23,8 @@ from tasks.sources import DATASETS_DIR_VARIABLE
 
 TASK = "openbookqa_letters"
 FOLDERS = {"one": ["red", "blue", "green", "grey"], "two": ["tall", "small", "wide"]}
-FLAGS = ["--channels", "receiver", "--tasks", TASK, "--device", "cpu", "--latency_samples", "0", "--no-progress"]
+FLAGS = ["--channels", "receiver", "--tasks", TASK, "--device", "cpu", "--limit", "4", "--latency_samples", "0"]
+FLAGS += ["--no-progress"]
 OWN = ("run_id", "started_at", "finished_at", "command", "config", "counters", "peak_memory_bytes", "datasets_from")
 
 
@@ -154,6 +155,7 @@ def test_a_run_in_a_thread_leaves_signals_alone(home: Path, tmp_path: Path, monk
         tasks=(TASK,),
         datasets_dir=str(home / "one"),
         device="cpu",
+        limit=4,
         latency_samples=0,
         progress=False,
         output_path=str(tmp_path / "run"),
