@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from harness.assembly import Group
+from harness.attempts import Failed, attempted
 from harness.channels.base import Message, PromptTooLong, Query, Work, answers_itself
 from harness.channels.c2c import CacheMessage, CacheToCache
-from harness.channels.controls import Tamper, band_means
+from harness.channels.controls import OF_OTHERS, Mismatched, Tamper, band_means
 from harness.channels.single import Single
-from harness.engine import Answer, Arm, Budget, Request, free_memory, run
-from harness.errors import RunError, UserError
+from harness.engine import Answer, Arm, Budget, Request, run
+from harness.errors import RunError
 from harness.prompts import fingerprint_text
 from harness.ranks import Turns
 from harness.records.schema import Failure, Sample
@@ -103,14 +104,15 @@ def answer_task(
     Yields:
         The samples of a batch, and notes about what went wrong on the way.
     """
-    open_ = {i for i, item in enumerate(items) if missing(group, [item], done)}
+    controls = controls_of(group, items)
+    open_ = {i for i, item in enumerate(items) if any(_key(item, group, c) not in done for c in controls)}
     if not open_:
         return
-    arms = _arms(group, seed, means)
+    arms = _arms(group, controls[1:], seed, means)
     work = [tally.of(group, arm) for arm in arms]
     for outcome in run(group.channel, arms, [i.request for i in items], budget, work, open_, turns):
         made = []
-        for control, answers in zip(_controls(group), outcome.answers, strict=True):
+        for control, answers in zip(controls, outcome.answers, strict=True):
             for index, answer in zip(outcome.indices, answers, strict=True):
                 if _key(items[index], group, control) not in done:
                     made.append(to_sample(items[index], group.channel.name, control, answer))
@@ -118,17 +120,23 @@ def answer_task(
 
 
 def missing(group: Group, items: Sequence[Item], done: Set[Key]) -> int:
-    """How many samples of a channel and its controls are still to be made."""
-    return sum(_key(item, group, c) not in done for item in items for c in _controls(group))
+    """How many samples of a channel and its controls are still to be made of one task's questions."""
+    return sum(_key(item, group, c) not in done for item in items for c in controls_of(group, items))
 
 
-def needs_mean(group: Group) -> bool:
-    """Whether a control of the channel needs a mean message."""
-    return "mean" in group.controls and isinstance(group.channel, CacheToCache)
+def controls_of(group: Group, items: Sequence[Item]) -> list[str]:
+    """The channel's arms of one task by their controls; of a single question none that is made of others' messages."""
+    return [group.name_control, *(c for c in group.controls if len(items) > 1 or c not in OF_OTHERS)]
 
 
-def _controls(group: Group) -> list[str]:
-    return [group.name_control, *group.controls]
+def left_out(group: Group, items: Sequence[Item]) -> list[str]:
+    """The controls that one task's questions are too few for."""
+    return [c for c in group.controls if c not in controls_of(group, items)]
+
+
+def needs_mean(group: Group, items: Sequence[Item]) -> bool:
+    """Whether a control of one task's questions needs a mean message."""
+    return "mean" in controls_of(group, items) and isinstance(group.channel, CacheToCache)
 
 
 def to_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
@@ -187,12 +195,15 @@ def _key(item: Item, group: Group, control: str) -> Key:
     return (item.task, item.doc_id, group.channel.name, control)
 
 
-def _arms(group: Group, seed: int, means: Means) -> list[Arm]:
+def _arms(group: Group, controls: Sequence[str], seed: int, means: Means) -> list[Arm]:
     arms = [Arm(group.channel, group.name_control)]
-    for control in group.controls:
+    for control in controls:
         if control == "closed" and not answers_itself(group.channel):
             # Gates shut means the receiver's own computation: nothing is padded, cut or fused.
             arms.append(Arm(Single(group.channel.answers, group.channel.name), control))
+            continue
+        if control == "mismatched":
+            arms.append(Arm(group.channel, control, Mismatched(seed)))
             continue
         told: Means = ()
         if control == "mean" and not answers_itself(group.channel):
@@ -233,20 +244,15 @@ def mean_message(
 
 def _sent(group: Group, queries: Sequence[Query], work: Work) -> Iterator[Message]:
     """Sends prompts together, or in halves where that fails."""
-    try:
-        message = group.channel.send(queries, work)
-    except (UserError, RunError):
-        raise
-    except Exception as error:
-        free_memory()
-        if len(queries) == 1:
-            raise RunError(
-                f"The mean message of {group.channel.name} cannot be found ({type(error).__name__}: "
-                f"{str(error)[:200]}); leave mean out of --controls."
-            ) from error
-    else:
+    message = attempted(lambda: group.channel.send(queries, work))
+    if not isinstance(message, Failed):
         yield message
         return
+    if len(queries) == 1:
+        raise RunError(
+            f"The mean message of {group.channel.name} cannot be found ({message.fault.type}: "
+            f"{message.fault.message[:200]}); leave mean out of --controls."
+        )
     middle = len(queries) // 2
     yield from _sent(group, queries[:middle], work)
     yield from _sent(group, queries[middle:], work)

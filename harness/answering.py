@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.accuracy import Means, answer_task, arm_name, mean_message, missing, needs_mean
+from harness.accuracy import Means, answer_task, arm_name, left_out, mean_message, missing, needs_mean
 from harness.assembly import Group
 from harness.engine import Budget
 from harness.errors import RunError
@@ -63,6 +63,20 @@ def stop_on_errors(session: Session) -> None:
         )
 
 
+def arms_left_out(session: Session) -> list[str]:
+    """Says which controls are left out, since a task of a single question has no other one to lend a message."""
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for task, items in session.benchmark.items.items():
+        for group in session.cast.groups:
+            if controls := left_out(group, items):
+                lacking.setdefault((group.channel.name, " and ".join(controls)), []).append(task)
+    return [
+        f"Left out of {channel}: {controls}, which need another question's message, where a task has a single question "
+        f"here ({tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'})."
+        for (channel, controls), tasks in lacking.items()
+    ]
+
+
 def tell(notes: Sequence[str]) -> None:
     """Prints what went wrong without ending the run."""
     for note in notes:
@@ -84,8 +98,11 @@ def in_order(session: Session) -> list[Sample]:
 def _means(session: Session) -> dict[str, dict[str, Means]]:
     """Mean messages by channel and task; each made by one process, so that more processes make them faster."""
     config, items, made = session.config, session.benchmark.items, {}
-    for group in filter(needs_mean, session.cast.groups):
-        open_ = [task for task in items if missing(group, items[task], session.done)]
+    for group in session.cast.groups:
+        meant = [task for task in items if needs_mean(group, items[task])]
+        if not meant:
+            continue
+        open_ = [task for task in meant if missing(group, items[task], session.done)]
         title, total = f"{group.channel.name}, mean messages{_rank(session)}", session.ranks.share(len(open_))
         with progress(title, total, _shown(session)) as bar:
 
@@ -103,12 +120,12 @@ def _means(session: Session) -> dict[str, dict[str, Means]]:
 def _answer_share(session: Session, means: dict[str, dict[str, Means]]) -> None:
     turns, budget = session.ranks.turns(), Budget(session.config.batch_size, session.config.max_batch_tokens)
     for group in session.cast.groups:
-        name, items = group.channel.name, session.benchmark.all_items
-        total = session.ranks.share(missing(group, items, session.done))
+        name, tasks = group.channel.name, session.benchmark.items
+        total = session.ranks.share(sum(missing(group, items, session.done) for items in tasks.values()))
         title = f"{name}{' and controls' if group.controls else ''}{_rank(session)}"
         with progress(title, total, _shown(session)) as bar:
-            for task, asked in session.benchmark.items.items():
-                mean = means.get(name, {}).get(task, ()) if needs_mean(group) else ()
+            for task, asked in tasks.items():
+                mean = means.get(name, {}).get(task, ()) if needs_mean(group, asked) else ()
                 found = answer_task(group, asked, session.done, budget, session.config.seed, mean, session.tally, turns)
                 for made, notes in found:
                     session.journal(made)

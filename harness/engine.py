@@ -1,25 +1,57 @@
 """Answers requests through a channel: batches by length, shared prefills, nothing lost when a batch fails.
 
 Guarantees one answer per request, in the order of the requests. A batch that fails is halved, down to one request,
-whose error then is its answer. Several arms of one channel (the message as sent and tampered with) share the
-sharer's half and what the receiver reads before a message matters, so that a control costs little more than its fusion.
+whose error then is its answer; no other request loses its own. Several arms of one channel (the message as sent and
+tampered with) share the sharer's half and what the receiver reads before a message matters, so that a control costs
+little more than its fusion. The size that fits the memory is remembered once one did not.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from harness.attempts import Failed, Fault, attempted, fault_of
 from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work, answers_itself, begins
 from harness.decoding import Scored, entropies, generate, score
-from harness.errors import RunError, UserError
+from harness.donors import Donors
+from harness.errors import UserError
 from harness.ranks import Turns
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 Tamper = Callable[[Message, Sequence[Query]], Message]
+# Donors that are asked for their message before a question's own error is its donor's.
+_DONORS_ASKED = 4
+_LENT_BY_OTHER = "A mismatched message is that of another question of like length, since its donor's could not be sent"
+
+
+class Trade(Protocol):
+    """A control that gives each question the message of another one."""
+
+    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]]) -> Message:
+        """Returns the tampered message; `lent` says for each question in which message, and where, its donor's is."""
+
+    def place(self, query: Query) -> int:
+        """Orders questions whose prompts have the same length."""
+
+    def check(self, message: Message) -> None:
+        """Raises an exception where nothing can be lent of a message."""
+
+
+def trades(tamper: Tamper | Trade | None) -> TypeIs[Trade]:
+    """Whether a control needs the message of another question."""
+    return hasattr(tamper, "place")
+
+
+class NoDonor(Exception):
+    """No other question of the task has a message to lend."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +83,6 @@ class Request:
     def kind(self) -> tuple[bool, int]:
         """Requests of different kinds are never batched together."""
         return (bool(self.options), self.max_new_tokens)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a request has no answer."""
-
-    type: str
-    message: str
-    trace: str
 
 
 @dataclass(frozen=True)
@@ -96,7 +119,7 @@ class Arm:
 
     channel: Channel | Answering
     control: str = ""
-    tamper: Tamper | None = None
+    tamper: Tamper | Trade | None = None
 
 
 @dataclass
@@ -106,10 +129,13 @@ class Budget:
     Attributes:
         batch_size: requests at most.
         max_batch_tokens: padded prompt tokens at most; None for no limit.
+        fitting: by channel, number of arms and kind of request: tokens of the largest part of a batch that did not
+            fit the memory; a larger batch is divided before it is tried.
     """
 
     batch_size: int = 8
     max_batch_tokens: int | None = None
+    fitting: dict[Any, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,6 +145,38 @@ class Outcome:
     indices: list[int]
     answers: list[list[Answer]]
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A call of `run`: what all its batches have in common."""
+
+    sender: Sender
+    arms: Sequence[Arm]
+    requests: Sequence[Request]
+    work: Sequence[Work]
+    lengths: Mapping[int, int]
+    donors: Donors
+    budget: Budget
+    notes: list[str] = field(default_factory=list)
+
+    def only(self, arm: Arm, work: Work) -> _Asking:
+        """The same for one arm."""
+        return replace(self, arms=[arm], work=[work])
+
+    def tokens(self, indices: Sequence[int]) -> int:
+        """Tokens of a batch, padded, with room for its answers."""
+        longest = max(self.lengths[i] for i in indices)
+        return len(indices) * (longest + self.requests[indices[0]].max_new_tokens)
+
+    def memory_key(self, indices: Sequence[int]) -> Any:
+        """What batches have in common whose memory is alike."""
+        return (self.sender.name, len(self.arms), self.requests[indices[0]].kind)
+
+    def fits(self, indices: Sequence[int]) -> bool:
+        """Whether a batch may fit the memory, for all that is known."""
+        limit = self.budget.fitting.get(self.memory_key(indices))
+        return limit is None or len(indices) == 1 or self.tokens(indices) <= limit
 
 
 @torch.inference_mode()
@@ -151,21 +209,48 @@ def run(
     lost = [(i, f) for i, f in faults if i in needed]
     if lost and turns.take():
         yield Outcome([i for i, _ in lost], [[Answer(fault=f) for _, f in lost]] * len(arms))
-    for indices in batches(lengths, requests, budget, paired=any(a.tamper is not None for a in arms)):
+    trade = next((a.tamper for a in arms if trades(a.tamper)), None)
+    units = _units(lengths, requests, trade)
+    asking = _Asking(sender, arms, requests, work, lengths, Donors(lengths, units), budget)
+    for indices in _joined(units, lengths, requests, budget):
         if needed & set(indices) and turns.take():
-            yield _answer(sender, arms, requests, indices, work)
+            outcome = _answer(asking, indices)
+            outcome.notes += asking.notes
+            asking.notes.clear()
+            yield outcome
 
 
 def batches(
-    lengths: dict[int, int], requests: Sequence[Request], budget: Budget, paired: bool = False
+    lengths: Mapping[int, int], requests: Sequence[Request], budget: Budget, trade: Trade | None = None
 ) -> Iterator[list[int]]:
     """Groups requests of one kind and of like lengths, longest first, so that a lack of memory shows at once.
 
-    With `paired`, neighbours that may trade messages stay together, even where that exceeds the budget by one or two.
+    Neighbours that trade messages stay together, even where that exceeds the budget by one or two: apart, each would
+    have its donor's message sent again.
     """
-    order = sorted(lengths, key=lambda i: (requests[i].kind, -lengths[i], i))
+    return _joined(_units(lengths, requests, trade), lengths, requests, budget)
+
+
+def _units(lengths: Mapping[int, int], requests: Sequence[Request], trade: Trade | None) -> list[list[int]]:
+    """All requests in the order in which they are asked; those of one unit trade messages."""
+    place = {i: 0 if trade is None else trade.place(requests[i].query) for i in lengths}
+    order = sorted(lengths, key=lambda i: (requests[i].kind, -lengths[i], place[i], i))
+    size = 1 if trade is None else 2
+    units: list[list[int]] = []
+    for _, group in itertools.groupby(order, key=lambda i: requests[i].kind):
+        same = list(group)
+        own = [same[i : i + size] for i in range(0, len(same), size)]
+        if len(own) > 1 and len(own[-1]) < size:
+            own[-2:] = [own[-2] + own[-1]]
+        units += own
+    return units
+
+
+def _joined(
+    units: Iterable[list[int]], lengths: Mapping[int, int], requests: Sequence[Request], budget: Budget
+) -> Iterator[list[int]]:
     batch: list[int] = []
-    for unit in _units(order, requests, 2 if paired else 1):
+    for unit in units:
         if batch and not _joins(unit, batch, lengths, requests, budget):
             yield batch
             batch = []
@@ -174,17 +259,8 @@ def batches(
         yield batch
 
 
-def _units(order: list[int], requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    for _, group in itertools.groupby(order, key=lambda i: requests[i].kind):
-        same = list(group)
-        units = [same[i : i + size] for i in range(0, len(same), size)]
-        if len(units) > 1 and len(units[-1]) < size:
-            units[-2:] = [units[-2] + units[-1]]
-        yield from units
-
-
 def _joins(
-    unit: list[int], batch: list[int], lengths: dict[int, int], requests: Sequence[Request], budget: Budget
+    unit: list[int], batch: list[int], lengths: Mapping[int, int], requests: Sequence[Request], budget: Budget
 ) -> bool:
     together = len(batch) + len(unit)
     if together > budget.batch_size or requests[unit[0]].kind != requests[batch[0]].kind:
@@ -201,56 +277,62 @@ def _measure(channel: Sender, requests: Iterable[Request]) -> tuple[dict[int, in
         except UserError:
             raise
         except Exception as error:
-            faults.append((i, _fault(error)))
+            faults.append((i, fault_of(error)))
     return lengths, faults
 
 
-def _answer(
-    sender: Sender, arms: Sequence[Arm], requests: Sequence[Request], indices: list[int], work: Sequence[Work]
-) -> Outcome:
-    try:
-        return Outcome(indices, _through_all(sender, arms, [requests[i] for i in indices], work))
-    except (UserError, RunError):
-        raise
-    except Exception as error:
-        free_memory()
-        if len(indices) == 1:
-            request = requests[indices[0]]
-            return Outcome(indices, [[_alone(sender, a, request, w)] for a, w in zip(arms, work, strict=True)])
-        note = f"A batch of {len(indices)} failed ({type(error).__name__}) and was halved."
+def _answer(asking: _Asking, indices: list[int]) -> Outcome:
+    if not asking.fits(indices):
+        return _halved(asking, indices, [])
+    answers = attempted(lambda: _through_all(asking, indices))
+    if not isinstance(answers, Failed):
+        return Outcome(indices, answers)
+    if len(indices) == 1:
+        pairs = zip(asking.arms, asking.work, strict=True)
+        alone = [_alone(asking.only(arm, work), indices[0]) for arm, work in pairs]
+        if len(alone) == 1 and alone[0].fault is not None:
+            alone = [Answer(fault=answers.fault)]  # the second attempt may fail from what the first one left behind
+        return Outcome(indices, [[answer] for answer in alone])
+    if answers.memory:
+        asking.budget.fitting[asking.memory_key(indices)] = max(map(asking.tokens, _halves(indices)))
+    return _halved(asking, indices, [f"A batch of {len(indices)} failed ({answers.fault.type}) and was halved."])
+
+
+def _halves(indices: list[int]) -> tuple[list[int], list[int]]:
     # Neighbours trade messages under a control, so that halves begin with a pair wherever both have one.
     middle = len(indices) // 2 // 2 * 2 if len(indices) > 3 else len(indices) // 2
-    halves = [_answer(sender, arms, requests, part, work) for part in (indices[:middle], indices[middle:])]
+    return indices[:middle], indices[middle:]
+
+
+def _halved(asking: _Asking, indices: list[int], notes: list[str]) -> Outcome:
+    halves = [_answer(asking, part) for part in _halves(indices)]
     joined = [first + second for first, second in zip(*(h.answers for h in halves), strict=True)]
-    return Outcome(indices, joined, [note, *halves[0].notes, *halves[1].notes])
+    return Outcome(indices, joined, [*notes, *halves[0].notes, *halves[1].notes])
 
 
 @torch.inference_mode()
 def answer_one(channel: Channel | Answering, request: Request, work: Work) -> Answer:
     """Answers one request by the channel's two halves and nothing else: what a timer may stand around."""
-    return _alone(channel, Arm(channel), request, work)
+    asking = _Asking(channel, [Arm(channel)], [request], [work], {0: 0}, Donors({0: 0}, [[0]]), Budget())
+    return _alone(asking, 0)
 
 
-def _alone(sender: Sender, arm: Arm, request: Request, work: Work) -> Answer:
+def _alone(asking: _Asking, index: int) -> Answer:
     """One request through one arm: its error is its own and does not touch the other arms."""
-    try:
-        return _through_all(sender, [arm], [request], [work])[0][0]
-    except (UserError, RunError):
-        raise
-    except Exception as error:
-        return Answer(fault=_fault(error))
+    answers = attempted(lambda: _through_all(asking, [index]))
+    return Answer(fault=answers.fault) if isinstance(answers, Failed) else answers[0][0]
 
 
-def _through_all(
-    sender: Sender, arms: Sequence[Arm], requests: list[Request], work: Sequence[Work]
-) -> list[list[Answer]]:
+def _through_all(asking: _Asking, indices: list[int]) -> list[list[Answer]]:
+    sender, work = asking.sender, asking.work
+    requests = [asking.requests[i] for i in indices]
     queries = [r.query for r in requests]
     message = sender.send(queries, work[0])
-    several = sum(arm.channel is sender for arm in arms) > 1
+    several = sum(arm.channel is sender for arm in asking.arms) > 1
     begun = sender.begin(queries, work[0]) if several and begins(sender) else None
     answers = []
-    for arm, charged in zip(arms, work, strict=True):
-        heard = message if arm.tamper is None else arm.tamper(message, queries)
+    for arm, charged in zip(asking.arms, work, strict=True):
+        heard = _tampered(asking, arm, message, indices, charged)
         if answers_itself(arm.channel):
             answers.append(arm.channel.answer(requests, heard, charged))
             continue
@@ -261,6 +343,43 @@ def _through_all(
         stage = "sharer_decode" if arm.channel.name == "sharer" else "receiver_decode"
         answers.append(_read_off(context, requests, heard, charged, stage))
     return answers
+
+
+def _tampered(asking: _Asking, arm: Arm, message: Message, indices: list[int], work: Work) -> Message:
+    if arm.tamper is None:
+        return message
+    if not trades(arm.tamper):
+        return arm.tamper(message, [asking.requests[i].query for i in indices])
+    lent = []
+    for index in indices:
+        donor = asking.donors.first.get(index)
+        beside = donor is not None and donor in indices
+        lent.append((message, indices.index(donor)) if beside else (_lent(asking, arm.tamper, index, work), 0))
+    return arm.tamper(message, lent)
+
+
+def _lent(asking: _Asking, trade: Trade, index: int, work: Work) -> Message:
+    """Sends the message of a question's donor again, or of the next one whose message can be sent."""
+    donors = list(itertools.islice(asking.donors.of(index), _DONORS_ASKED))
+
+    def sent(donor: int) -> Message:
+        message = asking.sender.send([asking.requests[donor].query], work)
+        trade.check(message)
+        return message
+
+    if not donors:
+        raise NoDonor("No other question of the task fits the context, so that none has a message to lend.")
+    if len(asking.arms) > 1:  # a lack of memory may be the other arms'
+        return sent(donors[0])
+    lost: list[Failed] = []
+    for donor in donors:
+        message = attempted(functools.partial(sent, donor))
+        if not isinstance(message, Failed):
+            if lost:
+                asking.notes.append(f"{_LENT_BY_OTHER} ({lost[0].fault.type}: {lost[0].fault.message[:200]}).")
+            return message
+        lost.append(message)
+    return sent(donors[0])  # whose own error is the one to record
 
 
 def _read_off(context: Context, requests: list[Request], message: Message, work: Work, stage: str) -> list[Answer]:
@@ -287,14 +406,3 @@ def _read_off(context: Context, requests: list[Request], message: Message, work:
 
 def _option_entropy(scored: Sequence[Scored]) -> float:
     return entropies(torch.tensor([[s.loglikelihood for s in scored]]))[0]
-
-
-def _fault(error: Exception) -> Fault:
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__)[-3:])
-    return Fault(type(error).__name__, str(error)[:1000], trace[-2000:])
-
-
-def free_memory() -> None:
-    """Gives back what a failed batch had held."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

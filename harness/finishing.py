@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.accuracy import Item
-from harness.answering import Work, in_order, tell
+from harness.answering import Work, arms_left_out, in_order, tell
 from harness.channels.base import answers_itself
 from harness.config import RunConfig
 from harness.identity import gates_of
@@ -129,7 +129,8 @@ def _finish(session: Session, folder: RunFolder, work: Work) -> None:
     samples = session.samples
     variants = {g.channel.name: g.channel.variant for g in session.cast.groups if not g.name_control}
     rows = summarise(samples, session.timings, session.benchmark.groups, variants)
-    warnings = [*folder.record.warnings, *folder.warnings, *_differing_answers(session.timings)]
+    warnings = [*folder.record.warnings, *folder.warnings, *arms_left_out(session)]
+    warnings += _differing_answers(session.timings)
     if session.untimed:
         warnings.append(f"{session.untimed} answers of the latency pass failed; its figures are over the others.")
     update = {

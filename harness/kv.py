@@ -9,6 +9,7 @@ never on how prompts happened to be padded.
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import torch
@@ -143,13 +144,22 @@ class _BufferLayer(DynamicLayer):
 
     def __init__(self, buffer: KVBuffer, layer: int) -> None:
         super().__init__()
-        self.buffer, self.layer = buffer, layer
+        # Weak, because the buffer holds its layers: a cycle would keep the cache until the collector runs.
+        self._buffer, self.layer = weakref.ref(buffer), layer
         self.is_initialized = True
+
+    @property
+    def buffer(self) -> KVBuffer:
+        """The buffer, which whoever runs the model holds."""
+        buffer = self._buffer()
+        assert buffer is not None
+        return buffer
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Stores the new columns; see `KVBuffer.write`."""
-        stored = self.buffer.write(self.layer, key_states, value_states)
-        if self.buffer.cache_only and self.layer == self.buffer.n_layers - 1:
+        buffer = self.buffer
+        stored = buffer.write(self.layer, key_states, value_states)
+        if buffer.cache_only and self.layer == buffer.n_layers - 1:
             raise CacheFilled
         return stored
 

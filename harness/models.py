@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,25 @@ def _adapted(text: str, folder: Path, base: str | None) -> Reference:
 
 
 def pick_device(device: str) -> torch.device:
-    """Returns the torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """Returns the torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UserError: it is another kind of device, or not here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"Device {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N.") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    named = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", device)
+    if named is None:
+        raise UserError(f"Device {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N.")
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise UserError(f"Device {device!r} was asked for but no CUDA device is here; use --device cpu or auto.")
-    return chosen
+    count, number = torch.cuda.device_count(), named[1]
+    if number is not None and int(number) >= count:
+        here = "only cuda:0 is" if count == 1 else f"cuda:0 to cuda:{count - 1} are"
+        raise UserError(f"Device {device!r} was asked for but {here} here; use --device cuda or auto.")
+    return torch.device("cuda") if number is None else torch.device("cuda", int(number))
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:

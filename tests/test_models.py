@@ -178,6 +178,25 @@ def test_flags_that_cannot_be_are_refused_with_what_is_allowed(monkeypatch: pyte
         load(str(GOLDEN / OURS), attention="sdp")
 
 
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "cuda:", "cuda:-1", "cuda:x", "cuda:12345", "", "cpu:0"])
+def test_devices_of_other_kinds_are_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        with pytest.raises(UserError, match=f"Device {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N"):
+            pick_device(device)
+
+
+@pytest.mark.parametrize(("count", "here"), [(1, "only cuda:0 is here"), (4, "cuda:0 to cuda:3 are here")])
+def test_a_card_that_is_not_here_is_refused(count: int, here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert pick_device(f"cuda:{count - 1}") == torch.device("cuda", count - 1)
+    assert pick_device("cuda") == torch.device("cuda")
+    for number in (count, 9, 300):
+        with pytest.raises(UserError, match=f"Device 'cuda:{number}' was asked for but {here}"):
+            pick_device(f"cuda:{number}")
+
+
 def test_automatic_choices_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
     for there, kind in ((True, "cuda"), (False, "cpu")):

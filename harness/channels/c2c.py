@@ -51,6 +51,11 @@ class CacheMessage:
         """Number of queries."""
         return len(self.lengths)
 
+    def row(self, place: int) -> tuple[Tensor, ...]:
+        """What crosses of one query: a part a sharer, `[sent entries, its tokens, heads * head_dim]`."""
+        start = sum(self.lengths[:place])
+        return tuple(part[:, start : start + self.lengths[place]] for part in self.parts)
+
 
 @dataclass(frozen=True, eq=False)
 class Link:

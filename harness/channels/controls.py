@@ -5,8 +5,8 @@ order away and `noise` all but each feature's mean and deviation over the messag
 average, or by its tokens in any order, stays.
 
 Guarantees that what a question gets under a control depends on the question and the seed alone, never on how
-questions were batched. `mismatched` swaps neighbours in order of length, so two questions that trade messages must
-lie in one batch; `harness.engine` keeps them together.
+questions were batched. Which question lends its message under `mismatched` is fixed before anything runs, see
+`harness.donors`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from harness.channels.c2c import CacheMessage
 from harness.channels.t2t import TextMessage
 
 BANDS = 16
+_EMPTY = "the other question's message is empty"
 TEXT_CONTROLS = ("mismatched", "zeroed", "shuffled_tokens")
 CACHE_CONTROLS = ("mismatched", "mean", "zeroed", "noise", "shuffled_tokens")
+# Made of other questions' messages; of a single question nothing would be left but its own.
+OF_OTHERS = ("mismatched", "mean")
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,6 @@ class Tamper:
         raise TypeError(f"no control for {type(message).__name__}")
 
     def _text(self, message: TextMessage, queries: Sequence[Query]) -> TextMessage:
-        if self.control == "mismatched":
-            return replace(message, texts=tuple(message.texts[i] for i in swapped(len(message))))
         if self.control == "zeroed":
             return replace(message, texts=("",) * len(message))
         texts = []
@@ -66,15 +67,12 @@ class Tamper:
         rows = [p.split(list(message.lengths), dim=1) for p in message.parts]
         changed = []
         for number, parts in enumerate(rows):
-            kept = [self._row(number, i, parts, q) for i, q in enumerate(queries)]
+            kept = [self._row(number, own, q) for own, q in zip(parts, queries, strict=True)]
             changed.append(torch.cat(kept, dim=1))
         return replace(message, parts=tuple(changed))
 
-    def _row(self, number: int, i: int, parts: Sequence[Tensor], query: Query) -> Tensor:
-        own = parts[i]  # [entries, tokens, heads * head_dim]
-        tokens = own.shape[1]
-        if self.control == "mismatched":
-            return stretched(parts[swapped(len(parts))[i]], tokens)
+    def _row(self, number: int, own: Tensor, query: Query) -> Tensor:
+        tokens = own.shape[1]  # of [entries, tokens, heads * head_dim]
         if self.control == "zeroed":
             return torch.zeros_like(own)
         if self.control == "mean":
@@ -88,20 +86,44 @@ class Tamper:
         return (own.float().mean(1, True) + drawn * own.float().std(1, keepdim=True, correction=0)).to(own.dtype)
 
 
-def swapped(rows: int) -> list[int]:
-    """Each row's donor: neighbours trade places; of an odd number the last three turn in a ring."""
-    if rows == 1:
-        raise ValueError("a mismatched message needs a second question in the batch")
-    donors = [i ^ 1 for i in range(rows)]
-    if rows % 2:
-        donors[-3:] = [rows - 2, rows - 1, rows - 3]
-    return donors
+@dataclass(frozen=True)
+class Mismatched:
+    """Gives each question the message of another one, cropped or repeated to the length of its own.
+
+    Attributes:
+        seed: of the order of questions with prompts of one length.
+    """
+
+    seed: int = 0
+
+    def place(self, query: Query) -> int:
+        """See `harness.engine.Trade`."""
+        return _seed(self.seed, query)
+
+    def check(self, message: Message) -> None:
+        """Raises an exception where nothing can be lent of a message of one question."""
+        if isinstance(message, CacheMessage):
+            if not message.lengths[0]:
+                raise ValueError(_EMPTY)
+            if not all(bool(part.isfinite().all()) for part in message.parts):
+                raise ArithmeticError("the other question's message holds numbers that are not finite")
+
+    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]]) -> Message:
+        """Returns what the questions get; `lent` has their donors' messages, each with its place there."""
+        if isinstance(message, TextMessage):
+            texts = [other.texts[place] for other, place in lent if isinstance(other, TextMessage)]
+            return replace(message, texts=tuple(texts))
+        if isinstance(message, CacheMessage):
+            rows = [other.row(place) for other, place in lent if isinstance(other, CacheMessage)]
+            taken = [[stretched(part, n) for part in row] for row, n in zip(rows, message.lengths, strict=True)]
+            return replace(message, parts=tuple(torch.cat(parts, dim=1) for parts in zip(*taken, strict=True)))
+        raise TypeError(f"no control for {type(message).__name__}")
 
 
 def stretched(donor: Tensor, tokens: int) -> Tensor:
     """A donor `[entries, its tokens, width]` cropped, or repeated from its start, to `tokens`."""
     if donor.shape[1] == 0:
-        raise ValueError("the other question's message is empty")
+        raise ValueError(_EMPTY)
     index = torch.arange(tokens, device=donor.device) % donor.shape[1]
     return donor[:, index]
 

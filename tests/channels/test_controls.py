@@ -13,7 +13,7 @@ from helpers.work import query
 from harness.accuracy import Tally, answer_task, mean_message, needs_mean
 from harness.assembly import Cast, assemble
 from harness.channels.c2c import CacheMessage
-from harness.channels.controls import Tamper, band_means, stretched, swapped
+from harness.channels.controls import Mismatched, Tamper, band_means, stretched
 from harness.channels.t2t import TextMessage
 from harness.config import RunConfig
 from harness.engine import Budget
@@ -43,20 +43,12 @@ def tampered(control: str, seed: int = 0, **more: Any) -> tuple[torch.Tensor, ..
     return rows(Tamper(control, seed, **more)(message(), QUERIES))
 
 
-@pytest.mark.parametrize("count", range(2, 12))
-def test_swapping_gives_everybody_another_ones_message(count: int) -> None:
-    donors = swapped(count)
-    assert sorted(donors) == list(range(count))
-    assert all(donor != own for own, donor in enumerate(donors))
-
-
-def test_one_question_alone_cannot_swap() -> None:
-    with pytest.raises(ValueError, match="second question"):
-        swapped(1)
-
-
-def test_a_swapped_message_is_cropped_or_repeated_to_the_questions_length() -> None:
-    sent, heard = rows(message()), tampered("mismatched")
+def test_a_lent_message_is_cropped_or_repeated_to_the_questions_length() -> None:
+    apart = CacheMessage((rows(message())[0],), LENGTHS[:1])
+    sent, heard = (
+        rows(message()),
+        rows(Mismatched()(message(), [(message(), 1), (apart, 0), (message(), 3), (message(), 2)])),
+    )
     torch.testing.assert_close(heard[1], sent[0][:, :3], rtol=0, atol=0)
     torch.testing.assert_close(heard[0], torch.cat([sent[1], sent[1][:, :2]], 1), rtol=0, atol=0)
     assert [h.shape for h in heard] == [s.shape for s in sent]
@@ -85,7 +77,7 @@ def test_the_mean_is_over_all_tokens_of_a_band() -> None:
 
 def test_the_mean_message_survives_a_batch_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     (items,) = load_benchmark(config("words")).items.values()
-    group = next(g for g in cast().groups if needs_mean(g))
+    group = next(g for g in cast().groups if needs_mean(g, items))
     whole = mean_message(group, items, 0, 6, Tally())
     send = type(group.channel).send
 
@@ -145,7 +137,8 @@ def test_shuffling_permutes_whole_tokens() -> None:
 def test_controls_of_text() -> None:
     texts = ("the sky is blue because of air", "two", "three words here", "four")
     sent = TextMessage(texts, ("asked",) * 4)
-    assert Tamper("mismatched")(sent, QUERIES).texts == ("two", texts[0], "four", texts[2])
+    lent = [(sent, 1), (TextMessage(("sent again",), ("asked",)), 0), (sent, 3), (sent, 2)]
+    assert Mismatched()(sent, lent).texts == ("two", "sent again", "four", texts[2])
     assert Tamper("zeroed")(sent, QUERIES).payload_bytes == (0, 0, 0, 0)
     shuffled = Tamper("shuffled_tokens")(sent, QUERIES).texts
     assert [Counter(t.split()) for t in shuffled] == [Counter(t.split()) for t in texts]
@@ -158,6 +151,8 @@ def test_an_unknown_message_is_refused() -> None:
 
     with pytest.raises(TypeError, match="NoMessage"):
         Tamper("zeroed")(NoMessage(2), QUERIES[:2])
+    with pytest.raises(TypeError, match="NoMessage"):
+        Mismatched()(NoMessage(2), [(NoMessage(2), 1), (NoMessage(2), 0)])
 
 
 def config(kind: str) -> RunConfig:
@@ -186,7 +181,7 @@ def answered(kind: str, budget: int) -> tuple[dict[tuple[str, str, str], Sample]
     (items,) = load_benchmark(config(kind)).items.values()
     tally, found = Tally(), {}
     for group in cast().groups:
-        means = mean_message(group, items, 0, 6, tally) if needs_mean(group) else ()
+        means = mean_message(group, items, 0, 6, tally) if needs_mean(group, items) else ()
         for made, _ in answer_task(group, items, set(), BUDGETS[budget], 0, means, tally):
             found |= {(s.channel, s.control, s.doc_id): s for s in made}
     return found, tally
