@@ -71,8 +71,8 @@ def arms_left_out(session: Session) -> list[str]:
             if controls := left_out(group, items):
                 lacking.setdefault((group.channel.name, " and ".join(controls)), []).append(task)
     return [
-        f"Left out of {channel}: {controls}, which need another question's message, where a task has a single question "
-        f"here ({tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'})."
+        f"{controls} of {channel} left out: another question's message is needed, and a single question was asked of "
+        f"{tasks[0] if len(tasks) == 1 else f'each of {len(tasks)} tasks'}."
         for (channel, controls), tasks in lacking.items()
     ]
 

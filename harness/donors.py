@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+# Names the rule in a run's identity: a run that began with other donors is not gone on with.
+DONORS = "neighbours by length, equal lengths by the seed"
+
 
 @dataclass(frozen=True)
 class Donors:

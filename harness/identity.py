@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.assembly import Cast, hub_folder
 from harness.config import RunConfig
+from harness.donors import DONORS
 from harness.loading_tasks import Benchmark
 from harness.merging import parameters_of
 from harness.models import LM, Reference
@@ -83,6 +84,7 @@ def extra_identity(
     benchmark: Benchmark, cast: Cast, models: list[ModelInfo], fusers: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What names alone do not pin; the prompts' digest catches an edited prompt without a new version."""
+    lent = {"donors": DONORS} if any("mismatched" in group.controls for group in cast.groups) else {}
     speakers = [lm for lm in (cast.receiver, *cast.sharers) if lm is not None]
     return {
         "templates": [hashlib.sha256(str(lm.tokenizer.chat_template).encode()).hexdigest() for lm in speakers],
@@ -92,6 +94,7 @@ def extra_identity(
         "documents": benchmark.fingerprints,
         "task_versions": benchmark.versions,
         "prompts": {task: _prompts(items) for task, items in benchmark.items.items()},
+        **lent,
     }
 
 

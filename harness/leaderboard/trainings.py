@@ -22,7 +22,7 @@ from harness.results.wording import arm_text
 
 # What may differ between trainings of one kind; a file without the rows that are held out has another digest.
 _BETWEEN = {"seed", "data_fingerprint", "held_out_rows", "validate_every", "validate_limit"}
-_VARYING = {"fusers", "fuser_weights", "self_fuser", "tuned", "weights", "dtypes", "channels", "controls"}
+_VARYING = {"fusers", "fuser_weights", "self_fuser", "tuned", "weights", "dtypes", "channels", "controls", "donors"}
 
 
 class Quantity(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.work import query
 
-from harness.accuracy import Tally, answer_task, mean_message, needs_mean
+from harness.accuracy import Tally, answer_task, left_out, mean_message, missing, needs_mean
 from harness.assembly import Cast, assemble
 from harness.channels.c2c import CacheMessage
 from harness.channels.controls import Mismatched, Tamper, band_means, stretched
@@ -199,6 +199,23 @@ def test_no_arm_depends_on_the_batch_size(kind: str, budget: int) -> None:
         assert found[key].model_dump(exclude=loose) == sample.model_dump(exclude=loose), key
         assert found[key].loglikelihoods == pytest.approx(sample.loglikelihoods, abs=1e-4), key
         assert found[key].entropy == pytest.approx(sample.entropy, abs=1e-4), key
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_single_question_has_no_control_that_needs_another(kind: str) -> None:
+    (whole,) = load_benchmark(config(kind)).items.values()
+    items = whole[:1]
+    for group in cast().groups:
+        own = [c for c in group.controls if c not in ("mismatched", "mean")]
+        made = [s for batch, _ in answer_task(group, items, set(), Budget(8), 0, (), Tally()) for s in batch]
+        assert [s.control for s in made] == ["", *own]
+        assert all(s.done for s in made)
+        assert not needs_mean(group, items)
+        assert missing(group, items, set()) == 1 + len(own)
+        done = {(s.task, s.doc_id, s.channel, s.control) for s in made}
+        assert missing(group, items, done) == 0
+        assert left_out(group, items) == [c for c in group.controls if c in ("mismatched", "mean")]
+        assert left_out(group, whole[:2]) == []
 
 
 @pytest.mark.parametrize("kind", TASKS)
