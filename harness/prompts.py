@@ -41,10 +41,38 @@ class Speaker(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a chat."""
+    """One turn of a chat.
+
+    Attributes:
+        role: as chat templates know it.
+        content: its text.
+        more: a JSON object of its other parts, under the names that chat templates read: `tool_calls`,
+            `reasoning_content`, ...; empty where there are none.
+    """
 
     role: str
     content: str
+    more: str = ""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The turn in the form that chat templates take."""
+        return {"role": self.role, "content": self.content, **self.parts}
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Its parts besides role and content."""
+        parts: dict[str, Any] = json.loads(self.more) if self.more else {}
+        return parts
+
+    @classmethod
+    def of(cls, role: str, content: str, parts: Mapping[str, Any]) -> Turn:
+        """A turn with other parts."""
+        return cls(role, content, json.dumps(parts, ensure_ascii=False, default=str) if parts else "")
+
+    def without(self, part: str) -> Turn:
+        """The same turn without one of its other parts."""
+        return self.of(self.role, self.content, {name: value for name, value in self.parts.items() if name != part})
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,7 @@ class Conversation:
         options: texts that follow it, each on its own; where they merge with the prompt's last tokens, those tokens
             belong to the options, so they are part of what the prompt is.
         exact: token ids that are read in place of all this.
+        tools: a JSON list of the tools that chat templates are to describe; empty where there are none.
     """
 
     turns: tuple[Turn, ...]
@@ -120,11 +149,18 @@ class Conversation:
     reading: Reading = Reading()
     options: tuple[str, ...] = ()
     exact: Encoded | None = None
+    tools: str = ""
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[dict[str, Any]]:
         """The turns in the form that chat templates take."""
-        return [{"role": t.role, "content": t.content} for t in self.turns]
+        return [turn.message for turn in self.turns]
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What chat templates are handed besides the messages."""
+        offered = {"tools": json.loads(self.tools)} if self.tools else {}
+        return {**self.reading.template_arguments, **offered}
 
     @property
     def plain(self) -> str:
@@ -180,6 +216,11 @@ def rendered(lm: Speaker, conversation: Conversation) -> tuple[str, str]:
         return _before(whole, conversation.prefix), whole
     text = _templated(lm, conversation, conversation.messages, add_generation_prompt=True)
     return text, text + conversation.prefix
+
+
+def render_answered(lm: Speaker, conversation: Conversation, answer: Turn) -> str:
+    """Returns the text of a chat and the turn that answers it, closed as the template closes turns; see `render`."""
+    return _templated(lm, conversation, [*conversation.messages, answer.message], add_generation_prompt=False)
 
 
 def tokenize(lm: Speaker, text: str, chat: bool) -> tuple[int, ...]:
@@ -243,13 +284,13 @@ def fingerprint_text(conversation: Conversation, extra: Any) -> str:
     return json.dumps(asked, ensure_ascii=False, sort_keys=True)
 
 
-def _templated(lm: Speaker, conversation: Conversation, messages: list[dict[str, str]], **how: bool) -> str:
+def _templated(lm: Speaker, conversation: Conversation, messages: list[dict[str, Any]], **how: Any) -> str:
     if lm.tokenizer.chat_template is None:
         raise UserError(
             f"Model {lm.reference.text!r} has no chat template; give one (for instance the built-in 'simple'), "
             "or send plain text with --no-chat-template."
         )
-    how = {**how, **conversation.reading.template_arguments}
+    how = {**how, **conversation.template_arguments}
     try:
         try:
             return str(lm.tokenizer.apply_chat_template(messages, tokenize=False, **how))

@@ -106,7 +106,7 @@ def opening_text(tokenizer: Any, start: int | None = None) -> str | None:
     return None if first is None else str(tokenizer.decode(first))
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[object], other: Sequence[object]) -> int:
     """How many tokens two texts have in common from their start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 

@@ -22,7 +22,7 @@ from harness.bench.train_measure import measure_training
 from harness.bench.train_results import TrainCell
 from harness.errors import UserError
 from harness.prompts import Conversation, Turn
-from harness.training.corpus import Example
+from harness.training.example import Example
 from harness.training.lessons import Lesson, lesson
 
 CPU = torch.device("cpu")
@@ -109,7 +109,7 @@ def test_several_stretches_are_charged_what_reaches_a_weight() -> None:
     arm = arms(text="tiny-a+tiny-c")["plain"]
     objective = arm.loop.session.objective
     channel = objective.channel
-    found = lesson(channel.planner, chat("11 12 13 14", "15 16", "17 18 19", "20 21 22 23 24"), 500)
+    found = lesson(channel.planner, chat("11 12 13 14", "15 16", "17 18 19", " 20 21 22 23 24"), 500)
     assert isinstance(found, Lesson)
     assert len(found.fused) > 1
     calls = step_calls(channel, [[found]], objective, kept=False)

@@ -131,7 +131,7 @@ class Planner:
         tokenizers = [s.tokenizer for s in self.sharers]
         if not conversation.chat:
             return align_text(self.receiver.tokenizer, tokenizers, conversation.plain, self.strategy)
-        arguments = conversation.reading.template_arguments
+        arguments = conversation.template_arguments
         return align(self.receiver.tokenizer, tokenizers, conversation.messages, self.strategy, arguments)
 
 

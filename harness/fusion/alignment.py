@@ -56,7 +56,7 @@ class AlignedPrompt:
 def align(
     receiver_tok: PreTrainedTokenizerBase,
     sharer_toks: Sequence[PreTrainedTokenizerBase],
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     strategy: str,
     template_kwargs: Mapping[str, Any],
 ) -> AlignedPrompt:

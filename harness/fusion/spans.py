@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class Chat:
 
 
 def read_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], template_kwargs: Mapping[str, Any]
 ) -> Chat:
     """Renders and tokenises a chat and finds its messages.
 
@@ -63,13 +61,13 @@ def read_chat(
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], template_kwargs: Mapping[str, Any]
 ) -> str:
     try:
         return str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
         )
-    except (jinja2.TemplateError, ValueError) as error:
+    except Exception as error:  # a template is a program of somebody else's and may raise anything
         raise UserError(f"The chat template of {_name(tokenizer)} cannot render this chat: {error}") from error
 
 

@@ -38,7 +38,8 @@ class Position:
     Attributes:
         step: optimizer steps done.
         tokens: response tokens learned from.
-        skipped: rows that taught nothing.
+        skipped: rows that taught nothing, whenever their turn came.
+        left_out: how many of them for each reason, by its name in `Reason`.
         seconds: of training so far.
         best_step: of the best validation, with its score (higher is better).
     """
@@ -46,6 +47,7 @@ class Position:
     step: int = 0
     tokens: int = 0
     skipped: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     best_step: int | None = None
     best_score: float | None = None

@@ -1,36 +1,27 @@
 """Rows of a data set as a conversation and the response to it.
 
-Guarantees that a row is read in one of three written forms and that anything else is refused by its number.
-Rows are converted when they are needed, so that half a million of them cost nothing before training starts.
+Guarantees that a row is read as a chat or as a question document, and that anything else is refused by its number
+before anything is computed. What a row comes to is not kept, so that half a million of them take no memory.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import UserError
 from harness.prompts import Conversation, Turn
 from harness.records.files import sha256_file
+from harness.training.chats import is_chat, read_chat
+from harness.training.example import Example
+from harness.training.left_out import LeftOut, Reason
 from harness.training.recipe import Recipe
 
-_ROLES = {"human": "user", "gpt": "assistant"}
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Example:
-    """What the receiver is asked and what it should have answered; an empty response teaches nothing."""
-
-    conversation: Conversation
-    response: str
-
-    @property
-    def characters(self) -> int:
-        """Length of everything, to batch like with like."""
-        return len(self.response) + sum(len(turn.content) for turn in self.conversation.turns)
 
 
 @dataclass(frozen=True)
@@ -41,11 +32,13 @@ class Corpus:
         rows: as they were read.
         fingerprint: says whether two runs read the same.
         wording: turns a question document into a prompt, where rows are such documents.
+        as_released: read chats as the paper's trainer does, see `read_chat`.
     """
 
     rows: Sequence[Row]
     fingerprint: str
     wording: Callable[[Row], str] | None = None
+    as_released: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,29 +47,43 @@ class Corpus:
         """Reads one row.
 
         Raises:
-            UserError: if it is in no known form, or holds what is no text.
+            UserError: if it is in no known form.
+            LeftOut: if it holds what cannot be learned from.
         """
-        found = self._example(index)
+        example = self._example(index)
         try:
-            "".join((found.response, *(turn.content for turn in found.conversation.turns))).encode()
+            example.text.encode()
         except UnicodeEncodeError as error:
             seen = f"{error.object[error.start]!a}"
-            raise UserError(
-                f"Row {index} of the training data holds {seen}, which is half a character; take it out."
+            raise LeftOut(
+                Reason.CHARACTER, f"{_row(index)} holds {seen}, which is half a character; take it out."
             ) from error
-        return found
+        return example
+
+    def check(self) -> None:
+        """Reads every row once, so that a row in no known form is refused before anything is computed.
+
+        Raises:
+            UserError: naming the first such row.
+        """
+        for index in range(len(self)):
+            with suppress(LeftOut):
+                self[index]
 
     def _example(self, index: int) -> Example:
         row = self.rows[index]
         if self.wording is not None and {"question", "key"} <= row.keys():
-            return _question(row, self.wording, index)
-        for field, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
-            if field in row:
-                return _chat(_turns(row[field], role, content, index))
+            return _question(row, self.wording, _row(index))
+        if is_chat(row):
+            return read_chat(row, _row(index), self.as_released)
         raise UserError(
-            f"Row {index} of the training data has the fields {', '.join(sorted(row))[:100]}; it needs `messages` or "
+            f"{_row(index)} has the fields {', '.join(sorted(row))[:100]}; it needs `messages` or "
             "`conversations`, or `question` and `key` together with --prompt-of TASK."
         )
+
+
+def _row(index: int) -> str:
+    return f"Row {index} of the training data"
 
 
 def read_corpus(recipe: Recipe) -> Corpus:
@@ -88,15 +95,46 @@ def read_corpus(recipe: Recipe) -> Corpus:
     rows, fingerprint = _read(recipe)
     if len(rows) <= recipe.held_out_rows:
         raise UserError(f"{recipe.data} has {len(rows)} rows and {recipe.held_out_rows} are held out: none is left.")
-    return Corpus(rows, fingerprint, _wording(recipe.prompt_of))
+    corpus = Corpus(rows, fingerprint, _wording(recipe.prompt_of), recipe.as_released)
+    corpus.check()
+    return corpus
+
+
+def read_file(path: Path) -> Sequence[Row]:
+    """Reads rows from JSON lines, or from one JSON array of objects.
+
+    Raises:
+        UserError: naming the line or the entry that is no JSON object.
+    """
+    if _first_character(path) != "[":
+        from tasks.local_copies import read_jsonl
+
+        return read_jsonl(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} begins with [ but is no JSON array ({error}); give one array of objects, or one object a line."
+        ) from error
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"Entry {number} of the array in {path} must be a JSON object, not {type(row).__name__}.")
+    return cast(Sequence[Row], rows)
+
+
+def _first_character(path: Path) -> str:
+    """The first character that is no white space; empty for a file that has none or cannot be read as text."""
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            return next((line.lstrip()[0] for line in iter(lambda: stream.readline(4096), "") if line.strip()), "")
+    except (OSError, ValueError):
+        return ""
 
 
 def _read(recipe: Recipe) -> tuple[Sequence[Row], str]:
     path = Path(recipe.data).expanduser()
     if path.suffix in {".jsonl", ".json"} or path.exists():
-        from tasks.local_copies import read_jsonl
-
-        return read_jsonl(path)[: recipe.max_rows], sha256_file(path)
+        return read_file(path)[: recipe.max_rows], sha256_file(path)
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -118,40 +156,16 @@ def _wording(task: str | None) -> Callable[[Row], str] | None:
     return lambda row: str(loaded.doc_to_text(dict(row)))
 
 
-def _question(row: Row, wording: Callable[[Row], str], index: int) -> Example:
+def _question(row: Row, wording: Callable[[Row], str], where: str) -> Example:
     """Its key is learned; a row whose key is kept secret teaches nothing."""
     key, labels = row["key"], row.get("labels")
     if key is not None and (not isinstance(key, str) or (labels is not None and key not in labels)):
-        raise UserError(f"Row {index} of the training data has the key {key!r:.40}; give one of its labels, or null.")
+        raise UserError(f"{where} has the key {key!r:.40}; give one of its labels, or null.")
     try:
         text = wording(row)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(
-            f"Row {index} of the training data cannot be asked as --prompt-of says ({error!r:.100}); "
+            f"{where} cannot be asked as --prompt-of says ({error!r:.100}); "
             "give it the fields of that task's documents."
         ) from error
     return Example(Conversation((Turn("user", text),)), key or "")
-
-
-def _turns(found: Any, role: str, content: str, index: int) -> list[Turn]:
-    try:
-        return [Turn(_ROLES.get(turn[role], turn[role]), _text(turn[content])) for turn in found]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"Row {index} of the training data is no chat: each turn needs {role} and {content}."
-        ) from error
-
-
-def _text(content: Any) -> str:
-    if not isinstance(content, str):
-        raise TypeError(type(content).__name__)
-    return content
-
-
-def _chat(turns: list[Turn]) -> Example:
-    """The last answer is what is learned; whatever follows it is dropped."""
-    while turns and turns[-1].role != "assistant":
-        turns = turns[:-1]
-    if len(turns) < 2:
-        return Example(Conversation(tuple(turns)), "")
-    return Example(Conversation(tuple(turns[:-1])), turns[-1].content)

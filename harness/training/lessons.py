@@ -1,19 +1,22 @@
 """From an example to token ids: the prompt laid out as at inference, the response behind it.
 
 Guarantees that prompts are exactly what the cache channel reads when it is evaluated (the same planner), and that
-the loss falls on the response and the token that ends it, never on the prompt.
+the loss falls on the response and the token that ends it, never on the prompt. What the tokenizer merges across the
+seam of the two belongs to the response.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jinja2
-
 from harness.channels.layout import Plan, Planner
+from harness.errors import UserError
 from harness.models import LM
-from harness.prompts import TEMPLATE_ARGUMENTS, Conversation, continuation, render
-from harness.training.corpus import Example
+from harness.prompts import Conversation, Turn, encode
+from harness.seam import Ids
+from harness.training.answered import answered, check_labels, check_written, turn_end
+from harness.training.example import Example
+from harness.training.left_out import LeftOut, Reason
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,44 @@ class Lesson(Plan):
         return tuple(sorted(inner))
 
 
-def lesson(planner: Planner, example: Example, max_length: int) -> Lesson | None:
-    """Lays an example out; None if there is nothing to learn from within `max_length` tokens."""
-    if not example.response:
-        return None
-    plan = planner.plan(example.conversation)
+def lesson(planner: Planner, example: Example, max_length: int, *, whole: bool = False) -> Lesson:
+    """Lays an example out.
+
+    Args:
+        planner: of the receiver and its sharers.
+        example: prompt and answer.
+        max_length: tokens of the prompt and of the part of the response that is read; the rest is cut.
+        whole: leave an example out whose response would be cut.
+
+    Raises:
+        UserError: the models cannot be laid out side by side at all.
+        LeftOut: it cannot be learned from.
+    """
+    if not example.answered:
+        raise LeftOut(Reason.NO_ANSWER, "it has no answer to learn.")
+    readers = (planner.receiver, *(planner.sharers if planner.strategy != "off" else ()))
+    try:
+        check_written(readers, example)
+        plan = planner.plan(answered(planner.receiver, example.conversation, example.answer))
+    except LeftOut:
+        raise
+    except UserError as error:
+        raise LeftOut(Reason.TEMPLATE, str(error)) from error
+    labels = turn_end(planner.receiver, plan.options[0])
+    check_labels(planner.receiver, labels, example.answer)
+    return _cut(plan, labels, max_length, whole)
+
+
+def _cut(plan: Plan, labels: Ids, max_length: int, whole: bool) -> Lesson:
+    """The lesson of a prompt and its response, within `max_length` tokens."""
     room = max_length - len(plan.ids[0])
-    response = response_ids(planner.receiver, example.conversation, example.response)[: max(room, 0)]
-    if not response or not plan.fused:
-        return None
+    if whole and room < len(labels):
+        raise LeftOut(Reason.WHOLE_TOO_LONG, f"it has more than {max_length} tokens.")
+    if room < 1:
+        raise LeftOut(Reason.TOO_LONG, f"its prompt has {len(plan.ids[0])} tokens of {max_length} that it may have.")
+    if not plan.fused:
+        raise LeftOut(Reason.UNFUSED, "its prompt has no token that is fused.")
+    response = labels[:room]
     read = response[:-1]
     return Lesson(
         ids=(plan.ids[0] + read, *plan.ids[1:]),
@@ -61,19 +93,14 @@ def lesson(planner: Planner, example: Example, max_length: int) -> Lesson | None
     )
 
 
-def response_ids(lm: LM, conversation: Conversation, response: str) -> tuple[int, ...]:
-    """Token ids of a response up to and with the token that ends the turn."""
-    ids = continuation(lm, conversation, _ended(lm, conversation, response))
-    end = next((place for place, token in enumerate(ids) if token in lm.stop_ids), len(ids) - 1)
-    return ids[: end + 1]
+def response_ids(lm: LM, conversation: Conversation, response: str) -> Ids:
+    """Token ids of a response up to and with the token that ends the turn, as they follow the conversation.
 
-
-def _ended(lm: LM, conversation: Conversation, response: str) -> str:
-    """The response as the chat template closes it, else with the end token as it is."""
-    prompt, plain = render(lm, conversation), response + (lm.tokenizer.eos_token or "")
-    messages = [*conversation.messages, {"role": "assistant", "content": response}]
-    try:
-        whole = str(lm.tokenizer.apply_chat_template(messages, tokenize=False, **TEMPLATE_ARGUMENTS))
-    except jinja2.TemplateError:
-        return plain
-    return whole.removeprefix(prompt) if whole.startswith(prompt) else plain
+    Raises:
+        UserError: the chat template refuses the chat.
+        LeftOut: the ids do not decode to the response.
+    """
+    answer = Turn("assistant", response)
+    labels = turn_end(lm, encode(lm, answered(lm, conversation, answer)).options[0])
+    check_labels(lm, labels, answer)
+    return labels

@@ -14,11 +14,14 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.records.files import explained, write_atomic
+from harness.training.left_out import LeftOut, Reason, summary
 
 FILE = "log.jsonl"
+LEFT_OUT = "left_out/"
 _SHOWN = {
     **{"loss": "{:.4f}", "learning_rate": "{:.2e}", "temperature": "{:.3g}", "gates_open": "{:.0%}"},
     **{"held_out_loss": "{:.4f}", "held_out_errors": "{:.0f}"},
+    "held_out_left_out": "{:.0f}",
 }
 
 
@@ -32,6 +35,7 @@ class Log:
             UserError: if TensorBoard is asked for and not installed.
         """
         self._file, self._progress, self._writes = folder / FILE, progress and writes, writes
+        self._explained: set[Reason] = set()
         self._board = _board(folder / "tensorboard", step) if tensorboard and writes else None
         if writes:
             write_atomic(self._file, "".join(line + "\n" for line in _kept(self._file, step)))
@@ -48,6 +52,17 @@ class Log:
         if self._progress:
             print(_line(step, steps, values), file=sys.stderr, flush=True)
 
+    def explain(self, row: LeftOut) -> None:
+        """Says what is wrong with a row, once for each reason."""
+        if self._progress and row.reason not in self._explained:
+            self._explained.add(row.reason)
+            print(f"Left out: {row}", file=sys.stderr, flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Says something at the end of a run, asked for progress or not."""
+        if self._writes:
+            print(sentence, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Flushes what is buffered."""
         if self._board is not None:
@@ -57,6 +72,8 @@ class Log:
 def _line(step: int, steps: int, values: Mapping[str, Any]) -> str:
     shown = [f"{name} {form.format(values[name])}" for name, form in _SHOWN.items() if name in values]
     shown += [f"{name} {value:.4f}" for name, value in values.items() if name.startswith("accuracy/")]
+    counts = {name.removeprefix(LEFT_OUT): value for name, value in values.items() if name.startswith(LEFT_OUT)}
+    shown += [summary(counts)] if counts else []
     if "tokens_per_s" in values:
         minutes, seconds = divmod(int(values["eta_s"]), 60)
         shown.append(f"{values['tokens_per_s']:.0f} tokens/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left")

@@ -18,7 +18,8 @@ from harness.accuracy import Item
 from harness.errors import RunError
 from harness.training.batching import Batches, Micro
 from harness.training.checkpoints import Checkpoints, Position
-from harness.training.log import Log
+from harness.training.left_out import Reason, counted, summary
+from harness.training.log import LEFT_OUT, Log
 from harness.training.optim import NEW_RUN, Optimisation
 from harness.training.order import derived_seed
 from harness.training.session import Session
@@ -67,6 +68,8 @@ class Loop:
                 self._validate()
             if last or done % recipe.save_every == 0:
                 self._save()
+        if position.left_out:
+            self.log.say(f"{summary(position.left_out)}.")
         return position
 
     def step(self, step: int) -> dict[str, float]:
@@ -79,7 +82,7 @@ class Loop:
         objective.train()
         objective.set_step(step)
         micros = self.batches.of(step)
-        tokens, used = self._counts(micros)
+        tokens, used, left_out = self._counts(micros)
         told = {"learning_rate": self.optimisation.learning_rate}
         if tokens:
             told |= {"loss": self._learn(micros, tokens), **objective.figures(), "grad_norm": self.optimisation.step()}
@@ -87,8 +90,18 @@ class Loop:
             self.optimisation.skip()
         position.step, position.tokens = step + 1, position.tokens + tokens
         position.skipped += self.session.recipe.global_batch - used
+        self._count(left_out, micros)
         self._check_learnable()
-        return {**told, "skipped": position.skipped}
+        counts = {f"{LEFT_OUT}{name}": count for name, count in position.left_out.items()}
+        return {**told, "skipped": position.skipped, **counts}
+
+    def _count(self, left_out: Sequence[int], micros: Sequence[Micro]) -> None:
+        """Adds up the rows left out by reason, and says of the first of each reason what is wrong with it."""
+        for one in (one for micro in micros for one in micro.left_out):
+            self.log.explain(one)
+        for reason, count in zip(Reason, left_out, strict=True):
+            if count:
+                self.position.left_out[reason.name] = self.position.left_out.get(reason.name, 0) + count
 
     def _learn(self, micros: Sequence[Micro], tokens: int) -> float:
         """Adds up the step's gradients and returns its mean loss."""
@@ -107,19 +120,21 @@ class Loop:
             (loss * (session.accelerator.num_processes / tokens)).backward()
         return loss.detach()
 
-    def _counts(self, micros: Sequence[Micro]) -> tuple[int, int]:
+    def _counts(self, micros: Sequence[Micro]) -> tuple[int, int, list[int]]:
+        """Response tokens, useful rows and rows left out for each reason, over all processes."""
         tokens = sum(len(one.response) for micro in micros for one in micro.lessons)
         rows = sum(len(micro.lessons) for micro in micros)
-        all_tokens, all_rows = self._sum(torch.tensor([tokens, rows], device=self.session.device)).tolist()
-        return int(all_tokens), int(all_rows)
+        left_out = counted(one.reason for micro in micros for one in micro.left_out)
+        summed = self._sum(torch.tensor([tokens, rows, *left_out], device=self.session.device)).tolist()
+        return int(summed[0]), int(summed[1]), [int(count) for count in summed[2:]]
 
     def _check_learnable(self) -> None:
         recipe, position = self.session.recipe, self.position
         enough = position.skipped >= len(self.session.corpus) - recipe.held_out_rows
         if not position.tokens and (enough or position.step == self.session.steps):
             raise RunError(
-                f"None of {position.skipped} rows can be learned from: they have no answer, or their prompts are "
-                f"longer than {recipe.max_length} tokens."
+                f"None of {position.skipped} rows can be learned from (nothing is read that is longer than "
+                f"{recipe.max_length} tokens); {summary(position.left_out)}."
             )
 
     def _validate(self) -> None:
@@ -136,17 +151,19 @@ class Loop:
     def _held_out(self) -> dict[str, float]:
         if not self.session.recipe.held_out_rows:
             return {}
-        objective, found = self.session.objective, torch.zeros(3, device=self.session.device)
+        objective, found = self.session.objective, torch.zeros(4, device=self.session.device)
         for micro in self.batches.held_out():
+            found[3] += len(micro.left_out)
             if micro.lessons:
                 tokens = sum(len(one.response) for one in micro.lessons)
                 loss = objective.evaluated_loss(micro.lessons)
                 finite = math.isfinite(float(loss))
-                found += torch.tensor([float(loss), tokens, 0] if finite else [0, 0, len(micro.lessons)]).to(found)
-        total, tokens, errors = self._sum(found).tolist()
+                found[:3] += torch.tensor([float(loss), tokens, 0] if finite else [0, 0, len(micro.lessons)]).to(found)
+        total, tokens, errors, left_out = self._sum(found).tolist()
+        told = {"held_out_left_out": left_out} if left_out else {}
         if errors:
-            return {"held_out_errors": errors}  # a mean over the others would look better than it is
-        return {"held_out_loss": total / tokens} if tokens else {}
+            return {**told, "held_out_errors": errors}  # a mean over the others would look better than it is
+        return {**told, "held_out_loss": total / tokens} if tokens else told
 
     def _accuracies(self) -> dict[str, float]:
         told = {}

@@ -75,7 +75,7 @@ class Recipe(BaseModel):
 
     # the data
     data: Identity[str] = "teknium/OpenHermes-2.5"
-    """Data set on the hub, or a local JSON lines file, of chats (`messages` or `conversations`) or questions."""
+    """Data set on the hub, or a local file (JSON lines, or one JSON array), of chats or questions."""
     data_revision: Identity[str | None] = None
     """Revision of a data set on the hub."""
     data_config: Identity[str | None] = None
@@ -89,7 +89,10 @@ class Recipe(BaseModel):
     held_out_rows: Identity[CountOrZero] = 0
     """Rows at the end of the data that are kept for the validation loss."""
     max_length: Identity[Count] = 2048
-    """Tokens of prompt and response; longer responses are cut, longer prompts skipped."""
+    """Tokens of prompt and response; longer responses are cut, rows with longer prompts left out."""
+    as_released: Identity[bool] = False
+    """Read rows as the paper's released trainer does: system turns dropped, user turns stripped of white space, and
+    rows that are longer than `max_length` as a whole left out."""
 
     # the fuser
     init: Identity[Names] = ()
@@ -251,6 +254,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     names = {name for name, kind in kinds(cast(Any, Recipe)).items() if kind == IDENTITY}
     # Fusers were trained before there was a choice; their runs go on without the name of the method.
     silent = UNUSED[recipe.method] | ({"method"} if recipe.method == "fuser" else frozenset())
+    if not recipe.as_released:  # the same for how rows are read
+        silent |= {"as_released"}
     return recipe.model_dump(mode="json", include=names - silent)
 
 

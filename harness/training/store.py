@@ -70,9 +70,9 @@ class Store:
 
 def store_name(identity: Mapping[str, Any], readers: Sequence[Any]) -> str:
     """Names a store after everything that decides its contents: the data, how it is laid out, and who reads it."""
-    data = ("data", "data_revision", "data_config", "data_split", "prompt_of", "max_rows", "max_length")
+    data = ("data", "data_revision", "data_config", "data_split", "prompt_of", "max_rows", "max_length", "as_released")
     reading = ("alignment", "fuse_kinds", "dtype", "attention", "device")
-    kept = {name: identity[name] for name in (*data, *reading)}
+    kept = {name: identity[name] for name in (*data, *reading) if name in identity}
     return hashlib.sha256(json.dumps([kept, list(readers)], sort_keys=True).encode()).hexdigest()[:16]
 
 
