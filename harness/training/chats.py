@@ -67,7 +67,7 @@ def read_chat(row: Row, where: str, as_released: bool = False) -> Example:
 
 def _turns_of(row: Row, where: str) -> Sequence[Any]:
     """The first field that holds turns; an empty list where all are empty."""
-    filled = next((row[field] for field in FIELDS if row.get(field)), [])
+    filled: Any = next((row[field] for field in FIELDS if row.get(field)), [])
     if isinstance(filled, Mapping) or not isinstance(filled, Sequence):
         raise _no_chat(where)
     return filled
