@@ -7,7 +7,6 @@ document, which a text sharer needs.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +53,7 @@ class ChannelLM(LM):
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Scores continuations; those of one context and document are read from one prefill."""
+        self._refuse_unconditional(requests)
         grouped: dict[tuple[Any, ...], list[int]] = {}
         for number, instance in enumerate(requests):
             key = (instance.task_name, instance.doc_id, str(instance.args[0]))
@@ -99,9 +99,18 @@ class ChannelLM(LM):
         """Names the answering model in lm-eval's request cache."""
         return self.channel.answers.reference.text.replace("/", "__")
 
+    def _refuse_unconditional(self, requests: Sequence[Any]) -> None:
+        empty = next((r.task_name for r in requests if not r.args[0]), None)
+        if empty is not None and not isinstance(self.channel, Single):
+            raise UserError(
+                f"Task {empty!r} has requests without a prompt, as acc_mutual_info and some perplexities need them; "
+                f"{self.channel.name} answers a prompt with the help of a message, and there is none to send. Use "
+                "--model single, or another metric."
+            )
+
     def _metadata(self, instance: Any) -> Mapping[str, Any]:
         """How a task wants its sharer to be asked; only a text sharer is asked anything of its own."""
-        return _task_metadata(instance.task_name) if isinstance(self.channel, TextToText) else {}
+        return task_index.metadata(instance.task_name) if isinstance(self.channel, TextToText) else {}
 
     def _begun(self, pair: tuple[str, str]) -> tuple[str, str]:
         """An empty context becomes the token that a text begins with, as in lm-eval."""
@@ -149,15 +158,6 @@ def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
     if "receiver" not in values:
         raise UserError("model_args needs receiver=...; several sharers or fusers are joined by ';'.")
     return build(values, "model_args")
-
-
-@functools.cache
-def _task_metadata(name: str) -> Mapping[str, Any]:
-    """What a task of ours says of itself; lm-eval does not hand it on, and of other tasks nothing is known."""
-    if name not in task_index.available():
-        return {}
-    (task,) = task_index.load([name])
-    return dict(task.config.metadata or {})
 
 
 def _start_text(spoken: Any) -> str:

@@ -6,7 +6,7 @@ sampling is refused: every number of this harness is greedy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from harness.config.rules import BUDGETS
 from harness.engine import Request
 from harness.errors import UserError
 from harness.prompts import ChatText, Conversation, Turn, from_history
+from harness.row_words import bare_question, option_texts
 
 DEFAULT_MAX_NEW_TOKENS = 256
-_QUESTION_FIELDS = ("t2t_question", "question", "question_stem", "query")
 _GREEDY = {
     **{"do_sample": (False, None), "temperature": (0, 0.0, None), "repetition_penalty": (1, 1.0, None)},
     "num_beams": (1, None),
@@ -46,12 +46,19 @@ def conversation_of(context: str) -> Conversation:
     return Conversation((Turn("user", context),), chat=False)
 
 
-def query_of(context: str, document: Mapping[str, Any], metadata: Mapping[str, Any], room: int = 0) -> Query:
-    """What a channel sees of one question."""
+def query_of(
+    context: str,
+    document: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    room: int = 0,
+    continuations: Sequence[str] = (),
+) -> Query:
+    """What a channel sees of one question; `continuations` are what lm-eval compares, where it does."""
+    choices = option_texts(document, continuations)
     return Query(
         conversation=conversation_of(context),
-        question=_question(document, metadata.get("t2t_question")),
-        choices=tuple(map(str, document.get("choices") or ())) if isinstance(document.get("choices"), list) else (),
+        question=bare_question(document, metadata.get("t2t_question"), context, choices),
+        choices=choices,
         t2t_prompt=metadata.get("t2t_prompt"),
         room=room,
     )
@@ -62,7 +69,7 @@ def scoring_request(
 ) -> Request:
     """One request for all continuations of one context; `contexts` are lm-eval's (context, continuation) pairs."""
     options = tuple(option for _, option in contexts)
-    return Request(query_of(contexts[0][0], document, metadata), options=options)
+    return Request(query_of(contexts[0][0], document, metadata, continuations=options), options=options)
 
 
 def decoding_request(
@@ -96,10 +103,3 @@ def decoding_settings(arguments: Mapping[str, Any]) -> Settings:
     if not isinstance(stops, list | tuple) or not all(isinstance(s, str) for s in stops):
         raise UserError(f"until is {str(until)[:40]!r}; it has to be a text or a list of texts.")
     return Settings(budget, tuple(s for s in stops if s))
-
-
-def _question(document: Mapping[str, Any], wanted: str | Callable[[Mapping[str, Any]], str] | None) -> str | None:
-    if callable(wanted):
-        return str(wanted(document))
-    names = (wanted, *_QUESTION_FIELDS) if wanted else _QUESTION_FIELDS
-    return next((str(document[n]) for n in names if isinstance(document.get(n), str)), None)

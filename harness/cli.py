@@ -94,11 +94,9 @@ def _run(rest: list[str]) -> int:
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
-    from harness.progress import other_bars_hidden
     from harness.runner import run
 
-    with other_bars_hidden():
-        run(config, ["run", *rest], ranks)
+    run(config, ["run", *rest], ranks)
     return 0
 
 
@@ -107,7 +105,6 @@ def _resume(rest: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     path = parser.parse_args(rest).run
     from harness.config import build
-    from harness.progress import other_bars_hidden
     from harness.ranks import join
     from harness.records.loading import read_record
     from harness.runner import run
@@ -117,8 +114,7 @@ def _resume(rest: list[str]) -> int:
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
-    with other_bars_hidden():
-        run(config, ["resume", *rest], ranks)
+    run(config, ["resume", *rest], ranks)
     return 0
 
 

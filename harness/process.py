@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.memory import forget_peak
+from harness.progress import other_bars_hidden
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -24,7 +25,7 @@ def alone() -> Iterator[None]:
     While transformers loads a model it changes torch's default number format for the whole process, and two runs at
     once would each time the other.
     """
-    with _ONE_AT_A_TIME, _quiet():
+    with _ONE_AT_A_TIME, _quiet(), other_bars_hidden():
         forget_peak()
         yield
 

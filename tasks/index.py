@@ -7,12 +7,15 @@ say which of our versions was run.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from harness.errors import UserError, suggest
 from harness.paths import TASKS
@@ -71,6 +74,21 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
             for member, task in manager.load([name])["tasks"].items():
                 tasks.setdefault(member, task)
     return list(tasks.values())
+
+
+@functools.cache
+def metadata(name: str) -> Mapping[str, Any]:
+    """What the file of a task of this folder says of it, without its documents; nothing for other tasks."""
+    paths = [path for entry, kind, path in _entries() if (entry, kind) == (name, "task")]
+    read: Any = yaml.load((TASKS / paths[0]).read_text(encoding="utf-8"), _Plain) if paths else {}  # noqa: S506 - a safe one
+    return dict(read.get("metadata") or {})
+
+
+class _Plain(yaml.SafeLoader):
+    """Reads task files without importing what they name."""
+
+
+_Plain.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def _check(name: str, known: Iterable[str]) -> None:

@@ -70,6 +70,12 @@ def pair() -> FusedLM:
     return FusedLM(**PAIR_ARGUMENTS, device="cpu", batch_size=4)
 
 
+@functools.cache
+def texts(**options: bool) -> TextLM:
+    names = ("receiver", "sharer")
+    return TextLM(**{n: PAIR_ARGUMENTS[n] for n in names}, device="cpu", batch_size=4, t2t_tokens=4, **options)
+
+
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A task of four options of several tokens each, and the same questions to be answered in words."""
@@ -77,7 +83,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     data = folder / "rows.jsonl"
     rows = [json.dumps({"question": q, "choices": c, "key": k}) for q, c, k in ROWS]
     data.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    for name, rest in (("options", CHOICE), ("words", WRITTEN)):
+    for name, rest in (("options", CHOICE), ("words", WRITTEN), ("mutual", MUTUAL)):
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data) + rest)
     return TaskManager(include_path=str(folder), include_defaults=False)
 
@@ -180,6 +186,26 @@ def test_rolling_loglikelihoods_of_a_pair_are_refused() -> None:
         pair().loglikelihood_rolling(asked("loglikelihood_rolling", ("text",)))
 
 
+MUTUAL = """
+output_type: multiple_choice
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{key}}"
+metric_list: [{metric: acc_mutual_info}]
+"""
+
+
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "plain"])
+def test_unconditional_requests_are_lm_evals_for_one_model_and_refused_for_a_pair(tasks: Any, chat: bool) -> None:
+    expected = evaluated(stock(), "mutual", tasks, apply_chat_template=chat)
+    found = evaluated(ours(), "mutual", tasks, apply_chat_template=chat)
+    for own, other in zip(responses(found, "mutual"), responses(expected, "mutual"), strict=True):
+        assert len(own) == 8
+        assert [ll for ll, _ in own[4:]] == pytest.approx([ll for ll, _ in other[4:]], abs=1e-4)
+    for lm in (pair(), texts()):
+        with pytest.raises(UserError, match="requests without a prompt"):
+            evaluated(lm, "mutual", tasks, apply_chat_template=chat)
+
+
 def test_batch_size_changes_nothing() -> None:
     requests = asked("loglikelihood", *[(question, " " + o) for question, options, _ in ROWS for o in options])
     one, many = ours("1").loglikelihood(requests), ours("7").loglikelihood(requests)
@@ -236,6 +262,35 @@ def test_a_text_sharer_gets_the_bare_question() -> None:
         lm.generate_until(asked("generate_until", ("anything", settings)))
     document = {"question": "color of the roof of Dosel ?"}
     assert len(lm.generate_until(asked("generate_until", ("anything", settings), doc=document))) == 1
+
+
+def test_a_text_sharer_is_shown_the_options_that_are_compared(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.channels import t2t
+
+    shown: list[str] = []
+    asked_of = t2t.sharer_conversation
+
+    def kept(*arguments: Any) -> Any:
+        asked = asked_of(*arguments)
+        shown.append(asked.turns[0].content)
+        return asked
+
+    monkeypatch.setattr(t2t, "sharer_conversation", kept)
+    evaluated(texts(with_options=True), "options", tasks, limit=1)
+    question, options, _ = ROWS[0]
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
+    assert shown
+    assert all(f"{question}\n\nChoices:\n{listed}" in text for text in shown)
+
+
+def test_what_a_task_says_of_its_sharer_costs_no_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import index
+
+    index.metadata.cache_clear()
+    monkeypatch.setattr(index, "task_manager", None)
+    assert "{question}" in index.metadata("factworld_sharer_knows")["t2t_prompt"]
+    assert index.metadata("openbookqa")["version"]
+    assert index.metadata("hellaswag") == {}
 
 
 def test_a_text_sharer_is_asked_in_the_tasks_words() -> None:

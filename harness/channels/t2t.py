@@ -117,16 +117,23 @@ def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
     """What the sharer is asked.
 
     Raises:
-        UserError: the query has no bare question.
+        UserError: the query has no bare question, or no options that could be shown.
     """
     if query.question is None:
         raise UserError(
-            "The t2t channel needs the bare question of every row; give the documents a 'question' field or "
-            "name theirs in the task's metadata as 't2t_question'."
+            "The t2t channel needs the bare question of every row, without its options, and a row has none; give the "
+            "documents a 't2t_question' field (for instance in process_docs), or name theirs in the metadata of a task "
+            "of this harness as 't2t_question'."
         )
     wording = query.t2t_prompt or _BACKGROUND + ("" if style.may_answer else _NO_ANSWER)
     question = query.question
-    if style.with_options and query.choices:
+    if style.with_options:
+        if not 1 < len(query.choices) <= len(_LETTERS):
+            raise UserError(
+                "with_options shows the sharer the options, but a row has "
+                f"{len(query.choices) or 'none'} that can be shown; leave with_options out, or give the documents a "
+                "list 'choices' of 2 to 26 texts."
+            )
         listed = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, query.choices, strict=False)]
         question = "\n".join([question, "", "Choices:", *listed])
     asked = query.conversation
