@@ -39,6 +39,7 @@ class Item:
         document: canonical, see `tasks`.
         instances: lm-eval's requests for it, in order.
         request: what is asked of a channel.
+        rendered_sha256: of its prompt as the models of a run read it, see `harness.rendering`; "" before that.
         cluster: see `harness.duplicates`.
     """
 
@@ -47,6 +48,7 @@ class Item:
     document: dict[str, Any]
     request: Request
     instances: tuple[Any, ...] = ()
+    rendered_sha256: str = ""
     cluster: str = ""
 
     @property
@@ -56,9 +58,10 @@ class Item:
 
     @property
     def prompt_sha256(self) -> str:
-        """Of everything that is asked."""
+        """Of everything that is asked, as the models read it."""
         r = self.request
         extra = [r.options, r.max_new_tokens, r.stops, r.query.t2t_prompt, r.query.question or ""]
+        extra += [self.rendered_sha256] if self.rendered_sha256 else []
         return hashlib.sha256(fingerprint_text(r.query.conversation, extra).encode()).hexdigest()
 
 

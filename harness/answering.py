@@ -19,6 +19,7 @@ from harness.memory import peak_bytes
 from harness.progress import progress
 from harness.records.loading import finite, latest
 from harness.records.schema import Sample
+from harness.rendering import check_unchanged
 from harness.session import Session
 
 
@@ -127,7 +128,9 @@ def _answer_share(session: Session, means: dict[str, dict[str, Means]]) -> None:
             for task, asked in tasks.items():
                 mean = means.get(name, {}).get(task, ()) if needs_mean(group, asked) else ()
                 found = answer_task(group, asked, session.done, budget, session.config.seed, mean, session.tally, turns)
+                by_place = {item.position: item for item in asked}
                 for made, notes in found:
+                    check_unchanged(session.cast, {s.position: by_place[s.position] for s in made}.values())
                     session.journal(made)
                     session.samples += made
                     bar.advance(len(made))

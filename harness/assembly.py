@@ -25,7 +25,7 @@ from harness.fusion.shapes import kv_shape
 from harness.merging import parameters_of
 from harness.models import LM, Reference, load, parse_reference
 from harness.paths import located
-from harness.prompts import ask, render
+from harness.prompts import check_template
 
 if TYPE_CHECKING:
     from harness.served.backend import Served
@@ -167,7 +167,7 @@ def _load(config: RunConfig, reference: str | Reference, chat_template: str | No
         tensor_parallel=config.tensor_parallel,
     )
     if config.chat:
-        render(lm, ask(""))  # a missing or broken template is refused before anything is asked
+        check_template(lm)  # a missing or broken template is refused before anything is asked
     return lm
 
 

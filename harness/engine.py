@@ -353,8 +353,10 @@ def _tampered(asking: _Asking, arm: Arm, message: Message, indices: list[int], w
     lent = []
     for index in indices:
         donor = asking.donors.first.get(index)
-        beside = donor is not None and donor in indices
-        lent.append((message, indices.index(donor)) if beside else (_lent(asking, arm.tamper, index, work), 0))
+        if donor is not None and donor in indices:
+            lent.append((message, indices.index(donor)))
+        else:
+            lent.append((_lent(asking, arm.tamper, index, work), 0))
     return arm.tamper(message, lent)
 
 

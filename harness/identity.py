@@ -16,6 +16,7 @@ from harness.origin import of_adapter, of_fuser
 from harness.placement import places
 from harness.records.files import sha256_files
 from harness.records.schema import ModelInfo
+from harness.rendering import rendering_identity
 from harness.served.backend import Served
 
 _CONTENT = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
@@ -85,9 +86,7 @@ def extra_identity(
 ) -> dict[str, Any]:
     """What names alone do not pin; the prompts' digest catches an edited prompt without a new version."""
     lent = {"donors": DONORS} if any("mismatched" in group.controls for group in cast.groups) else {}
-    speakers = [lm for lm in (cast.receiver, *cast.sharers) if lm is not None]
     return {
-        "templates": [hashlib.sha256(str(lm.tokenizer.chat_template).encode()).hexdigest() for lm in speakers],
         "weights": [m.fingerprint for m in models],
         "fuser_weights": [f["fingerprint"] for f in fusers],
         "dtypes": [m.dtype for m in models],
@@ -95,6 +94,7 @@ def extra_identity(
         "task_versions": benchmark.versions,
         "prompts": {task: _prompts(items) for task, items in benchmark.items.items()},
         **lent,
+        **rendering_identity(cast, any(i.request.query.conversation.chat for i in benchmark.all_items)),
     }
 
 

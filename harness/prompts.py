@@ -18,9 +18,13 @@ import jinja2
 from harness import seam
 from harness.errors import UserError
 from harness.models import Reference
+from harness.template_clock import fixed_clock
 
 # The paper runs every model with thinking off; templates that know no such switch ignore it.
 TEMPLATE_ARGUMENTS: Mapping[str, Any] = {"enable_thinking": False}
+
+# A template that draws one of two texts writes the same one so often once in 32768 times.
+_RENDERINGS = 16
 
 
 class Speaker(Protocol):
@@ -223,6 +227,20 @@ def render_answered(lm: Speaker, conversation: Conversation, answer: Turn) -> st
     return _templated(lm, conversation, [*conversation.messages, answer.message], add_generation_prompt=False)
 
 
+def check_template(lm: Speaker) -> None:
+    """Renders an empty question several times over.
+
+    Raises:
+        UserError: the template is missing, broken, or does not write the same text every time.
+    """
+    texts = {render(lm, ask("")) for _ in range(_RENDERINGS)}
+    if len(texts) > 1:
+        raise UserError(
+            f"The chat template of {lm.reference.text!r} writes another text every time; give a template whose text "
+            "depends on the conversation alone (for instance the built-in 'simple')."
+        )
+
+
 def tokenize(lm: Speaker, text: str, chat: bool) -> tuple[int, ...]:
     """Token ids of rendered text; a chat template has already written the special tokens it wants."""
     if chat:
@@ -290,7 +308,7 @@ def _templated(lm: Speaker, conversation: Conversation, messages: list[dict[str,
             f"Model {lm.reference.text!r} has no chat template; give one (for instance the built-in 'simple'), "
             "or send plain text with --no-chat-template."
         )
-    how = {**how, **conversation.template_arguments}
+    how = {**how, **conversation.template_arguments, **fixed_clock(lm.tokenizer)}
     try:
         try:
             return str(lm.tokenizer.apply_chat_template(messages, tokenize=False, **how))

@@ -26,6 +26,7 @@ from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
 from harness.records.hardware import hardware
 from harness.records.schema import Processes, RunRecord
+from harness.rendering import with_renderings
 from harness.served.cast import check_answerable
 from harness.served.throughput import engine_of
 from harness.session import Session
@@ -72,6 +73,7 @@ def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[
     placed = config.model_copy(update={"device": ranks.device(config.device)})
     cast = assemble(placed, [item.request.query for item in benchmark.all_items])
     check_answerable(cast, benchmark.all_items)
+    benchmark = with_renderings(benchmark, cast)
     return benchmark, cast, _record(config, cast, benchmark, command)
 
 

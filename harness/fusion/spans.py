@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+from harness.template_clock import fixed_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,10 +64,9 @@ def read_chat(
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], template_kwargs: Mapping[str, Any]
 ) -> str:
+    arguments = {**template_kwargs, **fixed_clock(tokenizer)}
     try:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
-        )
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments))
     except Exception as error:  # a template is a program of somebody else's and may raise anything
         raise UserError(f"The chat template of {_name(tokenizer)} cannot render this chat: {error}") from error
 

@@ -42,7 +42,7 @@ class Sample(Record):
     channel: str
     control: str = ""
     kind: Kind
-    prompt_sha256: str = Field(description="of the conversation, the options and the generation settings")
+    prompt_sha256: str = Field(description="of prompt as read, options and generation settings")
     subject: str = ""
     category: str = ""
     cluster: str = Field("", description="task/subject that it counts for where several ask it; empty = its own")
