@@ -101,7 +101,7 @@ def fine_tuned(config: RunConfig, receiver: LM) -> LM:
     """Loads the fine-tuned receiver and gives it the receiver's own tokenizer, so that both read the same prompts.
 
     Raises:
-        UserError: it cannot be loaded, or speaks another vocabulary.
+        UserError: it cannot be loaded, or speaks another vocabulary or through another chat template.
     """
     assert config.tuned is not None
     lm = _load(config, parse_reference(config.tuned, config.receiver), config.receiver_chat_template)
@@ -109,6 +109,11 @@ def fine_tuned(config: RunConfig, receiver: LM) -> LM:
         raise UserError(
             f"tuned is {config.tuned!r}, whose tokenizer is not that of the receiver {config.receiver!r}; give an "
             "adapter or a model that was fine-tuned from this receiver."
+        )
+    if lm.tokenizer.chat_template not in (None, receiver.tokenizer.chat_template) and config.chat:
+        raise UserError(
+            f"tuned is {config.tuned!r}, which brings another chat template than the receiver {config.receiver!r}, but "
+            "both have to read the same prompts; give one template for both with --receiver-chat-template."
         )
     return replace(lm, tokenizer=receiver.tokenizer)
 

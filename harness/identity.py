@@ -37,6 +37,8 @@ def model_info(role: str, lm: LM) -> ModelInfo:
         training=of_adapter(Path(lm.reference.adapter)) if lm.reference.adapter else {},
         weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         devices=places(model),
+        stop_tokens={str(lm.tokenizer.convert_ids_to_tokens(index)): index for index in sorted(lm.stop_ids)},
+        loading=dict(lm.notes),
     )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ import torch
 
 from harness.attention import NAME as GROUPED
 from harness.attention import register
+from harness.checkpoint import Loaded, adapters_tokenizer, check_ids, keep_pad_inside, read_checkpoint
 from harness.errors import UserError, unknown
+from harness.gguf.model import read_gguf
 from harness.merging import base_of, is_adapter, merged
 from harness.paths import BUILT_IN_TEMPLATES, located
 from harness.placement import DeviceMap, check_placed, entry_device, placed_by
 from harness.single_row import multiply_rows_as_vectors
+from harness.weights_check import UnfitCheckpoint, files_read
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", GROUPED, "flash_attention_2")
@@ -50,6 +54,9 @@ class LM:
     """A causal language model with its tokenizer, ready for inference.
 
     `eq=False`: two loads of one checkpoint are two models.
+
+    Attributes:
+        notes: which files were read, and what was used where they say nothing or something unusable, by subject.
     """
 
     model: Any
@@ -61,6 +68,7 @@ class LM:
     pad_id: int
     max_length: int
     cache_argument: str = field(default="cache")
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -115,6 +123,11 @@ def _adapted(text: str, folder: Path, base: str | None) -> Reference:
         found = parse_reference(name)
     except UserError as error:
         raise UserError(f"Adapter {text!r} needs its base model. {error}") from error
+    if own := [path.name for path in files_read(folder)]:
+        raise UserError(
+            f"Folder {text!r} holds an adapter and the weights of a model, {own[0]!r}; which of them is meant is not "
+            "known, so remove one."
+        )
     if found.adapter:
         raise UserError(f"Adapter {text!r} stands on {name!r}, which is an adapter itself; give a model as its base.")
     return replace(found, text=text, adapter=str(folder))
@@ -185,27 +198,51 @@ def load(
     where = pick_device(device)
     options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}
     placed = placed_by(device_map, tensor_parallel)
-    _check_folder(ref)
+    with _explained(ref):
+        loaded = _read(ref, options | placed, trust_remote_code)
+        check_placed(loaded.model)
+    model = loaded.model if ref.adapter is None else merged(loaded.model, Path(ref.adapter))
+    lm = wrap(model if placed else model.to(where), loaded.tokenizer, ref, read_template(chat_template), loaded)
+    with _explained(ref):
+        check_ids(lm.model, lm.tokenizer)
+    return lm
+
+
+@contextmanager
+def _explained(ref: Reference) -> Iterator[None]:
     try:
-        tokenizer = _load_tokenizer(ref, trust_remote_code)
-        model = _load_weights(ref, options | placed, trust_remote_code)
-        check_placed(model)
+        yield
+    except UnfitCheckpoint as error:
+        raise UserError(f"Model {ref.text!r} cannot be loaded: {error}.") from error
     except Exception as error:  # what reads the files raises every kind, tokenizers even the bare class
         raise UserError(f"Model {ref.text!r} cannot be loaded: {_one_line(error)}") from error
-    if ref.adapter is not None:
-        model = merged(model, Path(ref.adapter))
-    return wrap(model if placed else model.to(where), tokenizer, ref, read_template(chat_template))
 
 
-def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_template: str | None = None) -> LM:
-    """Makes an `LM` of a model and a tokenizer that are already in memory."""
+def wrap(
+    model: Any,
+    tokenizer: Any,
+    reference: Reference | None = None,
+    chat_template: str | None = None,
+    files: Loaded | None = None,
+) -> LM:
+    """Makes an `LM` of a model and a tokenizer that are already in memory.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        reference: where both come from.
+        chat_template: a Jinja text in place of the tokenizer's own.
+        files: what the checkpoint says beyond these two.
+    """
     model.eval().requires_grad_(False)
     drop_sampling(model)
     multiply_rows_as_vectors(model)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     parameter = next(model.parameters())
-    stop_ids = _stop_ids(model, tokenizer)
+    notes = dict(files.notes) if files is not None else {}
+    notes |= keep_pad_inside(model, tokenizer)
+    stop_ids = _stop_ids(model, tokenizer) | (files.stop_ids if files is not None else frozenset())
     pad_id = tokenizer.pad_token_id
     return LM(
         model=model,
@@ -217,6 +254,7 @@ def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_te
         pad_id=pad_id if pad_id is not None else min(stop_ids, default=0),
         max_length=int(getattr(model.config.get_text_config(), "max_position_embeddings", 2**31 - 1)),
         cache_argument=cache_argument(model.__class__),
+        notes=notes,
     )
 
 
@@ -241,58 +279,14 @@ def cache_argument(architecture: Any) -> str:
     return "cache" if "cache" in inspect.signature(architecture.forward).parameters else "past_key_values"
 
 
-def _check_folder(ref: Reference) -> None:
-    if ref.local and ref.gguf_file is None:
-        path = Path(ref.source) / "config.json"
-        if not path.is_file():
-            raise UserError(
-                f"Model folder {ref.source!r} has no config.json; give a folder in the Hugging Face layout."
-            )
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"Model folder {ref.source!r}: config.json is not valid JSON ({error}).") from error
-
-
-def _load_tokenizer(ref: Reference, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    extra = {"gguf_file": ref.gguf_file} if ref.gguf_file else {"trust_remote_code": trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(ref.source, revision=ref.revision or "main", **extra)
-    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
-        raise ValueError("it has no tokenizer, or one without a vocabulary")  # transformers makes one up and is silent
-    return tokenizer
-
-
-def _load_weights(ref: Reference, options: dict[str, Any], trust_remote_code: bool) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    model, report = AutoModelForCausalLM.from_pretrained(
-        ref.source, output_loading_info=True, **_origin(ref, trust_remote_code), **options
-    )
-    missing = sorted(report.get("missing_keys", ()))
-    if missing:
-        # transformers fills what is missing with random numbers and only warns; a score from those is worthless.
-        raise ValueError(f"{len(missing)} tensors are missing from the weights, the first is {missing[0]!r}")
-    return model if ref.gguf_file is None else _dequantized(model, options["dtype"])
-
-
-def _origin(ref: Reference, trust_remote_code: bool) -> dict[str, Any]:
-    if ref.gguf_file is None:
-        return {"revision": ref.revision or "main", "trust_remote_code": trust_remote_code}
-    from transformers import GgufConfig
-
-    return {"gguf_file": ref.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
-
-
-def _dequantized(model: Any, dtype: torch.dtype) -> Any:
-    if model.config.get_text_config().tie_word_embeddings:
-        # Some GGUF files carry the output matrix apart, quantised differently from the embedding it is tied to.
-        model.tie_weights()
-        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-        if head is not None and head.weight is not embedding.weight:
-            head.weight = embedding.weight
-    return model.to(dtype)
+def _read(ref: Reference, options: dict[str, Any], trust_remote_code: bool) -> Loaded:
+    if ref.gguf_file is not None:
+        loaded = read_gguf(Path(ref.source) / ref.gguf_file, options)
+    else:
+        loaded = read_checkpoint(ref.source, ref.revision or "main", options, trust_remote_code)
+    if ref.adapter is None:
+        return loaded
+    return replace(loaded, tokenizer=adapters_tokenizer(Path(ref.adapter), loaded.tokenizer, trust_remote_code))
 
 
 def drop_sampling(model: Any) -> None:

@@ -133,6 +133,10 @@ class ModelInfo(Record):
     dtype: str = ""
     weights_bytes: int = 0
     devices: dict[str, str] = Field({}, description="module -> device of a model that is spread over devices")
+    stop_tokens: dict[str, int] = Field({}, description="tokens that end an answer, with their ids")
+    loading: dict[str, str] = Field(
+        {}, description="which files were read, and what was used where they say nothing or something unusable"
+    )
 
 
 class Processes(Record):

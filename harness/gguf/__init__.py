@@ -1,0 +1,1 @@
+"""A model out of a GGUF file: what the file says is applied, or refused by name."""

@@ -1,0 +1,174 @@
+"""The keys of a GGUF file that describe the model: each is in the configuration, written into it, or refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from harness.gguf import positions
+from harness.gguf.file import GgufFile
+from harness.weights_check import UnfitCheckpoint
+
+# Read by transformers; what it made of them has to agree with the file. Several names: that of the architecture counts.
+_AGREES: dict[str, tuple[str, ...]] = {
+    "context_length": ("max_position_embeddings", "n_positions", "n_ctx"),
+    "embedding_length": ("hidden_size",),
+    "feed_forward_length": ("intermediate_size", "n_inner", "ffn_hidden_size"),
+    "attention.head_count": ("num_attention_heads",),
+    "attention.head_count_kv": ("num_key_value_heads", "num_kv_heads"),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
+    "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
+    "vocab_size": ("vocab_size",),
+    "expert_count": ("num_experts", "num_local_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+    "use_parallel_residual": ("use_parallel_residual",),
+}
+# Not read by transformers; written into the configuration.
+_WRITTEN: dict[str, tuple[str, ...]] = {
+    "attention.key_length": ("head_dim",),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
+    "expert_weights_norm": ("norm_topk_prob",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+}
+_SAYS_NOTHING = {"tensor_data_layout", "pooling_type", "attention.causal"}
+_ELSEWHERE = {"block_count", "attention.value_length", "attention.scale", "attention.sliding_window"}
+_ELSEWHERE |= {"attention.sliding_window_pattern", "nextn_predict_layers"}
+# What transformers' reader of an architecture takes beyond the common keys.
+_STATE_SPACE = {f"ssm.{name}" for name in ("conv_kernel", "state_size", "time_step_rank", "inner_size", "group_count")}
+_QWEN35 = {*_STATE_SPACE, "full_attention_interval", "rope.dimension_sections"}
+_OF_ARCHITECTURE: dict[str, set[str]] = {
+    "qwen35": _QWEN35,
+    "qwen35moe": _QWEN35,
+    "lfm2": {"shortconv.l_cache"},
+    "mamba": _STATE_SPACE,
+    "minimax-m2": {"expert_gating_func"},
+}
+_ALL_LAYERS_SLIDE = {"phi3", "mistral", "starcoder2"}
+_SOME_LAYERS_SLIDE = {"gemma2", "gemma3_text", "gpt_oss"}
+_SCALED_QUERIES = {"gemma2": {26, 42, 46}, "gemma3_text": {18, 26, 34, 48, 62}}  # depths of the published models
+_WIDTH_OVER_HEADS = {46, 62}  # of the 27B models, which scale by another number than the head's width
+_PUBLISHED_HEAD = {256, 128}
+
+
+def apply_settings(config: Any, file: GgufFile) -> dict[str, str]:
+    """Makes a configuration say what the file says.
+
+    Args:
+        config: what transformers made of the file; changed in place.
+        file: the file.
+
+    Returns:
+        What was applied, and what was used where the file says nothing, for the record.
+
+    Raises:
+        UnfitCheckpoint: names the key that cannot be applied.
+    """
+    _refuse_unknown(file)
+    for key, names in _WRITTEN.items():
+        if (value := _one(file, key)) is not None:
+            _write(config, file, key, names, value)
+    for key, names in _AGREES.items():
+        if (value := _one(file, key)) is not None:
+            _check_agrees(config, file, key, names, value)
+    _check_layers(config, file)
+    return _sliding(config, file) | _query_scale(config, file) | positions.apply_positions(config, file)
+
+
+def _refuse_unknown(file: GgufFile) -> None:
+    known = {*_AGREES, *_WRITTEN, *_SAYS_NOTHING, *_ELSEWHERE, *positions.KEYS}
+    known |= _OF_ARCHITECTURE.get(file.architecture, set())
+    prefix = f"{file.architecture}."
+    for key in file.keys:
+        if key.startswith(prefix) and key.removeprefix(prefix) not in known:
+            raise UnfitCheckpoint(f"its key {key} is {_short(file.keys[key])}, which is not applied here")
+    if file.of_model("attention.causal", True) is not True:
+        raise UnfitCheckpoint(f"its key {prefix}attention.causal is false; only causal language models are loaded")
+
+
+def _one(file: GgufFile, key: str) -> Any:
+    """A key's value; of a list with an entry for each layer the one that all layers with this part share."""
+    value = file.of_model(key)
+    if not isinstance(value, list):
+        return value
+    entries = set(value) - {0}
+    if len(entries) != 1:
+        raise UnfitCheckpoint(f"its key {file.architecture}.{key} differs from layer to layer ({_short(value)})")
+    return entries.pop()
+
+
+def _write(config: Any, file: GgufFile, key: str, names: tuple[str, ...], value: Any) -> None:
+    name = next((name for name in names if hasattr(config, name)), None)
+    if name is not None:
+        setattr(config, name, value)
+    elif key != "attention.key_length" or value * config.num_attention_heads != config.hidden_size:
+        raise UnfitCheckpoint(f"its key {file.architecture}.{key} is {value}, for which the model has no setting")
+
+
+def _check_agrees(config: Any, file: GgufFile, key: str, names: tuple[str, ...], value: Any) -> None:
+    present = [getattr(config, name) for name in names if hasattr(config, name)]
+    if present and not any(one is not None and math.isclose(one, value, rel_tol=1e-6) for one in present):
+        raise UnfitCheckpoint(f"its key {file.architecture}.{key} is {value}, but the model has {present[0]}")
+
+
+def _check_layers(config: Any, file: GgufFile) -> None:
+    blocks = int(file.of_model("block_count", config.num_hidden_layers)) - int(file.of_model("nextn_predict_layers", 0))
+    if blocks != config.num_hidden_layers:
+        raise UnfitCheckpoint(f"it has {blocks} layers, but the model was built with {config.num_hidden_layers}")
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if (value := _one(file, "attention.value_length")) not in (None, width):
+        raise UnfitCheckpoint(f"its key {file.architecture}.attention.value_length is {value}, that of keys is {width}")
+
+
+def _sliding(config: Any, file: GgufFile) -> dict[str, str]:
+    window, kind = file.of_model("attention.sliding_window"), config.model_type
+    pattern = file.of_model("attention.sliding_window_pattern")
+    narrow = bool(window) and window < int(file.of_model("context_length", 2**31))
+    if kind in _SOME_LAYERS_SLIDE:
+        if window is None:
+            raise UnfitCheckpoint(f"its key {file.architecture}.attention.sliding_window is missing")
+        config.sliding_window = window
+        if pattern is not None:
+            config.layer_types = _layer_types(pattern, config.num_hidden_layers)
+        slides = config.layer_types.count("sliding_attention")
+        return {"sliding_window": f"{window} tokens in {slides} of {config.num_hidden_layers} layers"}
+    if pattern is not None or (narrow and kind not in _ALL_LAYERS_SLIDE):
+        name = "attention.sliding_window" if pattern is None else "attention.sliding_window_pattern"
+        raise UnfitCheckpoint(f"its key {file.architecture}.{name} asks for a window, which {kind} models do not have")
+    if kind in _ALL_LAYERS_SLIDE:
+        config.sliding_window = window if narrow else None
+        return {"sliding_window": f"{window} tokens in all layers" if narrow else "none"}
+    return {}
+
+
+def _layer_types(pattern: Any, layers: int) -> list[str]:
+    """One kind a layer: a list says which layers slide, a number that each so-many-th does not."""
+    slides = pattern if isinstance(pattern, list) else [(i + 1) % pattern != 0 for i in range(layers)]
+    return ["sliding_attention" if one else "full_attention" for one in slides]
+
+
+def _query_scale(config: Any, file: GgufFile) -> dict[str, str]:
+    """By what Gemma divides its queries: the files do not say, llama.cpp goes by the number of layers."""
+    scale = file.of_model("attention.scale")
+    if config.model_type not in _SCALED_QUERIES:
+        if scale is not None:
+            raise UnfitCheckpoint(f"its key {file.architecture}.attention.scale is {scale}, which is not applied here")
+        return {}
+    depth, head = config.num_hidden_layers, config.head_dim
+    if scale:
+        config.query_pre_attn_scalar = 1 / float(scale) ** 2
+        return {"query_scale": f"{scale} (attention.scale)"}
+    wide = depth in _WIDTH_OVER_HEADS
+    if depth not in _SCALED_QUERIES[config.model_type] or (not wide and head not in _PUBLISHED_HEAD):
+        raise UnfitCheckpoint(
+            f"it has no {file.architecture}.attention.scale, and the query scale of a {file.architecture} model with "
+            f"{depth} layers and heads of {head} is not known; give the folder that the file was converted from"
+        )
+    config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if wide else head
+    return {"query_scale": f"1/sqrt({config.query_pre_attn_scalar}), by the number of layers; the file does not say"}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
