@@ -52,7 +52,10 @@ def biased(folder: Path, kind: str = "llama") -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"attention_bias": False}, r"12 tensors of the weights are left over.*'model\.layers\.0\.self_attn\.k_proj\.bias'"),
+        (
+            {"attention_bias": False},
+            r"12 tensors of the weights are left over.*'model\.layers\.0\.self_attn\.k_proj\.bias'",
+        ),
         (
             {"num_hidden_layers": 2, "layer_types": None},
             r"13 tensors of the weights are left over.*'model\.layers\.2\.input_layernorm\.weight'",
@@ -60,7 +63,9 @@ def biased(folder: Path, kind: str = "llama") -> Path:
         ({"mlp_bias": True}, r"9 tensors are missing.*'model\.layers\.0\.mlp\.down_proj\.bias'"),
     ],
 )
-def test_tensors_left_over_or_missing_are_refused(tmp_path: Path, form: str, changes: dict[str, Any], words: str) -> None:
+def test_tensors_left_over_or_missing_are_refused(
+    tmp_path: Path, form: str, changes: dict[str, Any], words: str
+) -> None:
     lm = random_lm("llama", attention_bias=True)
     folder = saved(tmp_path / "m", lm, max_shard_size="20KB" if form == "shards" else "1GB")
     if form == "bin":

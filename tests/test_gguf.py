@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from helpers.gguf_files import write_gguf
@@ -16,6 +18,14 @@ from harness.identity import model_info
 from harness.models import LM, load
 
 LENGTH, SHORT = 48, 16
+
+
+@pytest.fixture(autouse=True)
+def names_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers makes the table of tensor names anew for every module of a model."""
+    monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+
+
 THETA = 10000.0
 FACTORS = [1.0, 1.5, 3.0, 8.0]
 

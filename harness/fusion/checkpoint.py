@@ -65,6 +65,11 @@ def load(path: str | Path) -> Fuser:
         UserError: If the folder holds no fuser, or one that is damaged, hostile or of a newer schema.
     """
     folder = Path(path)
+    if (folder / HEADER_FILE).is_file() and (folder / MAP_FILE).is_file():
+        raise UserError(
+            f"Folder {str(path)!r} holds two fusers, {HEADER_FILE} and {MAP_FILE}; which of them is meant is not known, "
+            "so remove the files of one."
+        )
     if (folder / HEADER_FILE).is_file():
         return _load_own(folder)
     if (folder / MAP_FILE).is_file():

@@ -10,7 +10,7 @@ from typing import Any
 from harness.checkpoint import Loaded
 from harness.gguf import positions
 from harness.gguf.file import GgufFile, opened
-from harness.gguf.settings import apply_settings
+from harness.gguf.settings import apply_settings, check_keys
 from harness.gguf.words import read_tokenizer, stops_of
 from harness.weights_check import UnfitCheckpoint, check_loaded, named
 
@@ -36,6 +36,7 @@ def read_gguf(path: Path, options: Mapping[str, Any]) -> Loaded:
 
     file = opened(path)
     place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    check_keys(file)
     tokenizer, notes = read_tokenizer(file)
     config = AutoConfig.from_pretrained(**place)
     notes |= apply_settings(config, file)
@@ -57,13 +58,17 @@ def read_gguf(path: Path, options: Mapping[str, Any]) -> Loaded:
 
 def _check_read(model: Any, file: GgufFile) -> None:
     """Whether transformers read every tensor; its older reader passes over the ones that it does not know."""
-    from transformers import modeling_gguf_pytorch_utils as reader
+    import gguf
     from transformers.integrations.gguf import is_gguf_arch_supported
 
-    if is_gguf_arch_supported(file.architecture):
+    codes = [code for code, name in gguf.MODEL_ARCH_NAMES.items() if name == file.architecture]
+    if is_gguf_arch_supported(file.architecture) or not codes:
         return  # its newer reader reports what is left over
-    processor = reader.TENSOR_PROCESSORS.get(file.architecture, reader.TensorProcessor)(config={})
-    known = reader.get_gguf_hf_weights_map(model, processor)
+    names = gguf.get_tensor_name_map(codes[0], model.config.num_hidden_layers)
+    known = set()
+    for name in (*model.state_dict(), *model.base_model.state_dict()):
+        stem, dot, ending = name.rpartition(".")
+        known.add(f"{names.get_name(stem)}{dot}{ending}")
     spare = [
         name
         for name in file.tensors

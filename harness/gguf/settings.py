@@ -65,7 +65,6 @@ def apply_settings(config: Any, file: GgufFile) -> dict[str, str]:
     Raises:
         UnfitCheckpoint: names the key that cannot be applied.
     """
-    _refuse_unknown(file)
     for key, names in _WRITTEN.items():
         if (value := _one(file, key)) is not None:
             _write(config, file, key, names, value)
@@ -76,7 +75,12 @@ def apply_settings(config: Any, file: GgufFile) -> dict[str, str]:
     return _sliding(config, file) | _query_scale(config, file) | positions.apply_positions(config, file)
 
 
-def _refuse_unknown(file: GgufFile) -> None:
+def check_keys(file: GgufFile) -> None:
+    """Checks that every key which describes the model is one that is applied.
+
+    Raises:
+        UnfitCheckpoint: names the key that is not.
+    """
     known = {*_AGREES, *_WRITTEN, *_SAYS_NOTHING, *_ELSEWHERE, *positions.KEYS}
     known |= _OF_ARCHITECTURE.get(file.architecture, set())
     prefix = f"{file.architecture}."
@@ -85,6 +89,8 @@ def _refuse_unknown(file: GgufFile) -> None:
             raise UnfitCheckpoint(f"its key {key} is {_short(file.keys[key])}, which is not applied here")
     if file.of_model("attention.causal", True) is not True:
         raise UnfitCheckpoint(f"its key {prefix}attention.causal is false; only causal language models are loaded")
+    for key in (*_AGREES, *_WRITTEN, "attention.value_length"):
+        _one(file, key)
 
 
 def _one(file: GgufFile, key: str) -> Any:
@@ -157,7 +163,9 @@ def _query_scale(config: Any, file: GgufFile) -> dict[str, str]:
         return {}
     depth, head = config.num_hidden_layers, config.head_dim
     if scale:
-        config.query_pre_attn_scalar = 1 / float(scale) ** 2
+        config.query_pre_attn_scalar = round(1 / float(scale) ** 2)
+        if not math.isclose(config.query_pre_attn_scalar**-0.5, scale, rel_tol=1e-6):
+            raise UnfitCheckpoint(f"its key {file.architecture}.attention.scale is {scale}, not 1/sqrt(n) of a whole n")
         return {"query_scale": f"{scale} (attention.scale)"}
     wide = depth in _WIDTH_OVER_HEADS
     if depth not in _SCALED_QUERIES[config.model_type] or (not wide and head not in _PUBLISHED_HEAD):

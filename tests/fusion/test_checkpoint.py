@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,22 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
     for writer in (save, save_official):
         with pytest.raises(UserError, match="file"):
             writer(random_fuser(), tmp_path / "file" / "sub")
+
+
+def test_a_fuser_of_which_a_part_would_be_left_over_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "fuser"
+    shutil.copytree(GOLDEN / "same_tokenizer/fuser", folder)
+    path = folder / "projector_config.json"
+    content = json.loads(path.read_text())
+    next(iter(next(iter(content.values())).values())).popitem()
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"does not name projector_\d+\.pt"):
+        load(folder)
+
+
+def test_a_folder_holds_one_fuser(tmp_path: Path) -> None:
+    folder = tmp_path / "fuser"
+    shutil.copytree(GOLDEN / "same_tokenizer/fuser", folder)
+    save(load(folder), folder)
+    with pytest.raises(UserError, match=r"two fusers, fuser\.json and projector_config\.json"):
+        load(folder)
