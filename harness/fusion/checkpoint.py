@@ -67,8 +67,8 @@ def load(path: str | Path) -> Fuser:
     folder = Path(path)
     if (folder / HEADER_FILE).is_file() and (folder / MAP_FILE).is_file():
         raise UserError(
-            f"Folder {str(path)!r} holds two fusers, {HEADER_FILE} and {MAP_FILE}; which of them is meant is not known, "
-            "so remove the files of one."
+            f"Folder {str(path)!r} holds two fusers, {HEADER_FILE} and {MAP_FILE}; which is meant is not known, so "
+            " remove the files of one."
         )
     if (folder / HEADER_FILE).is_file():
         return _load_own(folder)

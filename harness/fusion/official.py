@@ -49,13 +49,13 @@ def load_official(folder: Path) -> Fuser:
         UserError: Names the file that is missing, damaged, hostile or different from the others.
     """
     links = _read_links(folder)
-    used = {f"projector_{link.projector}.pt" for link in links}
-    if spare := sorted(path.name for path in folder.glob("projector_*.pt") if path.name not in used):
-        raise bad_file(folder / MAP_FILE, f"it does not name {spare[0]}, so a part of the fuser would be left over")
     layer_map = tuple((link.receiver_layer, link.sharer_layer) for link in links)
     configs = [_read_config(folder, link, layer_map) for link in links]
     for link, config in zip(links, configs, strict=True):
         _check_same(folder, link, config, configs[0])
+    used = {f"projector_{link.projector}.pt" for link in links}
+    if spare := sorted(path.name for path in folder.glob("projector_*.pt") if path.name not in used):
+        raise bad_file(folder / MAP_FILE, f"it does not name {spare[0]}, so a part of the fuser would be left over")
     return _stacked(folder, links, configs[0])
 
 
