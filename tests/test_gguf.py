@@ -38,7 +38,8 @@ def loaded(path: Path, lm: LM, **more: Any) -> LM:
 def logits(lm: LM) -> torch.Tensor:
     ids = torch.arange(5, 5 + LENGTH)[None] % lm.config.vocab_size
     with torch.inference_mode():
-        return lm.model(ids).logits
+        found: torch.Tensor = lm.model(ids).logits
+    return found
 
 
 def rope(kind: str, **more: Any) -> dict[str, Any]:

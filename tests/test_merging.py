@@ -50,7 +50,8 @@ def adapted(base: Path, folder: Path, *, rows: int | None = None, **settings: An
 
 def logits(model: Any) -> torch.Tensor:
     with torch.inference_mode():
-        return model.eval()(IDS).logits
+        found: torch.Tensor = model.eval()(IDS).logits
+    return found
 
 
 def loaded(folder: Path) -> LM:
