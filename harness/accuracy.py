@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from harness.assembly import Group
 from harness.attempts import Failed, attempted
+from harness.channels.arms import Group
 from harness.channels.base import Message, PromptTooLong, Query, Work, answers_itself
 from harness.channels.c2c import CacheMessage, CacheToCache
 from harness.channels.controls import OF_OTHERS, Mismatched, Tamper, band_means

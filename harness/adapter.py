@@ -31,7 +31,7 @@ _DROPPED = ("max_batch_size",)
 _LM_EVALS = frozenset(
     {
         *("channels", "controls", "tasks", "datasets_dir", "limit", "chat", "max_new_tokens", "gen_kwargs", "seed"),
-        *("tuned", "self_fuser", "routed_fraction", "calibration_samples", "max_error_rate", "output_path", "resume"),
+        *("tuned", "self_fuser", "calibration_samples", "max_error_rate", "output_path", "resume"),
         *("batch_size", "latency_samples", "latency_warm_up", "latency_equal_tokens", "leaderboards_dir", "progress"),
         *("log_samples", "receiver_args", "sharer_args"),
     }

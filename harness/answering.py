@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.accuracy import Means, answer_task, arm_name, left_out, mean_message, missing, needs_mean
-from harness.assembly import Group
+from harness.channels.arms import Group
+from harness.channels.routed import FLOOR
 from harness.engine import Budget
 from harness.errors import RunError
 from harness.memory import peak_bytes
@@ -87,7 +88,7 @@ def tell(notes: Sequence[str]) -> None:
 def in_order(session: Session) -> list[Sample]:
     """One sample a question and arm: by channel and control as configured, then task, then place in the task."""
     config = session.config
-    controls = ["", *config.controls]
+    controls = ["", *config.controls, FLOOR]
     tasks = {name: place for place, name in enumerate(session.benchmark.items)}
     kept = latest(map(finite, session.samples))
     return sorted(

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from harness.channels.base import Answering, Channel, Query
-from harness.channels.c2c import CacheToCache, Link
-from harness.channels.controls import CACHE_CONTROLS, TEXT_CONTROLS
-from harness.channels.single import Single
-from harness.channels.t2t import TextToText, TextVariant
+from harness.channels.arms import Group, LoadedModels, Unsuitable
+from harness.channels.spec import ChannelSpec, parse_channel
 from harness.config import RunConfig
 from harness.config.served import OWN
+from harness.engine import Request
 from harness.errors import UserError
 from harness.fusion.alignment import same_vocabulary
 from harness.fusion.checkpoint import check_fits
 from harness.fusion.checkpoint import load as load_fuser
 from harness.fusion.fuser import Fuser
 from harness.fusion.shapes import kv_shape
-from harness.merging import parameters_of
 from harness.models import LM, Reference, load, parse_reference
 from harness.paths import located
 from harness.prompts import check_template
+from harness.registry import resolve
 
 if TYPE_CHECKING:
     from harness.served.backend import Served
-
-
-@dataclass(frozen=True)
-class Group:
-    """A channel that sends, with the controls that tamper with what it sends."""
-
-    channel: Channel | Answering
-    controls: tuple[str, ...] = ()
-    name_control: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +38,7 @@ class Cast:
         served: the models behind such an engine, receiver first.
         tuned: the receiver after fine-tuning, where it is asked.
         self_fuser: of the receiver with itself, where that control is asked.
+        left_out: usual channels that nobody named and that do not apply, each with the reason.
     """
 
     receiver: LM | None
@@ -58,6 +48,7 @@ class Cast:
     served: tuple[Served, ...] = ()
     tuned: LM | None = None
     self_fuser: Fuser | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -65,12 +56,12 @@ class Cast:
         return torch.device("cpu") if self.receiver is None else self.receiver.device
 
 
-def assemble(config: RunConfig, queries: Sequence[Query] = ()) -> Cast:
+def assemble(config: RunConfig, requests: Sequence[Request] = ()) -> Cast:
     """Loads what the configured channels need.
 
     Args:
         config: names the channels and their models.
-        queries: what is going to be asked, where that is known; a text channel says whose words its sharer reads.
+        requests: what is going to be asked, where that is known; a text channel says whose words its sharer reads.
 
     Raises:
         UserError: a model or fuser cannot be loaded, a fuser was made for other shapes, or `may_answer` is asked of a
@@ -79,22 +70,56 @@ def assemble(config: RunConfig, queries: Sequence[Query] = ()) -> Cast:
     if config.backend != OWN:
         from harness.served.cast import assemble_served
 
-        return assemble_served(config, queries)
+        return assemble_served(config, [request.query for request in requests])
+    models = _loaded(config, requests)
+    groups: list[Group] = []
+    left_out: dict[str, str] = {}
+    for name in config.channels:
+        try:
+            groups += _arms(parse_channel(name), models)
+        except Unsuitable as reason:
+            if "channels" in config.model_fields_set:
+                raise UserError(f"Channel {name} does not apply: {reason}. Leave it out of --channels.") from reason
+            left_out[name] = str(reason)
+    return Cast(
+        models.receiver,
+        models.sharers,
+        models.fusers,
+        tuple(groups),
+        tuned=models.tuned,
+        self_fuser=models.self_fuser,
+        left_out=left_out,
+    )
+
+
+def _loaded(config: RunConfig, requests: Sequence[Request]) -> LoadedModels:
+    needs = {need for name in config.channels for need in parse_channel(name).entry.needs}
     receiver = _load(config, config.receiver, config.receiver_chat_template)
-    speaking = set(config.channels) - {"receiver", "tuned"}
-    sharers = tuple(_load(config, s, config.sharer_chat_template) for s in config.sharers) if speaking else ()
+    named = config.sharers if "sharer" in needs else ()
+    sharers = tuple(_load(config, reference, config.sharer_chat_template) for reference in named)
     fusers: tuple[Fuser, ...] = ()
-    if "c2c" in config.channels:
+    if "fuser" in needs:
         pairs = zip(config.fusers, sharers, strict=True)
         fusers = tuple(fitting_fuser(path, receiver, sharer) for path, sharer in pairs)
-    own = _self_fuser(config, receiver)
-    groups = _groups(config, receiver, sharers, fusers, own, queries)
-    cast = Cast(receiver, sharers, fusers, tuple(groups), self_fuser=own)
-    if "tuned" not in config.channels:
-        return cast
-    tuned = fine_tuned(config, receiver)
-    alone = Group(Single(tuned, "tuned", _adapter(tuned)))
-    return replace(cast, groups=(*groups, alone), tuned=tuned)
+    return LoadedModels(
+        receiver,
+        config,
+        sharers,
+        fusers,
+        tuned=fine_tuned(config, receiver) if "tuned" in needs else None,
+        self_fuser=_self_fuser(config, receiver, needs),
+        requests=requests,
+    )
+
+
+def _arms(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
+    """The arms of one channel, under the name by which it was asked for; none of a channel that is composed."""
+    if not spec.entry.build:
+        return []
+    groups: list[Group] = resolve(spec.entry.build)(models, spec.options)
+    if spec.text == spec.entry.name:
+        return groups
+    return [replace(group, channel=replace(group.channel, name=spec.text)) for group in groups]
 
 
 def fine_tuned(config: RunConfig, receiver: LM) -> LM:
@@ -116,24 +141,6 @@ def fine_tuned(config: RunConfig, receiver: LM) -> LM:
             "both have to read the same prompts; give one template for both with --receiver-chat-template."
         )
     return replace(lm, tokenizer=receiver.tokenizer)
-
-
-def _adapter(lm: LM) -> str:
-    adapter = lm.reference.adapter
-    return "" if adapter is None else f"adapter of {parameters_of(Path(adapter)):,} parameters"
-
-
-def text_variant(config: RunConfig, queries: Sequence[Query]) -> TextVariant:
-    """How a run asks its sharer.
-
-    Raises:
-        UserError: it asks for a wording where a task has its own.
-    """
-    own = sum(query.t2t_prompt is not None for query in queries)
-    if own and config.may_answer:
-        raise UserError("may_answer changes how the sharer is asked, but a task has words of its own; leave it out.")
-    words: Literal["none", "some", "all"] = "none" if not own else "all" if own == len(queries) else "some"
-    return TextVariant(config.with_options, config.may_answer, config.t2t_tokens, words)
 
 
 def fitting_fuser(path: str, receiver: LM, sharer: LM) -> Fuser:
@@ -176,35 +183,9 @@ def _load(config: RunConfig, reference: str | Reference, chat_template: str | No
     return lm
 
 
-def _self_fuser(config: RunConfig, receiver: LM) -> Fuser | None:
-    if config.self_fuser is None or "c2c" not in config.channels or "self" not in config.controls:
+def _self_fuser(config: RunConfig, receiver: LM, needs: Collection[str]) -> Fuser | None:
+    if config.self_fuser is None or "fuser" not in needs or "self" not in config.controls:
         return None
     return fitting_fuser(config.self_fuser, receiver, receiver)
 
 
-def _groups(
-    config: RunConfig,
-    receiver: LM,
-    sharers: Sequence[LM],
-    fusers: Sequence[Fuser],
-    own: Fuser | None,
-    queries: Sequence[Query],
-) -> list[Group]:
-    made = []
-    for name in config.channels:
-        if name == "receiver":
-            made.append(Group(Single(receiver)))
-        elif name == "sharer":
-            made.append(Group(Single(sharers[0], "sharer")))
-        elif name == "t2t":
-            controls = tuple(c for c in config.controls if c in TEXT_CONTROLS)
-            made.append(Group(TextToText(receiver, sharers[0], text_variant(config, queries)), controls))
-        elif name == "c2c":
-            links = tuple(Link(s, f) for s, f in zip(sharers, fusers, strict=True))
-            channel = CacheToCache(receiver, links, config.fusion_mode, config.alignment)
-            controls = tuple(c for c in config.controls if c in CACHE_CONTROLS or c == "closed")
-            made.append(Group(channel, controls))
-            if own is not None:
-                alone = CacheToCache(receiver, (Link(receiver, own),), config.fusion_mode)
-                made.append(Group(alone, name_control="self"))
-    return made

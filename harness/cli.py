@@ -206,10 +206,10 @@ def _ls(rest: list[str]) -> int:
     parser = _parser("ls")
     parser.add_argument("what", nargs="?", default="tasks", choices=["tasks", "subtasks", "channels", "controls"])
     what = parser.parse_args(rest).what
-    from harness.config.rules import CHANNELS, CONTROLS
+    from harness.channels.registry import CHANNELS, CONTROLS
     from tasks import index
 
     lists = {"tasks": index.headlines, "subtasks": lambda: sorted(index.available())}
-    names = lists[what]() if what in lists else (CHANNELS if what == "channels" else CONTROLS)
+    names = lists[what]() if what in lists else (CHANNELS.names() if what == "channels" else CONTROLS)
     print("\n".join(names))
     return 0

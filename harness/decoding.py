@@ -65,17 +65,20 @@ def first_non_finite(buffer: KVBuffer) -> str:
 
 @dataclass
 class _Row:
-    """A sequence that is being written; its newest token is not in the cache yet."""
+    """A sequence that is being written; its newest token is not in the cache yet.
 
-    start: int
+    Attributes:
+        starts: position of its first token, for the answering model and, if there is one, its companion.
+    """
+
+    starts: tuple[int, ...]
     stops: tuple[str, ...]
     tokens: list[int] = field(default_factory=list)
     done: bool = False
 
-    @property
-    def position(self) -> int:
-        """Position of the newest token."""
-        return self.start + len(self.tokens) - 1
+    def position(self, model: int) -> int:
+        """Position of the newest token for one of the models that write the row together."""
+        return self.starts[model] + len(self.tokens) - 1
 
 
 def generate(
@@ -90,8 +93,10 @@ def generate(
         work: is charged; its clock gets the mark ``first_token``.
         exactly: decode this many tokens whatever comes, for timing at equal length.
     """
-    rows = [_Row(start, stop) for start, stop in zip(context.next_positions, stops, strict=True)]
-    held, logits = rows, context.logits
+    parts = (context,) if context.companion is None else (context, context.companion)
+    starts = zip(*(part.next_positions for part in parts), strict=True)
+    rows = [_Row(start, stop) for start, stop in zip(starts, stops, strict=True)]
+    held, logits = rows, combined(context, [part.logits for part in parts])
     while True:
         for row, token in zip(held, _choose(context, logits, work), strict=True):
             if not row.done:
@@ -101,8 +106,8 @@ def generate(
             work.clock.mark("first_token")
         if all(row.done for row in held):
             break
-        held = _let_finished_leave(context.buffer, held)
-        logits = _step(context, held, work)
+        held = _let_finished_leave(parts, held)
+        logits = combined(context, [_step(part, held, number, work) for number, part in enumerate(parts)])
     work.counters.decoded_tokens += sum(len(r.tokens) for r in rows)
     return [Generation(_text(context.lm, r), tuple(r.tokens)) for r in rows]
 
@@ -129,18 +134,28 @@ def _ends(row: _Row, lm: LM, budget: int) -> bool:
     return any(stop in text for stop in row.stops)
 
 
-def _let_finished_leave(buffer: KVBuffer, held: list[_Row]) -> list[_Row]:
+def combined(context: Context, logits: Sequence[Tensor]) -> Tensor:
+    """Logits of one model as they are, or of two models as the context combines their probabilities."""
+    if context.combine is None:
+        return logits[0]
+    ours, theirs = (part.float().log_softmax(-1) for part in logits)
+    width = min(ours.shape[-1], theirs.shape[-1])  # one vocabulary, but its table may be padded
+    return context.combine(ours[..., :width], theirs[..., :width].to(ours.device))
+
+
+def _let_finished_leave(parts: Sequence[Context], held: list[_Row]) -> list[_Row]:
     live = [i for i, row in enumerate(held) if not row.done]
     if 2 * len(live) > len(held):
         return held  # compacting copies the cache; a few idle rows cost less
-    buffer.keep_rows(torch.tensor(live, device=buffer.device))
+    for part in parts:
+        part.buffer.keep_rows(torch.tensor(live, device=part.buffer.device))
     return [held[i] for i in live]
 
 
-def _step(context: Context, held: list[_Row], work: Work) -> Tensor:
+def _step(context: Context, held: list[_Row], model: int, work: Work) -> Tensor:
     device = context.lm.device
     ids = torch.tensor([[row.tokens[-1]] for row in held], device=device)
-    positions = torch.tensor([[row.position] for row in held], device=device)
+    positions = torch.tensor([[row.position(model)] for row in held], device=device)
     real = torch.ones_like(ids, dtype=torch.bool)
     columns = Columns(ids, positions, real, dense=True, tokens=len(held))
     logits = extend(context.lm, context.buffer, columns, work.counters, keep=1)

@@ -18,13 +18,16 @@ import torch
 
 from harness.attempts import Failed, Fault, attempted, fault_of
 from harness.channels.base import Answering, Channel, Context, Message, Query, Sender, Work, answers_itself, begins
-from harness.decoding import Scored, entropies, generate, score
+from harness.decoding import Scored, combined, entropies, generate, score
 from harness.donors import Donors
 from harness.errors import UserError
 from harness.ranks import Turns
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
+
+# What an ensemble's sharer sends is a float32 probability for each option or word.
+_PROBABILITY_BYTES = 4
 
 Tamper = Callable[[Message, Sequence[Query]], Message]
 # Donors that are asked for their message before a question's own error is its donor's.
@@ -385,24 +388,63 @@ def _lent(asking: _Asking, trade: Trade, index: int, work: Work) -> Message:
 
 
 def _read_off(context: Context, requests: list[Request], message: Message, work: Work, stage: str) -> list[Answer]:
-    texts = getattr(message, "texts", (None,) * len(requests))
-    known = list(zip(message.payload_bytes, context.prompt_tokens, texts, strict=True))
     if requests[0].options:
-        with work.clock.stage(stage):
-            found = score(context, context.options, work)
+        answers = _scored(context, work, stage)
         work.clock.mark("first_token")
-        return [
-            Answer(scored=tuple(row), entropy=_option_entropy(row), payload_bytes=b, prompt_tokens=p, message_text=t)
-            for row, (b, p, t) in zip(found, known, strict=True)
-        ]
+    elif all(context.options):
+        answers = _named(_scored(context, work, stage), requests, work)
+    else:
+        answers = _decoded(context, requests, work, stage)
+    texts = getattr(message, "texts", (None,) * len(requests))
+    sizes = message.payload_bytes if context.companion is None else [a.payload_bytes for a in answers]
+    facts = zip(sizes, context.prompt_tokens, texts, strict=True)
+    return [
+        replace(answer, payload_bytes=b, prompt_tokens=p, message_text=t)
+        for answer, (b, p, t) in zip(answers, facts, strict=True)
+    ]
+
+
+def _scored(context: Context, work: Work, stage: str) -> list[Answer]:
+    """Answers with the loglikelihood of every option; two models' are combined over the options."""
+    with work.clock.stage(stage):
+        rows = score(context, context.options, work)
+        if context.companion is not None and context.combine is not None:
+            others = score(context.companion, context.companion.options, work)
+            rows = [_combined_row(context.combine, *pair) for pair in zip(rows, others, strict=True)]
+    crossing = [len(row) * _PROBABILITY_BYTES for row in rows]
+    return [
+        Answer(scored=tuple(row), entropy=_option_entropy(row), payload_bytes=size)
+        for row, size in zip(rows, crossing, strict=True)
+    ]
+
+
+def _combined_row(
+    combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ours: Sequence[Scored], theirs: Sequence[Scored]
+) -> list[Scored]:
+    both = [torch.tensor([s.loglikelihood for s in row]).log_softmax(-1) for row in (ours, theirs)]
+    return [Scored(float(value), greedy=False) for value in combine(both[0], both[1])]
+
+
+def _named(scored: list[Answer], requests: list[Request], work: Work) -> list[Answer]:
+    """Answers option questions that ask for text with the label of the highest probability."""
+    for mark in ("first_token", "answered"):
+        work.clock.mark(mark)
+    best = [max(range(len(a.scored)), key=lambda i: a.scored[i].loglikelihood) for a in scored]
+    return [replace(a, scored=(), text=r.query.labels[i]) for a, r, i in zip(scored, requests, best, strict=True)]
+
+
+def _decoded(context: Context, requests: list[Request], work: Work, stage: str) -> list[Answer]:
     with work.clock.stage(stage):
         first = requests[0]
         written = generate(context, first.max_new_tokens, [r.stops for r in requests], work, first.exactly)
     work.clock.mark("answered")
-    doubt = entropies(context.logits)  # only now known to be finite
+    parts = [context.logits] if context.companion is None else [context.logits, context.companion.logits]
+    logits = combined(context, parts)
+    doubt = entropies(logits)  # only now known to be finite
+    per_token = logits.shape[-1] * _PROBABILITY_BYTES
     return [
-        Answer(text=w.text, tokens=w.tokens, entropy=e, payload_bytes=b, prompt_tokens=p, message_text=t)
-        for w, e, (b, p, t) in zip(written, doubt, known, strict=True)
+        Answer(text=w.text, tokens=w.tokens, entropy=e, payload_bytes=len(w.tokens) * per_token)
+        for w, e in zip(written, doubt, strict=True)
     ]
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from harness.accuracy import Item
 from harness.answering import Work, arms_left_out, in_order, tell
 from harness.channels.base import answers_itself
+from harness.channels.composed import compose, whole_tasks
+from harness.channels.spec import parse_channel
 from harness.config import RunConfig
 from harness.identity import gates_of
 from harness.latency import draw, time_questions
@@ -21,16 +23,16 @@ from harness.memory import peak_bytes
 from harness.progress import progress
 from harness.records.files import write_atomic
 from harness.records.folder import RunFolder
+from harness.records.loading import finite, latest
 from harness.records.schema import Timing
 from harness.replay import lm_eval_results
 from harness.results import effects, headline, render_table, summarise
-from harness.routing import route
 from harness.served.throughput import throughput_lines, throughput_of
 from harness.session import Session
 
 
 def conclude(session: Session, folder: RunFolder, work: Work) -> None:
-    """Routes, times and sums up.
+    """Times, composes and sums up.
 
     Args:
         session: with every sample of every process.
@@ -40,8 +42,8 @@ def conclude(session: Session, folder: RunFolder, work: Work) -> None:
     Raises:
         RunError: the disk is full.
     """
-    _route(session)
     _latency_pass(session, folder)
+    _compose(session, folder)
     session.samples = in_order(session)
     folder.settle(session.samples)
     _finish(session, folder, work)
@@ -77,19 +79,21 @@ def publish(config: RunConfig, path: Path) -> None:
     print(f"Leaderboard: {config.leaderboards_dir}", file=sys.stderr)
 
 
-def _route(session: Session) -> None:
-    config = session.config
-    if "routed" not in config.channels:
-        return
-    # Nothing is asked, so what an earlier session routed by answers that have changed since is routed again.
-    before = {(s.task, s.doc_id, s.control): s for s in session.samples if s.channel == "routed"}
-    session.samples = [s for s in session.samples if s.channel != "routed"]
-    for task in session.benchmark.items:
-        alone = {c: [s for s in session.samples if s.task == task and s.arm == (c, "")] for c in ("receiver", "sharer")}
-        for control in ("", *(c for c in config.controls if c == "mismatched")):
-            made = route(alone["receiver"], alone["sharer"], config.routed_fraction, control, config.seed)
-            session.journal([s for s in made if before.get((s.task, s.doc_id, s.control)) != s])
-            session.samples += made
+def _compose(session: Session, folder: RunFolder) -> None:
+    """Composes the channels without a model pass; those of an earlier session anew, since its errors may be answers."""
+    config, benchmark = session.config, session.benchmark
+    specs = [spec for spec in map(parse_channel, config.channels) if spec.entry.compose]
+    names = {spec.text for spec in specs}
+    before = {(s.task, s.doc_id, *s.arm): s for s in session.samples if s.channel in names}
+    session.samples = [s for s in session.samples if s.channel not in names]
+    for spec in specs:
+        for whole in whole_tasks(benchmark.groups, list(benchmark.items)):
+            samples = [s for s in latest(map(finite, session.samples)) if s.task in whole]
+            composed = compose(spec, samples, [t for t in session.timings if t.task in whole], config.seed)
+            session.journal([s for s in composed.samples if before.get((s.task, s.doc_id, *s.arm)) != s])
+            session.samples += composed.samples
+            folder.add_timings(composed.timings)
+            session.timings += composed.timings
 
 
 def _latency_pass(session: Session, folder: RunFolder) -> None:

@@ -121,6 +121,8 @@ def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str
         own = {k: v for k, v in arguments.items() if k not in BUDGETS or not {*BUDGETS} & {*config.gen_kwargs}}
         arguments = {**own, **config.gen_kwargs}
         request = decoding_request(context, arguments, document, metadata)
+        labels = tuple(map(str, document["labels"]))
+        request = replace(request, query=replace(request.query, labels=labels))
         if config.max_new_tokens is not None:
             query = replace(request.query, room=config.max_new_tokens)
             request = replace(request, query=query, max_new_tokens=config.max_new_tokens)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.channels.registry import CHANNELS
+from harness.channels.spec import channel_of, spec_text
 from harness.config import RunConfig, build, read_yaml
 from harness.config.served import OWN, with_served_defaults
 from harness.errors import UserError
@@ -21,7 +23,7 @@ _NUMBERS = {
     "limit", "max_new_tokens", "t2t_tokens", "calibration_samples", "seed", "batch_size",
     "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
 }  # fmt: skip
-_FRACTIONS = {"routed_fraction", "max_error_rate"}
+_FRACTIONS = {"max_error_rate"}
 _SWITCHES = {"trust_remote_code", "with_options", "may_answer", "tensor_parallel", "resume"}
 _NEGATED = {"chat": "no-chat-template", "progress": "no-progress"}
 _NEGATED_HELP = {
@@ -108,8 +110,7 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     ours = filled.get("backend", OWN) == OWN
     if not any(filled.get(n) for n in ("receiver", "sharers")):
         filled |= {"receiver": str(PAIR_NAME / "receiver"), "sharers": [str(PAIR_NAME / "sharer")]}
-        channels = filled.get("channels", ["c2c"])
-        if isinstance(channels, list | tuple) and "c2c" in channels and not filled.get("fusers"):
+        if not filled.get("fusers") and _needs_fuser(filled):
             filled["fusers"] = [str(PAIR_NAME / "fuser")]
         if "tasks" not in filled:
             filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]
@@ -120,3 +121,10 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     if not filled.get("tasks"):
         raise UserError("No task is given; name one or more with --tasks (see run_eval.py ls).")
     return filled
+
+
+def _needs_fuser(values: dict[str, Any]) -> bool:
+    named = values.get("channels", CHANNELS.names())
+    known = set(CHANNELS.names())
+    plain = [channel_of(str(spec_text(name))) for name in named] if isinstance(named, list | tuple) else []
+    return any("fuser" in CHANNELS.get(name).needs for name in plain if name in known)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from harness.answering import answer_all
+from harness.answering import answer_all, tell
 from harness.assembly import Cast, assemble
 from harness.config import RunConfig, differing, identity, identity_hash
 from harness.errors import UserError
@@ -54,7 +54,7 @@ def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = No
 
 def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks) -> Path:
     config = with_datasets_dir(asked)
-    benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks))
+    config, benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks))
     record = _agreed(record.model_copy(update={"datasets_from": origin_of_data(asked)}), ranks)
     with sigterm_as_interrupt(), ExitStack() as closing:
         folder, session = _opened(config, cast, benchmark, record, ranks, closing)
@@ -67,14 +67,17 @@ def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks) -> Path:
     return folder.path
 
 
-def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[Benchmark, Cast, RunRecord]:
+def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[RunConfig, Benchmark, Cast, RunRecord]:
     _refuse_early(config)
     benchmark = load_benchmark(config)
     placed = config.model_copy(update={"device": ranks.device(config.device)})
-    cast = assemble(placed, [item.request.query for item in benchmark.all_items])
+    cast = assemble(placed, [item.request for item in benchmark.all_items])
     check_answerable(cast, benchmark.all_items)
     benchmark = with_renderings(benchmark, cast)
-    return benchmark, cast, _record(config, cast, benchmark, command)
+    if cast.left_out:
+        tell([f"{name} is left out: {reason}." for name, reason in cast.left_out.items()] if ranks.first else [])
+        config = config.model_copy(update={"channels": tuple(c for c in config.channels if c not in cast.left_out)})
+    return config, benchmark, cast, _record(config, cast, benchmark, command)
 
 
 def _agreed(record: RunRecord, ranks: Ranks) -> RunRecord:
@@ -103,8 +106,6 @@ def _refuse_early(config: RunConfig) -> None:
     for name, (kept, why) in _FIXED.items():
         if getattr(config, name) != kept:
             raise UserError(f"{name} cannot be set for this command: {why}.")
-    if "routed" in config.channels and not {"receiver", "sharer"} <= set(config.channels):
-        raise UserError("Channel routed chooses between receiver and sharer; add both to --channels.")
     if config.leaderboards_dir is not None and Path(config.leaderboards_dir).is_file():
         raise UserError(f"--leaderboards_dir {config.leaderboards_dir} is a file; give a folder.")
 

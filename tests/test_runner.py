@@ -14,13 +14,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+from harness.routing import route
 from safetensors.torch import load_file
 
 from harness import cli
 from harness.latency import draw
 from harness.paths import PAIR, ROOT
 from harness.records.schema import Failure, Sample
-from harness.routing import route
 
 LETTERS, WORDS = "factworld_sharer_knows_letters", "factworld_sharer_knows"
 CHANNELS = ["receiver", "sharer", "t2t", "c2c", "routed"]

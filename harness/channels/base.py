@@ -6,7 +6,7 @@ compared. A new channel is one file with these two halves and a line in the regi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -34,6 +34,7 @@ class Query:
             field; a benchmark's row may leave it blank.
         choices: the options' texts, for the variants that show them to the sharer.
         t2t_prompt: a task's own wording of the sharer's turn, with ``{question}`` in it.
+        labels: of the options, where the answer is decoded and names one of them.
         room: tokens that a decoded answer may take; options say by themselves how long they are.
     """
 
@@ -41,6 +42,7 @@ class Query:
     question: str | None = None
     choices: tuple[str, ...] = ()
     t2t_prompt: str | None = None
+    labels: tuple[str, ...] = ()
     room: int = 0
 
 
@@ -100,6 +102,8 @@ class Context:
         next_positions: position of the first answer token, a row each.
         prompt_tokens: real prompt tokens, a row each.
         options: token ids of each row's options as they continue its prompt, `rows x options x tokens`.
+        companion: another model's context of the same batch, whose probabilities are combined with these.
+        combine: how: log-probabilities of both, each `[..., choices]`, to one such tensor.
     """
 
     lm: LM
@@ -108,6 +112,8 @@ class Context:
     next_positions: tuple[int, ...]
     prompt_tokens: tuple[int, ...]
     options: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    companion: Context | None = None
+    combine: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class Sender(Protocol):

@@ -15,9 +15,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from harness.channels.arms import Group, LoadedModels
 from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import check_fits
 from harness.channels.layout import Plan, Planner, Span
+from harness.channels.registry import CONTROLS_OF, Options
 from harness.channels.stretches import in_message, index_pair, prompt_columns, steps_of, token_index, within
 from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
 from harness.fusion.fuser import Fuser
@@ -261,3 +263,15 @@ def _tokens_at_once(buffer: KVBuffer) -> int | None:
     per_token = buffer.nbytes / (buffer.rows * buffer.length)
     room = _CPU_GATHERED_BYTES if buffer.device.type == "cpu" else _GATHERED_BYTES
     return max(1, int(room / per_token)) if per_token else None
+
+
+def build(models: LoadedModels, _: Options) -> list[Group]:
+    """Every sharer with its fuser; beside it the receiver as its own sharer, where that control is asked."""
+    config = models.config
+    links = tuple(Link(sharer, fuser) for sharer, fuser in zip(models.sharers, models.fusers, strict=True))
+    channel = CacheToCache(models.receiver, links, config.fusion_mode, config.alignment)
+    arms = [Group(channel, tuple(name for name in config.controls if name in CONTROLS_OF["tensors"]))]
+    if models.self_fuser is not None:
+        alone = CacheToCache(models.receiver, (Link(models.receiver, models.self_fuser),), config.fusion_mode)
+        arms.append(Group(alone, name_control="self"))
+    return arms

@@ -25,8 +25,6 @@ from harness.channels.t2t import TextMessage
 
 BANDS = 16
 _EMPTY = "the other question's message is empty"
-TEXT_CONTROLS = ("mismatched", "zeroed", "shuffled_tokens")
-CACHE_CONTROLS = ("mismatched", "mean", "zeroed", "noise", "shuffled_tokens")
 # Made of other questions' messages; of a single question nothing would be left but its own.
 OF_OTHERS = ("mismatched", "mean")
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.channels.arms import Group, LoadedModels
 from harness.channels.base import Context, Message, NoMessage, Query, Work
 from harness.channels.common import encode_fitting, prefill
+from harness.channels.registry import Options
+from harness.merging import parameters_of
 from harness.models import LM
 
 
@@ -34,3 +38,21 @@ class Single:
         prompts = [encode_fitting(self.answers, q.conversation, q.room) for q in queries]
         with work.clock.stage("receiver_prefill" if self.name != "sharer" else "sharer_prefill"):
             return prefill(self.answers, prompts, work)
+
+
+def build_receiver(models: LoadedModels, _: Options) -> list[Group]:
+    """The receiver alone."""
+    return [Group(Single(models.receiver))]
+
+
+def build_sharer(models: LoadedModels, _: Options) -> list[Group]:
+    """The first sharer alone."""
+    return [Group(Single(models.sharers[0], "sharer"))]
+
+
+def build_tuned(models: LoadedModels, _: Options) -> list[Group]:
+    """The fine-tuned receiver alone; says how large its adapter is."""
+    assert models.tuned is not None
+    adapter = models.tuned.reference.adapter
+    size = "" if adapter is None else f"adapter of {parameters_of(Path(adapter)):,} parameters"
+    return [Group(Single(models.tuned, "tuned", size))]

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from harness.channels.arms import Group, LoadedModels
 from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import encode_fitting, prefill
+from harness.channels.registry import CONTROLS_OF, Options
 from harness.decoding import generate
 from harness.errors import UserError
 from harness.models import LM
 from harness.prompts import Conversation, Turn
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
 
 _BACKGROUND = (
     "In one clear sentence, describe the most essential background knowledge needed to answer the question: {question}"
@@ -157,3 +162,23 @@ def _with_exchange(conversation: Conversation, asked: str, text: str) -> Convers
     exchange = (Turn("user", asked), Turn("assistant", text))
     system = conversation.turns[:1] if conversation.turns[0].role == "system" else ()
     return replace(conversation, turns=(*system, *exchange, *conversation.turns[len(system) :]))
+
+
+def text_variant(config: RunConfig, queries: Sequence[Query]) -> TextVariant:
+    """How a run asks its sharer.
+
+    Raises:
+        UserError: it asks for a wording where a task has its own.
+    """
+    own = sum(query.t2t_prompt is not None for query in queries)
+    if own and config.may_answer:
+        raise UserError("may_answer changes how the sharer is asked, but a task has words of its own; leave it out.")
+    words: Literal["none", "some", "all"] = "none" if not own else "all" if own == len(queries) else "some"
+    return TextVariant(config.with_options, config.may_answer, config.t2t_tokens, words)
+
+
+def build(models: LoadedModels, _: Options) -> list[Group]:
+    """The first sharer writes, the receiver reads."""
+    style = text_variant(models.config, [request.query for request in models.requests])
+    controls = tuple(name for name in models.config.controls if name in CONTROLS_OF["text"])
+    return [Group(TextToText(models.receiver, models.sharers[0], style), controls)]

@@ -3,12 +3,8 @@
 from harness.config.hashing import differing, identity, identity_fields, identity_hash, kinds
 from harness.config.model import RunConfig
 from harness.config.reading import build, from_yaml, parse, read_yaml, to_yaml
-from harness.config.rules import CHANNELS, CONTROLS, MESSAGE_CHANNELS
 
 __all__ = [
-    "CHANNELS",
-    "CONTROLS",
-    "MESSAGE_CHANNELS",
     "RunConfig",
     "build",
     "differing",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from harness.channels.spec import parse_channel, spec_text
 from harness.errors import UserError
 
 T = TypeVar("T")
@@ -30,6 +31,15 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(value) if isinstance(value, list) else value
+
+
+def _channels(value: Any) -> Any:
+    """Canonical forms of channel specs; in YAML a spec may be a mapping."""
+    listed = _listed(value)
+    if not isinstance(listed, tuple):
+        return listed
+    texts = [spec_text(part) for part in listed]
+    return tuple(parse_channel(text).text if isinstance(text, str) and text else text for text in texts)
 
 
 def _off(value: Any) -> Any:
@@ -62,6 +72,7 @@ def _placement(value: Any) -> Any:
 
 Scalar = str | int | float | bool | None
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
+Channels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_channels)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

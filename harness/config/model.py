@@ -14,6 +14,7 @@ from harness.config import rules
 from harness.config.fields import (
     Alignment,
     Attention,
+    Channels,
     Count,
     CountOrZero,
     Device,
@@ -67,8 +68,8 @@ class RunConfig(BaseModel):
     """The same for the sharer."""
 
     # the protocol
-    channels: Identity[Names] = rules.USUAL_CHANNELS
-    """What is compared."""
+    channels: Identity[Channels] = Field(default_factory=rules.usual_channels)
+    """What is compared: `name[:option=value]...`; default: all that the given models allow."""
     controls: Identity[Names] = ()
     """Ways to destroy a message's content; default mismatched and mean where a channel carries messages."""
     tasks: Identity[Names] = ()
@@ -89,8 +90,6 @@ class RunConfig(BaseModel):
     """T2T: let the sharer give an answer."""
     t2t_tokens: Identity[Count] = 256
     """T2T: new tokens of a message."""
-    routed_fraction: Identity[Fraction] = 0.5
-    """Part of the questions that routing sends to the sharer."""
     calibration_samples: Identity[Count] = 64
     """Questions whose messages make up the mean message."""
     seed: Identity[CountOrZero] = 0

@@ -5,40 +5,63 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.channels.registry import CHANNELS, CONTROLS, ChannelEntry
+from harness.channels.spec import parse_channel
 from harness.config.served import OWN, check_served, with_served_defaults
 from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from harness.config.model import RunConfig
 
-CHANNELS = ("receiver", "tuned", "sharer", "t2t", "c2c", "routed")
-USUAL_CHANNELS = ("receiver", "sharer", "t2t", "c2c")
-ALONE = ("receiver", "tuned")
-MESSAGE_CHANNELS = ("t2t", "c2c")
-CONTROLS = ("mismatched", "mean", "zeroed", "noise", "closed", "self", "shuffled_tokens")
 USUAL_CONTROLS = ("mismatched", "mean")
 BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")
+
+
+RETIRED = {"routed_fraction": "routed:share=X in --channels"}
+
+
+def usual_channels(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The channels of a run that names none: all usual ones that the models at hand allow.
+
+    Args:
+        values: the fields of the configuration that stand before the channels.
+    """
+    given = {"sharer": bool(values.get("sharers")) or not values.get("receiver"), "tuned": bool(values.get("tuned"))}
+    entries = [CHANNELS.get(name) for name in CHANNELS.names()]
+    chosen = [entry for entry in entries if entry.usual or ("tuned" in entry.needs and given["tuned"])]
+    return tuple(e.name for e in chosen if all(given.get(need, True) for need in e.needs))
 
 
 def with_usual_controls(values: Any) -> Any:
     """Fills in the usual controls where none are named and some channel carries a message."""
     if not isinstance(values, Mapping):
         return values
+    for name in RETIRED.keys() & values.keys():
+        raise UserError(f"{name} is an option of its channel now; write {RETIRED[name]}.")
     values = _with_tuned(with_served_defaults(values))
     if "controls" in values:
         return values
-    channels = values.get("channels", MESSAGE_CHANNELS)
-    carried = isinstance(channels, (str, list, tuple)) and any(name in channels for name in MESSAGE_CHANNELS)
+    channels = values.get("channels", usual_channels(values))
+    carried = isinstance(channels, (str, list, tuple)) and any(entry.message for entry in _entries(channels))
     return {**values, "controls": USUAL_CONTROLS} if carried else values
 
 
 def _with_tuned(values: dict[str, Any]) -> dict[str, Any]:
-    """Adds the channel of a fine-tuned receiver where one is given."""
-    channels = values.get("channels", USUAL_CHANNELS)
+    """Adds the channel of a fine-tuned receiver where one is given beside named channels."""
+    channels = values.get("channels")
     if values.get("tuned") is None or not isinstance(channels, (str, list, tuple)):
         return values
     named = [part.strip() for part in channels.split(",")] if isinstance(channels, str) else list(channels)
-    return values if "tuned" in named else {**values, "channels": (*named, "tuned")}
+    added = [e.name for e in map(CHANNELS.get, CHANNELS.names()) if "tuned" in e.needs and e.name not in named]
+    return {**values, "channels": (*named, *added)} if added else values
+
+
+def _entries(channels: str | Sequence[Any]) -> list[ChannelEntry]:
+    """Entries of the channels that can be read; what cannot be read is refused where the field is checked."""
+    named = channels.split(",") if isinstance(channels, str) else channels
+    known = set(CHANNELS.names())
+    plain = [str(name).partition(":")[0].strip() for name in named if isinstance(name, str)]
+    return [CHANNELS.get(name) for name in plain if name in known]
 
 
 def check(config: RunConfig) -> None:
@@ -47,12 +70,11 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: for the first that is broken.
     """
-    _known("channel", config.channels, CHANNELS)
     _known("control", config.controls, CONTROLS)
     for name in ("channels", "controls", "tasks"):
         _no_repeats(name, getattr(config, name))
     if not config.channels:
-        raise UserError(f"channels is empty; name at least one of {', '.join(CHANNELS)}.")
+        raise UserError(f"channels is empty; name at least one of {', '.join(CHANNELS.names())}.")
     check_served(config)
     _check_pair(config)
     _check_controls(config)
@@ -75,26 +97,43 @@ def _no_repeats(field: str, names: Sequence[str]) -> None:
 def _check_pair(config: RunConfig) -> None:
     if config.sharers and not config.receiver:
         raise UserError("A sharer is given but no receiver; give --receiver as well, or neither for the embedded pair.")
-    if "tuned" in config.channels and config.tuned is None:
+    entries = {name: parse_channel(name).entry for name in config.channels}
+    needs = {need for entry in entries.values() for need in entry.needs}
+    if "tuned" in needs and config.tuned is None:
         raise UserError("Channel tuned needs the fine-tuned receiver; give --tuned or leave tuned out of --channels.")
-    speaking = [name for name in config.channels if name not in ALONE]
+    speaking = [name for name, entry in entries.items() if "sharer" in entry.needs]
     if config.receiver and not config.sharers and speaking:
         raise UserError(f"channels {', '.join(speaking)} need a sharer; give --sharer or use --channels receiver.")
-    if "c2c" not in config.channels:
-        return
+    _check_reads(entries)
+    if "fuser" in needs:
+        _check_fusers(config, [name for name, entry in entries.items() if "fuser" in entry.needs])
+
+
+def _check_reads(entries: Mapping[str, ChannelEntry]) -> None:
+    for name, entry in entries.items():
+        if lacking := [other for other in entry.reads if other not in entries]:
+            raise UserError(
+                f"Channel {name} is composed of {' and '.join(entry.reads)}; add {' and '.join(lacking)} to --channels."
+            )
+
+
+def _check_fusers(config: RunConfig, fused: Sequence[str]) -> None:
     embedded = not config.receiver
     if len(config.fusers) != len(config.sharers) and not (embedded and len(config.fusers) == 1):
         raise UserError(
-            f"Channel c2c needs one fuser a sharer, but there are {len(config.fusers)} for {len(config.sharers)} "
-            "sharers; give --fuser once for each --sharer, or leave c2c out of --channels."
+            f"Channel {fused[0]} needs one fuser a sharer, but there are {len(config.fusers)} for "
+            f"{len(config.sharers)} sharers; give --fuser once for each --sharer, or leave {fused[0]} out of "
+            "--channels."
         )
 
 
 def _check_controls(config: RunConfig) -> None:
-    if config.controls and not set(config.channels) & set(MESSAGE_CHANNELS):
+    carrying = [name for name in config.channels if parse_channel(name).entry.message]
+    if config.controls and not carrying:
+        able = [entry.name for entry in map(CHANNELS.get, CHANNELS.names()) if entry.message]
         raise UserError(
             f"controls {', '.join(config.controls)} change messages, but no channel carries any; "
-            f"add one of {', '.join(MESSAGE_CHANNELS)} to channels or drop the controls."
+            f"add one of {', '.join(able)} to channels or drop the controls."
         )
     if "self" in config.controls and config.receiver and config.self_fuser is None:
         raise UserError("Control self needs a fuser of the receiver with itself; give --self_fuser or drop it.")

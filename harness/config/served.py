@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from harness.channels.registry import CHANNELS
 from harness.errors import UserError
 from harness.records.secret import is_secret, scrub
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from harness.config.model import RunConfig
 
 OWN = "harness"
-CHANNELS = ("receiver", "sharer", "t2t")
 CONTROLS = ("mismatched",)
 _OURS = ("device", "dtype", "attention", "trust_remote_code", "receiver_chat_template", "sharer_chat_template")
 _FUSED = ("fusers", "self_fuser")
@@ -32,9 +32,15 @@ def with_served_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Fills in what a run through a serving engine compares where nothing is named; other runs stay as they are."""
     if values.get("backend", OWN) == OWN:
         return dict(values)
-    filled = {"channels": CHANNELS, "latency_samples": 0, **values}
-    carried = isinstance(filled["channels"], (str, list, tuple)) and "t2t" in filled["channels"]
+    filled = {"channels": through_engines(), "latency_samples": 0, **values}
+    named = filled["channels"] if isinstance(filled["channels"], (str, list, tuple)) else ()
+    carried = any(CHANNELS.get(name).message for name in through_engines() if name in named)
     return {"controls": CONTROLS if carried else (), **filled}
+
+
+def through_engines() -> tuple[str, ...]:
+    """Channels that an external engine can run."""
+    return tuple(name for name in CHANNELS.names() if CHANNELS.get(name).through_engine)
 
 
 def check_served(config: RunConfig) -> None:
@@ -51,7 +57,7 @@ def check_served(config: RunConfig) -> None:
     if config.backend == OWN:
         return
     through = f"Backend {config.backend!r}"
-    _only(through, "channels", config.channels, CHANNELS)
+    _only(through, "channels", config.channels, through_engines())
     _only(through, "controls", config.controls, CONTROLS)
     if len(config.sharers) > 1:
         raise UserError(f"{through} takes one sharer, but {len(config.sharers)} are given; keep one --sharer.")

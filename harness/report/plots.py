@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.channels.registry import CHANNELS, OTHER_COLOR
+from harness.channels.spec import channel_of
 from harness.errors import UserError
 from harness.records import LoadedRun
 from harness.records.files import explained
@@ -18,8 +20,6 @@ from harness.results.wording import arm_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = {"receiver": "#5b6472", "sharer": "#8a6d1f", "routed": "#7a4fa3", "t2t": "#b4531a", "c2c": "#1763b5"}
-OTHER = "#2b7a6b"
 STAGES = {
     "sharer_prefill": "#c9a227",
     "sharer_decode": "#e0c878",
@@ -141,7 +141,7 @@ def _stages(axes: Axes, rows: Sequence[ResultRow]) -> None:
         seconds = [row.stages_s_p50.get(name, 0.0) for row in rows]
         if any(seconds):
             axes.barh(range(len(rows)), seconds, left=start, height=0.6, label=name.replace("_", " "),
-                      color=STAGES.get(name, OTHER))  # fmt: skip
+                      color=STAGES.get(name, OTHER_COLOR))  # fmt: skip
         start = [before + added for before, added in zip(start, seconds, strict=True)]
     _named_lines(axes, [row.channel for row in rows], "median by stage, s")
     axes.legend(fontsize=7, frameon=False)
@@ -160,4 +160,5 @@ def _named_lines(axes: Axes, names: Sequence[str], unit: str) -> None:
 
 
 def _color(channel: str) -> str:
-    return COLORS.get(channel, OTHER)
+    name = channel_of(channel)
+    return CHANNELS.get(name).color if name in CHANNELS.names() else OTHER_COLOR

@@ -6,10 +6,13 @@ key, so equal ids in two tasks never collide.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.channels.registry import CHANNELS
+from harness.channels.spec import channel_of
 from harness.records.schema import ResultRow, RunRecord, Sample
 
 Groups = Mapping[str, Sequence[str]]
@@ -20,8 +23,7 @@ RECEIVER: Arm = ("receiver", "")
 SHARER: Arm = ("sharer", "")
 TUNED: Arm = ("tuned", "")
 T2T: Arm = ("t2t", "")
-CHANNEL_ORDER = ("receiver", "tuned", "sharer", "routed", "t2t", "c2c")
-CONTROL_ORDER = ("", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise", "closed", "self")
+CONTROL_ORDER = ("", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise", "closed", "self", "random")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,14 @@ def place(name: str, order: Sequence[str]) -> tuple[int, str]:
 
 def arm_order(arm: Arm) -> tuple[tuple[int, str], tuple[int, str]]:
     """Sort key of an arm: by channel, the matched message before its controls."""
-    return (place(arm[0], CHANNEL_ORDER), place(arm[1], CONTROL_ORDER))
+    return (channel_order(arm[0]), place(arm[1], CONTROL_ORDER))
+
+
+def channel_order(channel: str) -> tuple[int, str]:
+    """Sort key of a channel with its options: by the place of its entry, channels that are not here last."""
+    name = channel_of(channel)
+    known = name in CHANNELS.names()
+    return (CHANNELS.get(name).order if known else sys.maxsize, channel)
 
 
 def members(groups: Groups | None, tasks: Iterable[str]) -> dict[str, list[str]]:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 
 from harness.accuracy import Item
-from harness.assembly import Cast, Group, text_variant
+from harness.assembly import Cast
+from harness.channels.arms import Group
 from harness.channels.base import Answering, Query
+from harness.channels.t2t import text_variant
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.served.answers import cannot_score

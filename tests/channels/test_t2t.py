@@ -9,10 +9,9 @@ from helpers.tiny import FOREIGN, shared_lm
 from helpers.work import context_of, query
 
 from harness.asking import query_of
-from harness.assembly import text_variant
 from harness.channels.base import NoMessage, Query, Work
 from harness.channels.single import Single
-from harness.channels.t2t import TextMessage, TextToText, TextVariant
+from harness.channels.t2t import TextMessage, TextToText, TextVariant, text_variant
 from harness.config import build
 from harness.errors import UserError
 from harness.models import LM
