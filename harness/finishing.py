@@ -14,7 +14,7 @@ from harness.accuracy import Item
 from harness.answering import Work, arms_left_out, in_order, tell
 from harness.channels.base import answers_itself
 from harness.channels.composed import compose, whole_tasks
-from harness.channels.spec import parse_channel
+from harness.channels.spec import parse_channel, slug
 from harness.config import RunConfig
 from harness.identity import gates_of
 from harness.latency import draw, time_questions
@@ -115,9 +115,9 @@ def _timed(session: Session) -> Iterator[list[Timing]]:
     with progress("latency, batch 1", 2 * len(lengths) * sum(map(len, drawn)), shown) as bar:
         for items in drawn:
             for tokens in lengths:
-                for made in time_questions(channels, items, known, config.latency_warm_up, tokens, bar.advance):
-                    session.untimed += len(channels) - len(made)
-                    yield made
+                for turn in time_questions(channels, items, known, config.latency_warm_up, tokens, bar.advance):
+                    session.untimed += turn.failed
+                    yield turn.timings
 
 
 def _headlines(benchmark: Benchmark) -> Iterator[list[Item]]:
@@ -176,6 +176,6 @@ def _write_lm_eval(session: Session, folder: RunFolder) -> None:
         if group.name_control:
             continue
         found = lm_eval_results(session.benchmark, session.samples, group.channel.name)
-        path = folder.path / "lm_eval" / f"results_{group.channel.name}.json"
+        path = folder.path / "lm_eval" / f"results_{slug(group.channel.name)}.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps(found, indent=2, default=str) + "\n")

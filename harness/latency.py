@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -24,6 +25,13 @@ Known = dict[tuple[str, str, str], Sample]
 ROUNDS = 2
 
 
+class Turn(NamedTuple):
+    """One question through every channel: its timings, and how many channels failed to answer it."""
+
+    timings: list[Timing]
+    failed: int
+
+
 def time_questions(
     channels: Sequence[Channel],
     items: Sequence[Item],
@@ -31,7 +39,7 @@ def time_questions(
     warm_up: int,
     equal_tokens: int | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> Iterator[list[Timing]]:
+) -> Iterator[Turn]:
     """Times questions through every channel.
 
     Args:
@@ -43,7 +51,7 @@ def time_questions(
         tick: called after every question.
 
     Yields:
-        The timings of one question, a channel each.
+        What one question gave.
     """
     for item in items[:warm_up]:
         for channel in channels:
@@ -51,13 +59,14 @@ def time_questions(
     for round_ in range(ROUNDS):
         for number, item in enumerate(items):
             turn = (number + round_) % len(channels)
-            made = []
+            turn_timings, failed = [], 0
             for channel in [*channels[turn:], *channels[:turn]]:
                 clock, answer = _once(channel, item, equal_tokens)
-                if answer.fault is None:
-                    made.append(_timing(channel, item, clock, answer, known, round_, equal_tokens))
+                failed += answer.fault is not None
+                if answer.fault is None and _of_length(answer, item, equal_tokens):
+                    turn_timings.append(_timing(channel, item, clock, answer, known, round_, equal_tokens))
             tick()
-            yield made
+            yield Turn(turn_timings, failed)
 
 
 def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
@@ -78,6 +87,11 @@ def _once(channel: Channel, item: Item, equal_tokens: int | None) -> tuple[Clock
     channel.forget()
     work.clock.mark("start")
     return work.clock, answer_one(channel, request, work)
+
+
+def _of_length(answer: Answer, item: Item, equal_tokens: int | None) -> bool:
+    """Whether an answer has the length that was asked for; one that names a label is not decoded at all."""
+    return equal_tokens is None or bool(item.request.options) or len(answer.tokens) == equal_tokens
 
 
 def _timing(

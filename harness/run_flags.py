@@ -14,6 +14,7 @@ from typing import Any
 from harness.channels.registry import CHANNELS
 from harness.channels.spec import channel_of, spec_text
 from harness.config import RunConfig, build, read_yaml
+from harness.config.rules import refuse_retired
 from harness.config.served import OWN, with_served_defaults
 from harness.errors import UserError
 from harness.paths import LEADERBOARDS, PAIR_NAME
@@ -41,6 +42,7 @@ def configuration(parser: argparse.ArgumentParser, given: Sequence[str]) -> RunC
         UserError: something is not allowed.
     """
     _declare(parser)
+    refuse_retired(word.partition("=")[0].lstrip("-").replace("-", "_") for word in given if word.startswith("--"))
     flags = {k: v for k, v in vars(parser.parse_args(given)).items() if v is not None}
     suite = flags.pop("suite", None)
     values = {**(read_yaml(suite) if suite else {}), **flags}

@@ -23,15 +23,15 @@ from harness.paths import PAIR, ROOT
 from harness.records.schema import Failure, Sample
 
 LETTERS, WORDS = "factworld_sharer_knows_letters", "factworld_sharer_knows"
-CHANNELS = ["receiver", "sharer", "t2t", "c2c", "routed"]
 QUESTIONS, TIMED, EQUAL, FRACTION = 12, 3, 3, 0.25
+ROUTED = f"routed:share={FRACTION}"
+CHANNELS = ["receiver", "sharer", "ensemble", "t2t", "c2c", ROUTED]
 SUITE = f"""
 channels: [{", ".join(CHANNELS)}]
 controls: [mismatched, mean, closed]
 tasks: [{WORDS}, {LETTERS}]
 limit: 7
 t2t_tokens: 8
-routed_fraction: {FRACTION}
 latency_samples: {TIMED}
 latency_warm_up: 1
 latency_equal_tokens: {EQUAL}
@@ -80,13 +80,13 @@ def test_every_file_keeps_its_published_form(folder: Path) -> None:
 
 def test_flags_win_over_the_suite_and_the_rest_of_it_holds(folder: Path) -> None:
     config = record(folder)["config"]
-    assert (config["limit"], config["t2t_tokens"], config["routed_fraction"]) == (QUESTIONS, 8, FRACTION)
+    assert (config["limit"], config["t2t_tokens"], config["channels"]) == (QUESTIONS, 8, CHANNELS)
     assert len(samples(folder, WORDS, "receiver")) == QUESTIONS
 
 
 def test_every_question_is_answered_by_every_arm(folder: Path) -> None:
     arms = [(c, "") for c in CHANNELS] + [("c2c", c) for c in ("mismatched", "mean", "closed")]
-    arms += [("t2t", "mismatched"), ("routed", "mismatched")]
+    arms += [("t2t", "mismatched"), (ROUTED, "random")]
     for task in (LETTERS, WORDS):
         for channel, control in arms:
             made = samples(folder, task, channel, control)
@@ -111,7 +111,7 @@ def test_rows_are_what_the_samples_give(folder: Path) -> None:
         assert row["accuracy"] == pytest.approx(sum(bool(s.correct) for s in own) / len(own))
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
         assert sum(row["letters"].values()) + row["invalid"] == row["n"]
-        timed = row["channel"] not in ("routed",) and not row["control"]
+        timed = not row["control"] or row["channel"] == ROUTED
         assert (row["latency_n"] > 0) == timed, row
         for name in ("ttft_s_p50", "ttft_s_p90", "e2e_s_p50", "e2e_s_p90", "e2e_s_p99"):
             assert (row[name] is not None) == timed, (name, row)
@@ -150,20 +150,22 @@ def test_pages_are_written_and_agree_with_their_records(folder: Path) -> None:
 
 
 def test_channels_take_turns_in_every_round(folder: Path) -> None:
-    channels = ["receiver", "sharer", "t2t", "c2c"]
-    timed = [t for t in lines(folder, "timings.jsonl") if t["task"] == WORDS and not t["equal_length"]]
+    channels = [name for name in CHANNELS if name != ROUTED]
+    every = [t for t in lines(folder, "timings.jsonl") if t["task"] == WORDS and not t["equal_length"]]
+    timed = [t for t in every if t["channel"] != ROUTED]
     groups = [timed[i : i + len(channels)] for i in range(0, len(timed), len(channels))]
     assert len(groups) == 2 * TIMED
     for group in groups:
         assert sorted(t["channel"] for t in group) == sorted(channels)
         assert len({(t["doc_id"], t["round"]) for t in group}) == 1
     firsts = [group[0]["channel"] for group in groups]
-    assert firsts == [channels[(number % TIMED + number // TIMED) % 4] for number in range(2 * TIMED)]
+    assert firsts == [channels[(number % TIMED + number // TIMED) % len(channels)] for number in range(2 * TIMED)]
 
 
 def test_timed_answers_are_compared_with_the_accuracy_pass(folder: Path) -> None:
     for timing in lines(folder, "timings.jsonl"):
-        assert timing["same_answer"] is (None if timing["equal_length"] else True)
+        composed = timing["channel"] == ROUTED
+        assert timing["same_answer"] is (None if timing["equal_length"] or composed else True)
         assert 0 < timing["ttft_s"] <= timing["e2e_s"]
         if timing["equal_length"] and timing["task"] == WORDS:
             assert timing["tokens_out"] == EQUAL
@@ -195,10 +197,10 @@ def test_resuming_asks_nothing_again_and_carries_no_old_timing(folder: Path, tmp
     assert not any("e2e_s" in line for line in lines(tmp_path / "out", "samples.jsonl"))
 
 
-@pytest.mark.parametrize("control", ["", "mismatched"])
+@pytest.mark.parametrize("control", ["", "random"])
 @pytest.mark.parametrize("task", [LETTERS, WORDS])
 def test_routing_sends_its_fraction_and_repeats_the_chosen_answers(folder: Path, task: str, control: str) -> None:
-    routed = samples(folder, task, "routed", control)
+    routed = samples(folder, task, ROUTED, control)
     assert sum(s.routed_to == "sharer" for s in routed) == round(FRACTION * QUESTIONS)
     for sample in routed:
         assert sample.routed_to is not None
@@ -217,7 +219,7 @@ def test_what_was_routed_by_a_failed_answer_is_routed_again(folder: Path, tmp_pa
         update: dict[str, Any] = {}
         if sample.arm == ("receiver", "") and sample.position == 0:
             update = fault
-        if sample.channel == "routed" and sample.position == 0:
+        if sample.channel == ROUTED and sample.position == 0:
             update = {"routed_to": wrong[str(sample.routed_to)]}
         changed.append(sample.model_copy(update=update).model_dump_json() + "\n")
     path.write_text("".join(changed), encoding="utf-8")
@@ -225,33 +227,17 @@ def test_what_was_routed_by_a_failed_answer_is_routed_again(folder: Path, tmp_pa
 
     def routed(where: Path) -> list[tuple[str, str, str, str | None]]:
         found = [Sample.model_validate(line) for line in lines(where, "samples.jsonl")]
-        return [(s.task, s.doc_id, s.control, s.routed_to) for s in found if s.channel == "routed"]
+        return [(s.task, s.doc_id, s.control, s.routed_to) for s in found if s.channel == ROUTED]
 
     assert routed(again) == routed(folder)
 
 
 def test_routing_takes_the_receivers_most_doubtful_questions(folder: Path) -> None:
     own = {s.doc_id: s.entropy or 0.0 for s in samples(folder, LETTERS, "receiver")}
-    routed = samples(folder, LETTERS, "routed")
+    routed = samples(folder, LETTERS, ROUTED)
     away = [own[s.doc_id] for s in routed if s.routed_to == "sharer"]
     kept = [own[s.doc_id] for s in routed if s.routed_to == "receiver"]
     assert min(away) >= max(kept)
-
-
-def test_the_random_router_depends_on_the_seed_alone(folder: Path) -> None:
-    alone = [samples(folder, LETTERS, channel) for channel in ("receiver", "sharer")]
-    drawn = {
-        seed: [s.routed_to for s in route(*alone, fraction=0.5, control="mismatched", seed=seed)] for seed in range(4)
-    }
-    assert len({tuple(str(name) for name in names) for names in drawn.values()}) > 1
-    again = [s.routed_to for s in route(*alone, fraction=0.5, control="mismatched", seed=2)]
-    assert again == drawn[2]
-
-
-@pytest.mark.parametrize(("fraction", "expected"), [(0.0, {"receiver"}), (1.0, {"sharer"})])
-def test_routing_all_or_nothing(folder: Path, fraction: float, expected: set[str]) -> None:
-    alone = [samples(folder, LETTERS, channel) for channel in ("receiver", "sharer")]
-    assert {s.routed_to for s in route(*alone, fraction=fraction, control="", seed=0)} == expected
 
 
 def test_the_timed_draw_is_fixed_by_its_seed_and_in_order() -> None:

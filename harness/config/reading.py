@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from harness.config.model import RunConfig
+from harness.config.rules import refuse_retired
 from harness.config.wording import sentence
 from harness.errors import UserError, suggest
 
@@ -104,6 +105,10 @@ def _check_plain(text: str, where: str) -> None:
 
 def _named(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    try:
+        refuse_retired(str(key) for key in data)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     for key, value in data.items():
         name = SINGULAR.get(key, key)
         if name not in RunConfig.model_fields:

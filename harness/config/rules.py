@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.channels.registry import CHANNELS, CONTROLS, ChannelEntry
@@ -32,12 +32,22 @@ def usual_channels(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(e.name for e in chosen if all(given.get(need, True) for need in e.needs))
 
 
+def refuse_retired(names: Iterable[str]) -> None:
+    """Names what took the place of a field that is gone.
+
+    Raises:
+        UserError: one of the names is such a field.
+    """
+    for name in names:
+        if name in RETIRED:
+            raise UserError(f"{name} is an option of its channel now; write {RETIRED[name]}.")
+
+
 def with_usual_controls(values: Any) -> Any:
     """Fills in the usual controls where none are named and some channel carries a message."""
     if not isinstance(values, Mapping):
         return values
-    for name in RETIRED.keys() & values.keys():
-        raise UserError(f"{name} is an option of its channel now; write {RETIRED[name]}.")
+    refuse_retired(values)
     values = _with_tuned(with_served_defaults(values))
     if "controls" in values:
         return values
@@ -111,10 +121,9 @@ def _check_pair(config: RunConfig) -> None:
 
 def _check_reads(entries: Mapping[str, ChannelEntry]) -> None:
     for name, entry in entries.items():
-        if lacking := [other for other in entry.reads if other not in entries]:
-            raise UserError(
-                f"Channel {name} is composed of {' and '.join(entry.reads)}; add {' and '.join(lacking)} to --channels."
-            )
+        if any(other not in entries for other in entry.reads):
+            both = " and ".join(entry.reads)
+            raise UserError(f"Channel {name} is composed of {both}; add both to --channels.")
 
 
 def _check_fusers(config: RunConfig, fused: Sequence[str]) -> None:

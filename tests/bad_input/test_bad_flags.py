@@ -23,8 +23,14 @@ OTHERS = [
     (["--max_error_rate", "1.1"], "at most 1"),
     (["--max_error_rate", "nan"], "max_error_rate"),
     (["--max_error_rate", "half"], "not a number"),
-    (["--routed_fraction", "-0.1"], "at least 0"),
-    (["--routed_fraction", "inf"], "routed_fraction"),
+    (["--channels", "receiver,sharer,routed:share=-0.1"], "share=-0.1 is not allowed"),
+    (["--channels", "receiver,sharer,routed:share=inf"], "share=inf is not allowed"),
+    (["--channels", "receiver,ensemble:rule=median"], "rule=median is not allowed"),
+    (["--channels", "receiver,ensemble:rul=mean"], "Did you mean 'rule'?"),
+    (["--channels", "receiver,ensemble:rule=mean:rule=mean"], "gives 'rule' twice"),
+    (["--channels", "ensemble,ensemble:rule=mean"], "twice"),
+    (["--channels", "receiver:fast"], "it has none"),
+    (["--routed-fraction", "0.5"], "write routed:share=X in --channels"),
     (["--dtype", "float"], "one of 'auto', 'float32'"),
     (["--dtype", "bf16"], "dtype"),
     (["--dtype", "int8"], "dtype"),
@@ -70,7 +76,7 @@ OTHERS = [
     (["one.yaml", "two.yaml"], "unknown argument 'two.yaml'"),
     (["--receiver_chat_template", "none.jinja"], "no such file"),
     (["--sharer", "somewhere"], "no receiver"),
-    (["--receiver", "somewhere"], "need a sharer"),
+    (["--receiver", "somewhere", "--channels", "receiver,t2t"], "need a sharer"),
 ]
 
 
