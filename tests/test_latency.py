@@ -16,7 +16,7 @@ from harness.channels.base import Channel, Work
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.engine import Arm, Budget, Request, run
-from harness.latency import ROUNDS, time_questions
+from harness.latency import ROUNDS, Turn, time_questions
 
 DOCUMENT = {"id": "q", "question": "Why?", "choices": ["x", "y"], "labels": ["A", "B"], "key": "A"}
 
@@ -50,16 +50,16 @@ def test_a_timed_answer_pays_once_for_each_prompt(number: int, prompts_read: int
     channel, asked = channels()[number], item()
     list(run(channel, [Arm(channel)], [asked.request], Budget(1), [Work()]))  # an accuracy pass remembers its plans
     tokenised.clear()
-    timings = [t for made in time_questions([channel], [asked], {}, warm_up=0) for t in made]
+    timings = [t for turn in time_questions([channel], [asked], {}, warm_up=0) for t in turn.timings]
     assert len(timings) == ROUNDS
     assert tokenised["calls"] == ROUNDS * prompts_read
 
 
 def test_a_length_beyond_the_context_is_not_timed() -> None:
-    assert list(time_questions(channels()[:1], [item()], {}, 0, equal_tokens=10**9)) == [[]] * ROUNDS
+    assert list(time_questions(channels()[:1], [item()], {}, 0, equal_tokens=10**9)) == [Turn([], 1)] * ROUNDS
 
 
 def test_a_timed_answer_that_fails_has_no_timing() -> None:
     asked = item()
     endless = replace(asked, request=replace(asked.request, query=replace(asked.request.query, room=10**9)))
-    assert list(time_questions(channels()[:1], [endless], {}, warm_up=0)) == [[]] * ROUNDS
+    assert list(time_questions(channels()[:1], [endless], {}, warm_up=0)) == [Turn([], 1)] * ROUNDS

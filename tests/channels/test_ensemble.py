@@ -85,9 +85,9 @@ def test_batches_and_rows_that_end_early_change_nothing() -> None:
 def test_option_questions_that_ask_for_text_are_answered_by_label() -> None:
     foreign = random_lm("llama", seed=2, words=FOREIGN)
     labels = ("A", "B", "C", "D")
-    asked = [Request(query(text), max_new_tokens=8, labels=labels) for text in SENTENCES]
+    asked = [Request(query(text, labels=labels), max_new_tokens=8) for text in SENTENCES]
     written = answers(Ensemble(RECEIVER, foreign), asked)
-    scored = answers(Ensemble(RECEIVER, foreign), [replace(r, labels=(), options=labels) for r in asked])
+    scored = answers(Ensemble(RECEIVER, foreign), [Request(query(text), options=labels) for text in SENTENCES])
     for text, row in zip(written, scored, strict=True):
         best = max(range(4), key=lambda i: row.scored[i].loglikelihood)
         assert text.text == labels[best]
@@ -101,5 +101,5 @@ def test_open_questions_and_two_vocabularies_do_not_go_together() -> None:
     with pytest.raises(Unsuitable, match="two vocabularies"):
         build(models, EnsembleOptions())
     assert build(replace(models, sharers=(SHARER,)), EnsembleOptions())
-    lettered = replace(models, requests=[Request(query("Why?"), max_new_tokens=3, labels=("A", "B"))])
+    lettered = replace(models, requests=[Request(query("Why?", labels=("A", "B")), max_new_tokens=3)])
     assert build(lettered, EnsembleOptions())
