@@ -26,7 +26,7 @@ from harness.records.folder import RunFolder
 from harness.records.loading import finite, latest
 from harness.records.schema import Timing
 from harness.replay import lm_eval_results
-from harness.results import effects, headline, render_table, summarise
+from harness.results import effects, facts_of, headline, render_table, summarise
 from harness.served.throughput import throughput_lines, throughput_of
 from harness.session import Session
 
@@ -132,7 +132,8 @@ def _headlines(benchmark: Benchmark) -> Iterator[list[Item]]:
 def _finish(session: Session, folder: RunFolder, work: Work) -> None:
     samples = session.samples
     variants = {g.channel.name: g.channel.variant for g in session.cast.groups if not g.name_control}
-    rows = summarise(samples, session.timings, session.benchmark.groups, variants)
+    facts = facts_of(folder.record)
+    rows = summarise(samples, session.timings, facts, variants)
     warnings = [*folder.record.warnings, *folder.warnings, *arms_left_out(session)]
     warnings += _differing_answers(session.timings)
     if session.untimed:
@@ -149,7 +150,7 @@ def _finish(session: Session, folder: RunFolder, work: Work) -> None:
     _write_lm_eval(session, folder)
     record = folder.finish("success")
     shown = headline(rows, session.benchmark.groups)
-    print(render_table(shown, effects(samples, session.benchmark.groups), color=sys.stdout.isatty()))
+    print(render_table(shown, effects(samples, facts), color=sys.stdout.isatty()))
     for line in throughput_lines(record.throughput):
         print(line)
     tell(record.warnings)

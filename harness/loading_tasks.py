@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.accuracy import Item
 from harness.asking import chat_text, decoding_request, scoring_request
+from harness.channels.composed import whole_tasks
 from harness.config import RunConfig
 from harness.config.rules import BUDGETS
 from harness.duplicates import with_clusters
 from harness.errors import UserError
+from harness.records.schema import MajorityLabel
+from harness.results.baselines import usual_label
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Benchmark:
         loaded: what lm-eval loaded, for its own results file.
         fingerprints: task -> sha256 over its documents.
         versions: task -> version.
+        majority: task -> the label that is usual in its other splits, or else in what is asked.
     """
 
     items: dict[str, list[Item]]
@@ -34,6 +39,7 @@ class Benchmark:
     loaded: dict[str, Any]
     fingerprints: dict[str, str]
     versions: dict[str, str]
+    majority: dict[str, MajorityLabel] = field(default_factory=dict)
 
     @property
     def all_items(self) -> list[Item]:
@@ -85,12 +91,38 @@ def load_benchmark(config: RunConfig) -> Benchmark:
             versions[task_name] = str(task.VERSION)
     if config.limit is None:
         check_counts(loaded.values())
-    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions)
+    majority = _majority(items, groups, loaded)
+    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions, majority)
+
+
+def _majority(
+    items: Mapping[str, Sequence[Item]], groups: Mapping[str, Sequence[str]], loaded: Mapping[str, Any]
+) -> dict[str, MajorityLabel]:
+    """The usual label of every task; tasks that are one whole have one label."""
+    labels: dict[str, MajorityLabel] = {}
+    for whole in whole_tasks(groups, list(items)):
+        splits: dict[str, list[str]] = {}
+        for task in whole:
+            for split, keys in _other_keys(loaded[task]).items():
+                splits.setdefault(split, []).extend(keys)
+        keys = [key for counted in splits.values() for key in counted]
+        asked = [str(item.document["key"]) for task in whole for item in items[task]]
+        label = MajorityLabel(label=usual_label(keys or asked), source=", ".join(splits) or "test")
+        labels |= dict.fromkeys(whole, label)
+    return labels
+
+
+def _other_keys(task: Any) -> Mapping[str, list[str]]:
+    from tasks.majority import other_keys
+
+    named = task.config.dataset_kwargs or {}
+    return other_keys(named["benchmark"], named["dataset_config"]) if "benchmark" in named else {}
 
 
 def _items(task: Any, name: str, config: RunConfig) -> list[Item]:
+    asked = sample_of(len(task.eval_docs), config.limit, config.seed, name)
     task.build_all_requests(
-        limit=config.limit,
+        samples=asked,
         rank=0,
         world_size=1,
         apply_chat_template=config.chat,
@@ -99,9 +131,28 @@ def _items(task: Any, name: str, config: RunConfig) -> list[Item]:
     )
     by_doc: dict[int, list[Any]] = defaultdict(list)
     for instance in task.instances:
-        by_doc[instance.doc_id].append(instance)
+        by_doc[asked[instance.doc_id]].append(instance)
     metadata = dict(task.config.metadata or {})
     return [_item(name, position, by_doc[position], metadata, config) for position in sorted(by_doc)]
+
+
+def sample_of(size: int, limit: int | None, seed: int, name: str) -> list[int]:
+    """Draws the questions of a task that are asked, in their order.
+
+    A smaller sample is part of a larger one of the same seed. The first questions of a file are no sample: their keys
+    and subjects are often sorted.
+
+    Args:
+        size: questions of the task.
+        limit: how many are asked; None: all.
+        seed: of the draw.
+        name: of the task, so that equal files are drawn from apart.
+    """
+    order = list(range(size))
+    if limit is None or limit >= size:
+        return order
+    random.Random(f"{seed}/{name}").shuffle(order)  # noqa: S311 - reproducible, not secret
+    return sorted(order[:limit])
 
 
 def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str, Any], config: RunConfig) -> Item:

@@ -126,6 +126,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         datasets=benchmark.fingerprints,
         task_versions=benchmark.versions,
         groups=benchmark.groups,
+        majority=benchmark.majority,
         packages=provenance.packages(),
         environment=provenance.environment(),
         hardware=hardware(),

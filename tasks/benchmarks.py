@@ -42,6 +42,7 @@ class Benchmark:
         config: the dataset's configuration; empty where each subject is one.
         subjects: category -> subjects, in reporting order; empty without subjects.
         version: raised with every change of prompt or filter.
+        other_splits: labelled splits that are not tested; what label is usual is counted there.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Benchmark:
     config: str = ""
     subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     version: int = 1
+    other_splits: tuple[str, ...] = ()
 
     def category_of(self, subject: str) -> str:
         """Returns the category that lists the subject, or an empty string."""
@@ -61,7 +63,17 @@ class Benchmark:
 
 
 _ALL = (
-    Benchmark("openbookqa", "openbookqa", OPENBOOKQA, "test", "openbookqa", 500, "all rows", config="main"),
+    Benchmark(
+        "openbookqa",
+        "openbookqa",
+        OPENBOOKQA,
+        "test",
+        "openbookqa",
+        500,
+        "all rows",
+        config="main",
+        other_splits=("train", "validation"),
+    ),
     Benchmark(
         "arc_challenge",
         "arc_challenge",
@@ -72,6 +84,7 @@ _ALL = (
         "rows whose key is A-D: 1150 of 1172, as in the paper; the other 22 have digits for labels",
         config="ARC-Challenge",
         version=2,
+        other_splits=("train", "validation"),
     ),
     Benchmark(
         "mmlu_redux",

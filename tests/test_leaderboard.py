@@ -16,7 +16,7 @@ from harness.leaderboard.escape import csv_cell, markdown
 from harness.leaderboard.export import serialise
 from harness.leaderboard.published import published_rows
 from harness.leaderboard.reading import read_record
-from harness.results import effects, summarise
+from harness.results import effects, facts_of, summarise
 from tests.synthetic import SUBJECTS, Plan, run
 from tests.synthetic import write as write_run
 
@@ -49,8 +49,10 @@ def test_the_same_records_give_the_same_bytes(board: Path) -> None:
 
 def test_an_exported_record_gives_the_numbers_of_its_run(board: Path) -> None:
     made, entry = run(PLANS), read_record(record_path(board))
-    assert entry.rows == summarise(made.samples, made.timings)
-    assert effects(entry.samples) == effects(made.samples)
+    facts = facts_of(made.record)
+    assert entry.rows == summarise(made.samples, made.timings, facts)
+    assert {"chance", "majority", "oracle"} <= {row.channel for row in entry.rows}
+    assert effects(entry.samples, facts) == effects(made.samples, facts)
     assert entry.consistent
 
 

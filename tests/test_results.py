@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from harness import stats
 from harness.records.schema import Failure, Sample, Timing
 from harness.results import (
+    Facts,
     bytes_text,
     effects,
     headline,
@@ -78,7 +79,7 @@ def test_subjects_widen_the_interval() -> None:
 def test_a_group_is_the_micro_average_and_ids_of_two_tasks_do_not_collide() -> None:
     first = arms(receiver="1111")
     second = [item.model_copy(update={"task": "other"}) for item in arms(receiver="00")]
-    rows = summarise([*first, *second], groups={"both": ["quiz", "other"], "gone": ["absent"]})
+    rows = summarise([*first, *second], facts=Facts({"both": ["quiz", "other"], "gone": ["absent"]}))
     assert [(row.task, row.n) for row in rows] == [("both", 6), ("other", 2), ("quiz", 4)]
     assert rows[0].accuracy == pytest.approx(4 / 6)
 
@@ -87,7 +88,7 @@ def test_only_the_outermost_names_are_a_headline() -> None:
     groups = {"all": ["a", "b", "c"], "stem": ["a", "b"]}
     assert top_level(groups, "abcd") == ["all", "d"]
     made = [item.model_copy(update={"task": task}) for task in "abcd" for item in arms(receiver="10")]
-    assert [row.task for row in headline(summarise(made, groups=groups), groups)] == ["all", "d"]
+    assert [row.task for row in headline(summarise(made, facts=Facts(groups)), groups)] == ["all", "d"]
 
 
 def test_pairs_with_an_error_on_either_side_are_left_out_and_counted() -> None:

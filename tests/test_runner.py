@@ -14,11 +14,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from harness.routing import route
 from safetensors.torch import load_file
 
 from harness import cli
 from harness.latency import draw
+from harness.loading_tasks import sample_of
 from harness.paths import PAIR, ROOT
 from harness.records.schema import Failure, Sample
 
@@ -90,7 +90,7 @@ def test_every_question_is_answered_by_every_arm(folder: Path) -> None:
     for task in (LETTERS, WORDS):
         for channel, control in arms:
             made = samples(folder, task, channel, control)
-            assert sorted(s.position for s in made) == list(range(QUESTIONS)), (task, channel, control)
+            assert [s.position for s in made] == sample_of(400, QUESTIONS, 0, task), (task, channel, control)
             assert all(s.done for s in made)
     assert len(lines(folder, "samples.jsonl")) == 2 * len(arms) * QUESTIONS
 
@@ -106,6 +106,9 @@ def test_question_pages_name_what_was_asked(folder: Path) -> None:
 
 def test_rows_are_what_the_samples_give(folder: Path) -> None:
     for row in record(folder)["results"]:
+        if not row["model_pass"]:
+            assert row["channel"] in ("chance", "majority", "oracle")
+            continue
         own = samples(folder, row["task"], row["channel"], row["control"])
         assert (row["n"], row["errors"]) == (len(own), 0)
         assert row["accuracy"] == pytest.approx(sum(bool(s.correct) for s in own) / len(own))

@@ -55,7 +55,7 @@ class ChannelEntry:
         name: on the command line, in records and tables.
         summary: one line for lists and help.
         build: ``module:function`` or the function, `(models, options) -> channel arms`, see `harness.channels.arms`;
-            empty for a channel that is composed.
+            empty for a channel that is composed, and for a row that stands in every table by itself.
         compose: ``module:function`` or the function that makes its samples and timings of those of `reads`, without any
             model pass; see `harness.channels.composed`.
         needs: what has to be loaded beside the receiver.
@@ -84,6 +84,8 @@ class ChannelEntry:
 
 _SHARER: frozenset[Need] = frozenset({"sharer"})
 _OURS = (
+    ChannelEntry("chance", "guessing; beside every option task, without a model pass", order=1, color="#b9bec7"),
+    ChannelEntry("majority", "always the usual label; likewise", order=2, color="#9aa3b0"),
     ChannelEntry(
         "receiver",
         "the receiver alone",
@@ -121,6 +123,7 @@ _OURS = (
         order=40,
         color="#7a4fa3",
     ),
+    ChannelEntry("oracle", "right if receiver or sharer is right; likewise", needs=_SHARER, order=45, color="#c2a14a"),
     ChannelEntry(
         "ensemble",
         "both models' probabilities combined, nothing trained",

@@ -77,7 +77,7 @@ class RunConfig(BaseModel):
     datasets_dir: Runtime[str | None] = None
     """Folder with local copies of the data sets, read in place of the hub."""
     limit: Identity[Count | None] = None
-    """Only the first so many questions of each task."""
+    """Only so many questions of each task, drawn by the seed."""
     chat: Identity[bool] = True
     """Render prompts through the chat template."""
     max_new_tokens: Identity[Count | None] = None

@@ -17,7 +17,7 @@ from harness.leaderboard.format import ABSENT, FAILED, RIGHT, WRONG, Answers, Bo
 from harness.records import LoadedRun, load_run
 from harness.records.schema import SCHEMA_VERSION, Sample, Timing
 from harness.records.secret import scrub
-from harness.results import groups_of, summarise
+from harness.results import facts_of, summarise
 from harness.results.groups import arm_order
 
 _LEFT_OUT = {"config", "command", "results", "counters", "fusion", "warnings", "error"}
@@ -56,12 +56,12 @@ def board_record(run: LoadedRun) -> BoardRecord:
     for sample in sorted(run.samples, key=lambda sample: (sample.task, sample.position, sample.doc_id)):
         by_task[sample.task].append(sample)
     questions = {task: _questions(samples) for task, samples in by_task.items()}
-    groups = groups_of(run.record)
+    facts = facts_of(run.record)
     variants = {row.channel: row.variant for row in run.record.results if row.variant}
     return BoardRecord(
         run=run.record.model_copy(update={name: type(getattr(run.record, name))() for name in _emptied(run)}),
-        groups=groups,
-        results=summarise(run.samples, run.timings, groups, variants),
+        groups=dict(facts.groups),
+        results=summarise(run.samples, run.timings, facts, variants),
         questions=questions,
         answers=[arm for task, samples in by_task.items() for arm in _answers(samples, questions[task].ids)],
         timings=_timings(run.timings, questions),
@@ -93,7 +93,16 @@ def _questions(samples: Sequence[Sample]) -> Questions:
         keys=pack(first[doc_id].key for doc_id in ids),
         subjects=subjects if named else [],
         subject=[place[first[doc_id].subject] for doc_id in ids] if named else [],
+        options=_options([len(first[doc_id].labels) for doc_id in ids]),
+        cluster={doc_id: first[doc_id].cluster for doc_id in ids if first[doc_id].cluster},
     )
+
+
+def _options(counts: Sequence[int]) -> list[int]:
+    """One number for all where all are alike, none where any is not known."""
+    if not all(counts):
+        return []
+    return [counts[0]] if len(set(counts)) == 1 else list(counts)
 
 
 def _answers(samples: Sequence[Sample], ids: Sequence[str]) -> list[Answers]:

@@ -7,6 +7,7 @@ a record shows no dataset's content.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from string import ascii_uppercase
 
 from pydantic import Field
 
@@ -25,6 +26,18 @@ class Questions(Record):
     subject: list[int] = Field(
         default_factory=list, description="index into subjects, one a question; empty without subjects"
     )
+    options: list[int] = Field(
+        default_factory=list, description="number of options, one a question or one for all; empty where not known"
+    )
+    cluster: dict[str, str] = Field(
+        default_factory=dict, description="id -> cluster, of questions that belong to one beyond their subject"
+    )
+
+    def labels(self, index: int) -> list[str]:
+        """The labels of a question's options; empty where their number is not known."""
+        if not self.options:
+            return []
+        return list(ascii_uppercase[: self.options[index if len(self.options) > 1 else 0]])
 
 
 class Answers(Record):

@@ -15,7 +15,7 @@ from harness.leaderboard.format import ABSENT, FAILED, RIGHT, Answers, BoardReco
 from harness.records.files import explained
 from harness.records.schema import Failure, ResultRow, Sample, Timing
 from harness.records.versions import load
-from harness.results import summarise
+from harness.results import facts_of, summarise
 
 _FAILED = Failure(type="Recorded", message="an error in the run")
 _COUNTS = ("n", "errors", "invalid", "accuracy", "accuracy_low", "accuracy_high", "e2e_s_p50", "ttft_s_p50")
@@ -39,8 +39,10 @@ class Entry:
     def consistent(self) -> bool:
         """Whether the stored aggregates are what the stored questions give."""
         stored = {(row.task, row.channel, row.control): row for row in self.record.results}
-        return stored.keys() == {(row.task, row.channel, row.control) for row in self.rows} and all(
-            _same(row, stored[(row.task, row.channel, row.control)]) for row in self.rows
+        # Rows without a model pass follow from the questions; records of before they were shown lack them.
+        rows = [row for row in self.rows if row.model_pass or (row.task, row.channel, row.control) in stored]
+        return stored.keys() == {(row.task, row.channel, row.control) for row in rows} and all(
+            _same(row, stored[(row.task, row.channel, row.control)]) for row in rows
         )
 
 
@@ -79,7 +81,7 @@ def read_record(path: Path) -> Entry:
 
 def _rows(record: BoardRecord, samples: Sequence[Sample], timings: Sequence[Timing]) -> list[ResultRow]:
     stored = {(row.task, row.channel, row.control): row for row in record.results}
-    rows = summarise(samples, timings, record.groups)
+    rows = summarise(samples, timings, facts_of(record.run, record.groups))
     return [_with_means(row, stored.get((row.task, row.channel, row.control))) for row in rows]
 
 
@@ -111,6 +113,8 @@ def _samples(record: BoardRecord, arm: Answers) -> Iterator[Sample]:
             "kind": arm.kind,
             "prompt_sha256": "",
             "subject": questions.subjects[questions.subject[index]] if questions.subject else "",
+            "labels": questions.labels(index),
+            "cluster": questions.cluster.get(doc_id, ""),
             "key": questions.keys[index],
             "predicted": unpack(arm.predicted, index),
             "predicted_strict": unpack(arm.predicted_strict, index),

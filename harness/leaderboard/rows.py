@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from harness.leaderboard.reading import Entry
 from harness.records.schema import ResultRow
-from harness.results import Effect, effects, headline, speed_ups
+from harness.results import Effect, effects, facts_of, headline, speed_ups
 from harness.results.groups import Arm, arm_order
 
 MEASURED, REPORTED = "measured", "reported, not re-run"
@@ -92,7 +92,7 @@ class EntryBoard(NamedTuple):
 def entry_board(entry: Entry) -> EntryBoard:
     """Computes the rows and effects of one record; tasks inside a group show through their group."""
     groups = entry.record.groups
-    found = effects(entry.samples, groups)
+    found = effects(entry.samples, facts_of(entry.record.run, groups))
     faster = {(s.task, s.arm): Value(s.ratio, s.low, s.high) for s in speed_ups(entry.timings, groups)}
     rows = [
         _row(entry, row, found, faster.get((row.task, (row.channel, row.control)), NO_VALUE))

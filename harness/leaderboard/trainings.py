@@ -17,7 +17,7 @@ from harness.leaderboard.origins import ADAPTER, FUSER, SELF_FUSER, Origin, trai
 from harness.leaderboard.reading import Entry
 from harness.records.schema import RunRecord, Sample
 from harness.results.effects import BY_NAME, comparisons
-from harness.results.groups import TUNED, Arm, Key, Table, arm_order, clusters, tables, top_level
+from harness.results.groups import TUNED, Arm, Facts, Key, Table, arm_order, clusters, tables, top_level
 from harness.results.wording import arm_text
 
 # What may differ between trainings of one kind; a file without the rows that are held out has another digest.
@@ -86,7 +86,7 @@ def _group_rows(group: Sequence[Entry]) -> Iterator[TrainingsRow]:
     by_task: dict[str, list[_Run]] = defaultdict(list)
     for entry in group:
         shown = top_level(entry.record.groups, (sample.task for sample in entry.samples))
-        for table in tables(entry.samples, entry.record.groups):
+        for table in tables(entry.samples, Facts(entry.record.groups)):
             if table.name in shown:
                 by_task[table.name].append(_Run(entry.record.run, table))
     models = group[0].record.run.models

@@ -142,7 +142,7 @@ def _check_whole(folder: Path, record: RunRecord, samples: Iterable[Sample]) -> 
     left = Counter((sample.task, sample.channel, sample.control) for sample in samples)
     for row in record.results:
         here, alone = left[row.task, row.channel, row.control], record.groups.get(row.task, [row.task]) == [row.task]
-        if alone and here != row.n:
+        if alone and row.model_pass and here != row.n:
             arm = f"{row.channel}/{row.control}" if row.control else row.channel
             raise UserError(
                 f"{folder / SAMPLES} holds {here} of {row.n} answers to {row.task} through {arm}; restore the file "

@@ -148,6 +148,13 @@ class Processes(Record):
     latency: str = Field("rank 0", description="who was timed, and what the others did meanwhile")
 
 
+class MajorityLabel(Record):
+    """The label that is right most often in a task: what a constant answer gives."""
+
+    label: str
+    source: str = Field(description="the splits that it was counted in; `test` where no other was at hand")
+
+
 class Engine(Record):
     """Somebody else's engine that ran the models of a run, through lm-eval."""
 
@@ -194,6 +201,7 @@ class ResultRow(Record):
     payload_bytes_mean: float | None = None
     tokens_out_mean: float | None = None
     variant: str = Field("", description="what was chosen inside the channel, such as the T2T variant")
+    model_pass: bool = Field(True, description="False: computed from the questions and the answers of other rows")
 
 
 class RunRecord(Record):
@@ -218,6 +226,7 @@ class RunRecord(Record):
     )
     task_versions: dict[str, str] = {}
     groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")
+    majority: dict[str, MajorityLabel] = Field({}, description="task -> its majority label")
     packages: dict[str, str] = {}
     environment: dict[str, str] = Field({}, description="switches that change numbers")
     hardware: Hardware = Field(Hardware(), description="of the first process, which is the one that is timed")

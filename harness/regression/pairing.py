@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.records.schema import RunRecord, Sample, Timing
-from harness.results.groups import Arm, Key, groups_of, tables
+from harness.results.groups import Arm, Facts, Key, tables
 from harness.results.wording import arm_text
 
 ALL_TASKS = "all tasks"
@@ -66,11 +66,11 @@ class ArmPair:
 def arm_pairs(baseline: Run, run: Run) -> list[ArmPair]:
     """Returns a pair for every arm of either run, tasks and groups alike; an absent arm is empty."""
     tasks = sorted({sample.task for sample in baseline.samples})
-    groups = groups_of(baseline.record) or {ALL_TASKS: tasks}
+    groups = dict(baseline.record.groups) or {ALL_TASKS: tasks}
     pooled = {name: inside for name, inside in groups.items() if len(set(inside) & set(tasks)) > 1}
-    head = {table.name: table.arms for table in tables(run.samples, pooled)}
+    head = {table.name: table.arms for table in tables(run.samples, Facts(pooled))}
     pairs = []
-    for table in tables(baseline.samples, pooled):
+    for table in tables(baseline.samples, Facts(pooled)):
         others = head.get(table.name, {})
         for arm in [*table.arms, *(arm for arm in others if arm not in table.arms)]:
             base_arm, head_arm = table.arms.get(arm, {}), others.get(arm, {})

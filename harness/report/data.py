@@ -11,7 +11,7 @@ from harness import stats
 from harness.records import LoadedRun
 from harness.records.schema import ResultRow, RunRecord, Sample
 from harness.report.questions import Pool, question_columns, read_questions
-from harness.results import Effect, SpeedUp, effects, groups_of, headline, speed_ups, summarise
+from harness.results import Effect, SpeedUp, effects, facts_of, headline, speed_ups, summarise
 from harness.results.groups import RECEIVER, Table, tables, top_level
 
 MOST_SUBJECTS = 80
@@ -30,15 +30,15 @@ class RunNumbers:
 
 def run_numbers(run: LoadedRun) -> RunNumbers:
     """Computes the headline numbers of a run."""
-    groups = groups_of(run.record)
+    facts = facts_of(run.record)
     variants = {row.channel: row.variant for row in run.record.results if row.variant}
-    shown = top_level(groups, (sample.task for sample in run.samples))
+    shown = top_level(facts.groups, (sample.task for sample in run.samples))
     return RunNumbers(
         run=run,
-        rows=headline(summarise(run.samples, run.timings, groups, variants), groups),
-        effects=effects(run.samples, groups),
-        speed_ups=[found for found in speed_ups(run.timings, groups) if found.task in shown],
-        tables=[table for table in tables(run.samples, groups) if table.name in shown],
+        rows=headline(summarise(run.samples, run.timings, facts, variants), facts.groups),
+        effects=effects(run.samples, facts),
+        speed_ups=[found for found in speed_ups(run.timings, facts.groups) if found.task in shown],
+        tables=[table for table in tables(run.samples, facts) if table.name in shown],
     )
 
 

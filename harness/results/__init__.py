@@ -5,7 +5,7 @@ and the page can only agree. It accepts the cost of computing again over storing
 """
 
 from harness.results.effects import Effect, effects
-from harness.results.groups import groups_of, headline, top_level
+from harness.results.groups import Facts, facts_of, headline, top_level
 from harness.results.latency import SpeedUp, speed_ups
 from harness.results.rows import summarise
 from harness.results.table import render_table
@@ -13,10 +13,11 @@ from harness.results.wording import bytes_text, points_text, seconds_text
 
 __all__ = [
     "Effect",
+    "Facts",
     "SpeedUp",
     "bytes_text",
     "effects",
-    "groups_of",
+    "facts_of",
     "headline",
     "points_text",
     "render_table",

@@ -13,7 +13,19 @@ from typing import NamedTuple
 
 from harness import stats
 from harness.records.schema import Sample
-from harness.results.groups import RECEIVER, SHARER, T2T, TUNED, Arm, Groups, Table, clusters, tables, top_level
+from harness.results.groups import (
+    NO_FACTS,
+    RECEIVER,
+    SHARER,
+    T2T,
+    TUNED,
+    Arm,
+    Facts,
+    Table,
+    clusters,
+    tables,
+    top_level,
+)
 
 NOTHING = "nothing to compare"
 NOT_AFTER_HOLM = ", not after Holm"
@@ -85,20 +97,20 @@ class Effect:
         return BY_NAME[self.kind].title
 
 
-def effects(samples: Iterable[Sample], groups: Groups | None = None) -> list[Effect]:
+def effects(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Effect]:
     """Compares the arms of every top-level task or group.
 
     Args:
         samples: One run's samples.
-        groups: Group -> tasks; the tasks of a group are compared together, not one by one, so that the family
-            of tests stays as large as what is shown.
+        facts: What is known of the tasks; those of a group are compared together, not one by one, so that the
+            family of tests stays as large as what is shown.
 
     Returns:
         By task, channel and kind; p adjusted by Holm over the whole list.
     """
     found = list(samples)
-    shown = top_level(groups, (sample.task for sample in found))
-    listed = [effect for table in tables(found, groups) if table.name in shown for effect in _table_effects(table)]
+    shown = top_level(facts.groups, (sample.task for sample in found))
+    listed = [effect for table in tables(found, facts) if table.name in shown for effect in _table_effects(table)]
     return _adjusted(listed)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from harness.channels.composed import whole_tasks
 from harness.channels.registry import CHANNELS
 from harness.channels.spec import channel_of
-from harness.records.schema import ResultRow, RunRecord, Sample
+from harness.records.schema import MajorityLabel, ResultRow, RunRecord, Sample
+from harness.results.baselines import with_baselines
 
 Groups = Mapping[str, Sequence[str]]
 Arm = tuple[str, str]
@@ -27,6 +29,24 @@ CONTROL_ORDER = ("", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise",
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What is known of a run's tasks beside the answers.
+
+    Attributes:
+        groups: group -> its tasks; a group is reported as a micro average over their questions.
+        majority: task -> its majority label, where other splits told it.
+        baselines: add the rows without a model pass, see `harness.results.baselines`.
+    """
+
+    groups: Groups = field(default_factory=dict)
+    majority: Mapping[str, MajorityLabel] = field(default_factory=dict)
+    baselines: bool = False
+
+
+NO_FACTS = Facts()
+
+
+@dataclass(frozen=True)
 class Table:
     """The samples of one task or group: arm -> (task, doc_id) -> sample."""
 
@@ -34,9 +54,9 @@ class Table:
     arms: Mapping[Arm, Mapping[Key, Sample]]
 
 
-def groups_of(record: RunRecord) -> dict[str, list[str]]:
-    """Returns the groups that a run was asked for, group -> names of its tasks."""
-    return dict(getattr(record, "groups", {}))
+def facts_of(record: RunRecord, groups: Groups | None = None) -> Facts:
+    """Returns what a record says of its tasks; `groups` where the record keeps them elsewhere."""
+    return Facts(record.groups if groups is None else groups, record.majority, baselines=True)
 
 
 def place(name: str, order: Sequence[str]) -> tuple[int, str]:
@@ -90,12 +110,16 @@ def headline(rows: Sequence[ResultRow], groups: Groups | None) -> list[ResultRow
     return [row for row in rows if row.task in shown]
 
 
-def tables(samples: Iterable[Sample], groups: Groups | None) -> list[Table]:
+def tables(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Table]:
     """Sorts samples into one table a group and one a task, arms in their usual order."""
     by_task: dict[str, dict[Arm, dict[Key, Sample]]] = defaultdict(lambda: defaultdict(dict))
     for sample in samples:
         by_task[sample.task][sample.arm][(sample.task, sample.doc_id)] = sample
-    return [_joined(name, [by_task[task] for task in inside]) for name, inside in members(groups, by_task).items()]
+    parts: dict[str, Mapping[Arm, Mapping[Key, Sample]]] = dict(by_task)
+    for whole in whole_tasks(facts.groups, sorted(by_task)) if facts.baselines else ():
+        present = {task: by_task[task] for task in whole if task in by_task}
+        parts.update(with_baselines(present, facts.majority))
+    return [_joined(name, [parts[task] for task in inside]) for name, inside in members(facts.groups, parts).items()]
 
 
 def _joined(name: str, parts: Sequence[Mapping[Arm, Mapping[Key, Sample]]]) -> Table:

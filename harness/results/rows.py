@@ -15,13 +15,14 @@ import numpy as np
 
 from harness import stats
 from harness.records.schema import ResultRow, Sample, Timing
-from harness.results.groups import Groups, Table, clusters, members, tables
+from harness.results.baselines import DERIVED, chance_row
+from harness.results.groups import NO_FACTS, Facts, Table, arm_order, clusters, members, tables
 
 
 def summarise(
     samples: Iterable[Sample],
     timings: Iterable[Timing] = (),
-    groups: Groups | None = None,
+    facts: Facts = NO_FACTS,
     variants: Mapping[str, str] | None = None,
 ) -> list[ResultRow]:
     """Computes the results table.
@@ -29,15 +30,21 @@ def summarise(
     Args:
         samples: One run's samples.
         timings: Its timings.
-        groups: Group -> tasks; a group's row is the micro average over the questions of its tasks.
+        facts: What is known of the tasks; with baselines their rows are added.
         variants: Channel -> what was chosen inside it, such as the T2T variant.
 
     Returns:
         Groups first, then tasks by name; arms in their usual order.
     """
     kept, timed = list(samples), list(timings)
-    inside = members(groups, (sample.task for sample in kept))
-    return [row for table in tables(kept, groups) for row in _rows(table, timed, inside[table.name], variants or {})]
+    inside = members(facts.groups, (sample.task for sample in kept))
+    rows = []
+    for table in tables(kept, facts):
+        rows += _rows(table, timed, inside[table.name], variants or {})
+        largest = max(table.arms.values(), key=len)
+        if facts.baselines and (chance := chance_row(table.name, list(largest.values()))):
+            rows.append(chance)
+    return sorted(rows, key=lambda row: (list(inside).index(row.task), arm_order((row.channel, row.control))))
 
 
 def _rows(
@@ -48,9 +55,8 @@ def _rows(
     for arm, by_key in table.arms.items():
         samples, timed = list(by_key.values()), natural([t for t in ours if (t.channel, t.control) == arm])
         fields = {**accuracy_fields(samples), **_answer_fields(samples), **_latency_fields(timed)}
-        rows.append(
-            ResultRow(task=table.name, channel=arm[0], control=arm[1], variant=variants.get(arm[0], ""), **fields)
-        )
+        names = {"task": table.name, "channel": arm[0], "control": arm[1], "variant": variants.get(arm[0], "")}
+        rows.append(ResultRow(**names, **fields, model_pass=arm[0] not in DERIVED))
     return rows
 
 
