@@ -91,19 +91,22 @@ def load_benchmark(config: RunConfig) -> Benchmark:
             versions[task_name] = str(task.VERSION)
     if config.limit is None:
         check_counts(loaded.values())
-    majority = _majority(items, groups, loaded)
+    majority = _majority(items, groups, loaded, config.datasets_dir)
     return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions, majority)
 
 
 def _majority(
-    items: Mapping[str, Sequence[Item]], groups: Mapping[str, Sequence[str]], loaded: Mapping[str, Any]
+    items: Mapping[str, Sequence[Item]],
+    groups: Mapping[str, Sequence[str]],
+    loaded: Mapping[str, Any],
+    datasets_dir: str | None,
 ) -> dict[str, MajorityLabel]:
     """The usual label of every task; tasks that are one whole have one label."""
     labels: dict[str, MajorityLabel] = {}
     for whole in whole_tasks(groups, list(items)):
         splits: dict[str, list[str]] = {}
         for task in whole:
-            for split, keys in _other_keys(loaded[task]).items():
+            for split, keys in _other_keys(loaded[task], datasets_dir).items():
                 splits.setdefault(split, []).extend(keys)
         keys = [key for counted in splits.values() for key in counted]
         asked = [str(item.document["key"]) for task in whole for item in items[task]]
@@ -112,11 +115,11 @@ def _majority(
     return labels
 
 
-def _other_keys(task: Any) -> Mapping[str, list[str]]:
+def _other_keys(task: Any, datasets_dir: str | None) -> Mapping[str, list[str]]:
     from tasks.majority import other_keys
 
     named = task.config.dataset_kwargs or {}
-    return other_keys(named["benchmark"], named["dataset_config"]) if "benchmark" in named else {}
+    return other_keys(named["benchmark"], named["dataset_config"], datasets_dir) if "benchmark" in named else {}
 
 
 def _items(task: Any, name: str, config: RunConfig) -> list[Item]:

@@ -10,12 +10,13 @@ from tasks.benchmarks import BENCHMARKS
 from tasks.documents import benchmark_documents
 
 
-def other_keys(name: str, config: str) -> Mapping[str, list[str]]:
+def other_keys(name: str, config: str, datasets_dir: str | None = None) -> Mapping[str, list[str]]:
     """Reads the keys of a benchmark's untested splits.
 
     Args:
         name: in `tasks.benchmarks.BENCHMARKS`.
         config: configuration of the dataset.
+        datasets_dir: see `tasks.sources.read_rows`.
 
     Returns:
         Split -> its keys; splits that are not at hand are left out.
@@ -24,7 +25,8 @@ def other_keys(name: str, config: str) -> Mapping[str, list[str]]:
     keys: dict[str, list[str]] = {}
     for split in benchmark.other_splits:
         try:
-            keys[split] = [document["key"] for document in benchmark_documents(replace(benchmark, split=split), config)]
+            documents = benchmark_documents(replace(benchmark, split=split), config, datasets_dir)
         except UserError:
             continue
+        keys[split] = [document["key"] for document in documents]
     return keys

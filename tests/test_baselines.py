@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.loading_tasks import sample_of
+from harness.config import build
+from harness.loading_tasks import load_benchmark, sample_of
 from harness.records.schema import Failure, MajorityLabel, Sample
 from harness.results import Facts, effects, summarise
 from harness.results.baselines import usual_label
@@ -82,3 +85,24 @@ def test_a_limited_run_draws_by_its_seed() -> None:
     assert all(max(draw) > 400 for draw in draws)
     assert set(draws[0]) < set(sample_of(500, 200, 0, "openbookqa"))
     assert sample_of(5, 9, 0, "x") == sample_of(5, None, 0, "x") == [0, 1, 2, 3, 4]
+
+
+def test_the_usual_label_is_counted_in_the_splits_that_are_not_tested(tmp_path: Path) -> None:
+    folder = tmp_path / "allenai" / "openbookqa" / "main"
+    folder.mkdir(parents=True)
+    for split, keys in {"train": "CCB", "validation": "B", "test": "AA"}.items():
+        rows = [
+            {
+                "id": f"{split}-{place}",
+                "question_stem": f"Which is it, {place}?",
+                "choices": {"text": ["w", "x", "y", "z"], "label": list("ABCD")},
+                "answerKey": key,
+            }
+            for place, key in enumerate(keys)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = build({"tasks": ["openbookqa"], "limit": 2, "datasets_dir": str(tmp_path)})
+    assert load_benchmark(config).majority["openbookqa"] == MajorityLabel(label="B", source="train, validation")
+    (folder / "train.jsonl").unlink()
+    (folder / "validation.jsonl").unlink()
+    assert load_benchmark(config).majority["openbookqa"] == MajorityLabel(label="A", source="test")

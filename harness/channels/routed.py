@@ -51,7 +51,7 @@ def compose(sources: Sources, options: RoutedOptions) -> Composed:
     both = sorted(receiver.keys() & sharer.keys(), key=lambda key: (key[0], receiver[key].position, key[1]))
     away = _sent_away(both, receiver, sharer, options, sources.seed)
     chance = _drawn(both, len(away), sources.seed)
-    routers = [("", options.by, away)] if options.by != "random" else [("", "random", chance)]
+    routers: list[tuple[str, str, set[Key]]] = [("", options.by, chance if options.by == "random" else away)]
     if options.by != "random":
         routers.append((FLOOR, "random", chance))
     composed = Composed([], [])
