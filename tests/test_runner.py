@@ -347,7 +347,7 @@ def test_a_run_does_not_go_on_with_another_chat_template(tmp_path: Path, capsys:
     assert cli.main(short_run(tmp_path / "run", "--receiver_chat_template", str(template))) == 0
     template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
     assert cli.main(["resume", str(tmp_path / "run")]) == 2
-    assert "differing: templates" in capsys.readouterr().err
+    assert "differing: exchanges, prompts" in capsys.readouterr().err
 
 
 def test_the_embedded_pair_takes_another_fuser(tmp_path: Path) -> None:
