@@ -6,6 +6,7 @@ process of its own.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,18 @@ def alone() -> Iterator[None]:
     with _ONE_AT_A_TIME, _quiet(), other_bars_hidden():
         forget_peak()
         yield
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Sets variables that the environment does not set, for the time of the block."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextmanager

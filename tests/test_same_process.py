@@ -164,6 +164,20 @@ def test_a_run_in_a_thread_leaves_signals_alone(home: Path, tmp_path: Path, monk
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_training_gives_the_environment_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.training import main as training
+
+    seen: list[str | None] = []
+    monkeypatch.setattr(training, "_trained", lambda _: seen.append(os.environ.get("TOKENIZERS_PARALLELISM")))
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    training.train(None)  # type: ignore[arg-type]
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    training.train(None)  # type: ignore[arg-type]
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+    assert seen == ["false", "true"]
+
+
 def test_one_run_at_a_time() -> None:
     inside: list[int] = []
 

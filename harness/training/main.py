@@ -8,7 +8,6 @@ are still what they were.
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +38,14 @@ def main(options: argparse.Namespace) -> int:
 
 def train(recipe: Recipe) -> Path:
     """Trains and returns the run's folder; see `main`."""
+    from harness.process import environment
+
     # Fork warnings: tokenizers are used before data-loading libraries start threads of their own.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with environment(TOKENIZERS_PARALLELISM="false"):
+        return _trained(recipe)
+
+
+def _trained(recipe: Recipe) -> Path:
     import torch
 
     from harness.records.files import explained
