@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +19,8 @@ from harness.fusion.checkpoint import check_fits
 from harness.fusion.checkpoint import load as load_fuser
 from harness.fusion.fuser import Fuser
 from harness.fusion.shapes import kv_shape
-from harness.models import LM, Reference, load, parse_reference
+from harness.hub import Commits, Snapshot, Wanted
+from harness.models import LM, fetched, load, parse_reference
 from harness.paths import located
 from harness.prompts import check_template
 from harness.registry import resolve
@@ -38,6 +38,7 @@ class Cast:
         served: the models behind such an engine, receiver first.
         tuned: the receiver after fine-tuning, where it is asked.
         self_fuser: of the receiver with itself, where that control is asked.
+        fuser_places: reference of a fuser -> where its files are.
         left_out: usual channels that nobody named and that do not apply, each with the reason.
     """
 
@@ -48,6 +49,7 @@ class Cast:
     served: tuple[Served, ...] = ()
     tuned: LM | None = None
     self_fuser: Fuser | None = None
+    fuser_places: Mapping[str, Snapshot] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -56,12 +58,13 @@ class Cast:
         return torch.device("cpu") if self.receiver is None else self.receiver.device
 
 
-def assemble(config: RunConfig, requests: Sequence[Request] = ()) -> Cast:
+def assemble(config: RunConfig, requests: Sequence[Request] = (), commits: Commits | None = None) -> Cast:
     """Loads what the configured channels need.
 
     Args:
         config: names the channels and their models.
         requests: what is going to be asked, where that is known; a text channel says whose words its sharer reads.
+        commits: that an earlier session of the run has read, for references without a commit.
 
     Raises:
         UserError: a model or fuser cannot be loaded, a fuser was made for other shapes, or `may_answer` is asked of a
@@ -71,7 +74,9 @@ def assemble(config: RunConfig, requests: Sequence[Request] = ()) -> Cast:
         from harness.served.cast import assemble_served
 
         return assemble_served(config, [request.query for request in requests])
-    models = _loaded(config, requests)
+    commits = commits or Commits()
+    places = {name: fuser_place(name, commits) for name in _fusers_asked(config)}
+    models = _loaded(config, requests, commits, places)
     groups: list[Group] = []
     left_out: dict[str, str] = {}
     for name in config.channels:
@@ -88,26 +93,30 @@ def assemble(config: RunConfig, requests: Sequence[Request] = ()) -> Cast:
         tuple(groups),
         tuned=models.tuned,
         self_fuser=models.self_fuser,
+        fuser_places=places,
         left_out=left_out,
     )
 
 
-def _loaded(config: RunConfig, requests: Sequence[Request]) -> LoadedModels:
-    needs = {need for name in config.channels for need in parse_channel(name).entry.needs}
-    receiver = _load(config, config.receiver, config.receiver_chat_template)
+def _loaded(
+    config: RunConfig, requests: Sequence[Request], commits: Commits, places: Mapping[str, Snapshot]
+) -> LoadedModels:
+    needs = _needs(config)
+    receiver = _load(config, config.receiver, config.receiver_chat_template, commits)
     named = config.sharers if "sharer" in needs else ()
-    sharers = tuple(_load(config, reference, config.sharer_chat_template) for reference in named)
+    sharers = tuple(_load(config, reference, config.sharer_chat_template, commits) for reference in named)
     fusers: tuple[Fuser, ...] = ()
     if "fuser" in needs:
         pairs = zip(config.fusers, sharers, strict=True)
-        fusers = tuple(fitting_fuser(path, receiver, sharer) for path, sharer in pairs)
+        fusers = tuple(fitting_fuser(places[name], receiver, sharer) for name, sharer in pairs)
+    own = _self_fuser(config)
     return LoadedModels(
         receiver,
         config,
         sharers,
         fusers,
-        tuned=fine_tuned(config, receiver) if "tuned" in needs else None,
-        self_fuser=_self_fuser(config, receiver, needs),
+        tuned=fine_tuned(config, receiver, commits) if "tuned" in needs else None,
+        self_fuser=None if own is None or own not in places else fitting_fuser(places[own], receiver, receiver),
         requests=requests,
     )
 
@@ -122,14 +131,14 @@ def _arms(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     return [replace(group, channel=replace(group.channel, name=spec.text)) for group in groups]
 
 
-def fine_tuned(config: RunConfig, receiver: LM) -> LM:
+def fine_tuned(config: RunConfig, receiver: LM, commits: Commits) -> LM:
     """Loads the fine-tuned receiver and gives it the receiver's own tokenizer, so that both read the same prompts.
 
     Raises:
         UserError: it cannot be loaded, or speaks another vocabulary or through another chat template.
     """
     assert config.tuned is not None
-    lm = _load(config, parse_reference(config.tuned, config.receiver), config.receiver_chat_template)
+    lm = _load(config, config.tuned, config.receiver_chat_template, commits, config.receiver)
     if not same_vocabulary(receiver.tokenizer, lm.tokenizer):
         raise UserError(
             f"tuned is {config.tuned!r}, whose tokenizer is not that of the receiver {config.receiver!r}; give an "
@@ -143,33 +152,38 @@ def fine_tuned(config: RunConfig, receiver: LM) -> LM:
     return replace(lm, tokenizer=receiver.tokenizer)
 
 
-def fitting_fuser(path: str, receiver: LM, sharer: LM) -> Fuser:
+def fitting_fuser(place: Snapshot, receiver: LM, sharer: LM) -> Fuser:
     """Loads a fuser onto the receiver's device and checks that it was made for these two models."""
-    fuser = load_fuser(hub_folder(path))
+    fuser = load_fuser(str(place.folder))
     check_fits(fuser, kv_shape(receiver.model.config), kv_shape(sharer.model.config))
     return fuser.to(device=receiver.device, dtype=receiver.dtype).eval().requires_grad_(False)
 
 
-def hub_folder(reference: str) -> str:
-    """Returns a local folder for a fuser reference: a folder, or ``hub/id[@revision][:subfolder]``."""
+def fuser_place(reference: str, commits: Commits | None = None) -> Snapshot:
+    """Finds a fuser's folder: one of this machine, or ``hub/id[@revision][:subfolder]``.
+
+    Raises:
+        UserError: it is neither, or cannot be had at its revision.
+    """
     if located(reference).is_dir():
-        return str(located(reference))
+        return Snapshot("", "", located(reference))
     repository, _, folder = reference.partition(":")
     name, _, revision = repository.partition("@")
     if name.count("/") != 1 or name.startswith((".", "/")) or ".." in folder:
         raise UserError(f"Fuser {reference!r}: no such folder; give a folder or 'org/name@revision:subfolder'.")
-    from huggingface_hub import snapshot_download
-
+    wanted = Wanted((f"{folder.strip('/')}/*",) if folder else ())
     try:
-        root = snapshot_download(name, revision=revision or None, allow_patterns=[f"{folder}/*"] if folder else None)
-    except Exception as error:
-        raise UserError(f"Fuser {reference!r} cannot be fetched: {type(error).__name__}: {str(error)[:200]}") from error
-    return str(Path(root) / folder)
+        found = (commits or Commits()).snapshot(name, revision or None, wanted)
+    except UserError as error:
+        raise UserError(f"Fuser {reference!r} cannot be fetched: {error}") from error
+    return replace(found, folder=found.folder / folder)
 
 
-def _load(config: RunConfig, reference: str | Reference, chat_template: str | None) -> LM:
+def _load(
+    config: RunConfig, reference: str, chat_template: str | None, commits: Commits, base: str | None = None
+) -> LM:
     lm = load(
-        reference,
+        fetched(parse_reference(reference, base), commits),
         device=config.device,
         dtype=config.dtype,
         attention=config.attention,
@@ -183,9 +197,17 @@ def _load(config: RunConfig, reference: str | Reference, chat_template: str | No
     return lm
 
 
-def _self_fuser(config: RunConfig, receiver: LM, needs: Collection[str]) -> Fuser | None:
-    if config.self_fuser is None or "fuser" not in needs or "self" not in config.controls:
-        return None
-    return fitting_fuser(config.self_fuser, receiver, receiver)
+def _needs(config: RunConfig) -> set[str]:
+    return {need for name in config.channels for need in parse_channel(name).entry.needs}
 
 
+def _fusers_asked(config: RunConfig) -> list[str]:
+    """References of the fusers that the channels and controls need."""
+    if "fuser" not in _needs(config):
+        return []
+    own = _self_fuser(config)
+    return [*config.fusers, *([own] if own is not None else [])]
+
+
+def _self_fuser(config: RunConfig) -> str | None:
+    return config.self_fuser if "self" in config.controls else None

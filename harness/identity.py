@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from harness.assembly import Cast, hub_folder
+from harness.assembly import Cast
 from harness.config import RunConfig
 from harness.donors import DONORS
 from harness.loading_tasks import Benchmark
@@ -20,15 +20,18 @@ from harness.rendering import rendering_identity
 from harness.served.backend import Served
 
 _CONTENT = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
+_BESIDE = ("LICENSE", "NOTICE", "README", "USE_POLICY")  # comes with some copies of a folder and not with others
 
 
 def model_info(role: str, lm: LM) -> ModelInfo:
     """Describes a loaded model with a digest of its files."""
-    config, model = lm.model.config, lm.model
+    model = lm.model
     return ModelInfo(
         role=role,
         reference=lm.reference.text,
-        revision=lm.reference.revision or str(getattr(config, "_commit_hash", None) or ""),
+        revision=lm.reference.commit,
+        base=(lm.reference.base or "") if lm.reference.adapter else "",
+        adapter_revision=lm.reference.adapter_commit,
         fingerprint=sha256_files(_files(lm)),
         architecture=type(model).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -63,13 +66,15 @@ def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
         {
             "role": role,
             "reference": reference,
+            "revision": place.commit,
             "fingerprint": sha256_files(sorted(p for p in folder.iterdir() if p.is_file())),
             "parameters": sum(p.numel() for p in fuser.parameters()),
             "layers": len(fuser.config.layer_map),
             "training": of_fuser(folder),
         }
         for role, reference, fuser in named
-        for folder in (Path(hub_folder(reference)),)
+        for place in (cast.fuser_places[reference],)
+        for folder in (place.folder,)
     ]
 
 
@@ -112,13 +117,9 @@ def _files(lm: LM) -> list[Path]:
 def _model_files(reference: Reference) -> list[Path]:
     if reference.gguf_file is not None:
         return [Path(reference.source) / reference.gguf_file]
-    folder = Path(reference.source)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(reference.source, revision=reference.revision, local_files_only=True))
-    return _content(folder)
+    return _content(Path(reference.source))
 
 
 def _content(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _CONTENT)
+    named = (p for p in folder.iterdir() if p.is_file() and p.suffix in _CONTENT)
+    return sorted(p for p in named if not p.name.upper().startswith(_BESIDE))

@@ -31,6 +31,8 @@ class Benchmark:
         loaded: what lm-eval loaded, for its own results file.
         fingerprints: task -> sha256 over its documents.
         versions: task -> version.
+        revisions: task -> data set and commit on the hub that its rows are from; local copies and rows that come with
+            the task have none.
         majority: task -> the label that is usual in its other splits, or else in what is asked.
     """
 
@@ -39,6 +41,7 @@ class Benchmark:
     loaded: dict[str, Any]
     fingerprints: dict[str, str]
     versions: dict[str, str]
+    revisions: dict[str, str] = field(default_factory=dict)
     majority: dict[str, MajorityLabel] = field(default_factory=dict)
 
     @property
@@ -77,7 +80,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     items: dict[str, list[Item]] = {}
     groups: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}
-    fingerprints, versions = {}, {}
+    fingerprints, versions, revisions = {}, {}, {}
     for name in config.tasks:
         members = index.load([name], config.datasets_dir)
         groups[name] = [str(t.config.task) for t in members]
@@ -89,10 +92,18 @@ def load_benchmark(config: RunConfig) -> Benchmark:
             loaded[task_name] = task
             fingerprints[task_name] = _fingerprint([i.document for i in items[task_name]])
             versions[task_name] = str(task.VERSION)
+            if revision := _revision(task, config):
+                revisions[task_name] = revision
     if config.limit is None:
         check_counts(loaded.values())
     majority = _majority(items, groups, loaded, config.datasets_dir)
-    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions, majority)
+    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions, revisions, majority)
+
+
+def _revision(task: Any, config: RunConfig) -> str:
+    commit = (task.config.metadata or {}).get("dataset_revision")
+    local = with_datasets_dir(config).datasets_dir
+    return "" if commit is None or local else f"{task.config.dataset_path}@{commit}"
 
 
 def _majority(

@@ -23,6 +23,7 @@ from harness.attention import register
 from harness.checkpoint import Loaded, adapters_tokenizer, check_ids, keep_pad_inside, read_checkpoint
 from harness.errors import UserError, unknown
 from harness.gguf.model import read_gguf
+from harness.hub import MODEL_FILES, OTHER_FILES, Commits, Wanted
 from harness.merging import base_of, is_adapter, merged
 from harness.paths import BUILT_IN_TEMPLATES, located
 from harness.placement import DeviceMap, check_placed, entry_device, placed_by
@@ -35,13 +36,29 @@ ATTENTION = ("sdpa", "eager", GROUPED, "flash_attention_2")
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a model's files are; `adapter` is the folder of what is merged into it."""
+    """Where a model's files are.
+
+    Attributes:
+        text: as the user writes it.
+        source: folder, or the repository on the hub as long as nothing is fetched from there.
+        revision: as the user writes it.
+        gguf_file: name of the file inside the folder.
+        adapter: folder of what is merged into the model.
+        base: reference of the model under an adapter.
+        repo: repository of the hub that the folder is a snapshot of; empty for a folder of the user's.
+        commit: of that repository.
+        adapter_commit: of the repository that the adapter is from, where it is from the hub.
+    """
 
     text: str
     source: str
     revision: str | None = None
     gguf_file: str | None = None
     adapter: str | None = None
+    base: str | None = None
+    repo: str = ""
+    commit: str = ""
+    adapter_commit: str = ""
 
     @property
     def local(self) -> bool:
@@ -114,7 +131,38 @@ def parse_reference(text: str, base: str | None = None) -> Reference:
     name, _, revision = text.partition("@")
     if text.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name or not name:
         raise UserError(f"Model {text!r}: no such folder; give a folder, a .gguf file or a hub id like 'org/name@rev'.")
-    return Reference(text, name, revision or None)
+    return Reference(text, name, revision or None, base=base)
+
+
+def fetched(ref: Reference, commits: Commits | None = None) -> Reference:
+    """Fetches what a reference names on the hub.
+
+    Args:
+        ref: a folder is returned as it is.
+        commits: of the run, so that one name stands for one commit all through it.
+
+    Returns:
+        The reference with a local folder and the commit that it is of.
+
+    Raises:
+        UserError: something cannot be had at its revision.
+    """
+    if ref.repo or ref.local:
+        return ref
+    commits = commits or Commits()
+    try:
+        found = commits.snapshot(ref.source, ref.revision, _wanted(ref))
+        if not ref.gguf_file and not is_adapter(found.folder) and not any(found.folder.glob("*.safetensors")):
+            found = commits.snapshot(ref.source, found.commit, Wanted((*MODEL_FILES, "*.bin"), OTHER_FILES))
+    except UserError as error:
+        raise UserError(f"Model {ref.text!r} cannot be loaded: {error}") from error
+    if ref.adapter is None and is_adapter(found.folder):
+        return replace(fetched(_adapted(ref.text, found.folder, ref.base), commits), adapter_commit=found.commit)
+    return replace(ref, source=str(found.folder), repo=found.repo, commit=found.commit)
+
+
+def _wanted(ref: Reference) -> Wanted:
+    return Wanted((ref.gguf_file,)) if ref.gguf_file else Wanted(MODEL_FILES, OTHER_FILES)
 
 
 def _adapted(text: str, folder: Path, base: str | None) -> Reference:
@@ -130,7 +178,7 @@ def _adapted(text: str, folder: Path, base: str | None) -> Reference:
         )
     if found.adapter:
         raise UserError(f"Adapter {text!r} stands on {name!r}, which is an adapter itself; give a model as its base.")
-    return replace(found, text=text, adapter=str(folder))
+    return replace(found, text=text, adapter=str(folder), base=found.text)
 
 
 def pick_device(device: str) -> torch.device:
@@ -194,7 +242,7 @@ def load(
         raise unknown("attention implementation", attention, ATTENTION)
     if attention == GROUPED:
         register()
-    ref = parse_reference(reference) if isinstance(reference, str) else reference
+    ref = fetched(parse_reference(reference) if isinstance(reference, str) else reference)
     where = pick_device(device)
     options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}
     placed = placed_by(device_map, tensor_parallel)

@@ -18,13 +18,16 @@ from harness.assembly import Cast, assemble
 from harness.config import RunConfig, differing, identity, identity_hash
 from harness.errors import UserError
 from harness.finishing import accompany, conclude, publish, write_questions
+from harness.hub import Commits
 from harness.identity import extra_identity, fusers_of, models_of
 from harness.loading_tasks import Benchmark, load_benchmark, origin_of_data, with_datasets_dir
+from harness.pins import recorded_commits
 from harness.process import alone, sigterm_as_interrupt
 from harness.ranks import Ranks
 from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
 from harness.records.hardware import hardware
+from harness.records.loading import read_record
 from harness.records.schema import Processes, RunRecord
 from harness.rendering import with_renderings
 from harness.served.cast import check_answerable
@@ -71,13 +74,20 @@ def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[
     _refuse_early(config)
     benchmark = load_benchmark(config)
     placed = config.model_copy(update={"device": ranks.device(config.device)})
-    cast = assemble(placed, [item.request for item in benchmark.all_items])
+    cast = assemble(placed, [item.request for item in benchmark.all_items], _commits(config))
     check_answerable(cast, benchmark.all_items)
     benchmark = with_renderings(benchmark, cast)
     if cast.left_out:
         tell([f"{name} is left out: {reason}." for name, reason in cast.left_out.items()] if ranks.first else [])
         config = config.model_copy(update={"channels": tuple(c for c in config.channels if c not in cast.left_out)})
     return config, benchmark, cast, _record(config, cast, benchmark, command)
+
+
+def _commits(config: RunConfig) -> Commits:
+    """What references without a commit stand for: on resuming, what they stood for when the run began."""
+    if not config.resume or config.output_path is None:
+        return Commits()
+    return Commits(recorded_commits(read_record(Path(config.output_path))))
 
 
 def _agreed(record: RunRecord, ranks: Ranks) -> RunRecord:
@@ -124,6 +134,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         models=models,
         fusers=fusers,
         datasets=benchmark.fingerprints,
+        dataset_revisions=benchmark.revisions,
         task_versions=benchmark.versions,
         groups=benchmark.groups,
         majority=benchmark.majority,

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.hub_data import load_split
 from tasks.benchmarks import Source
 from tasks.local_copies import Row, read_split
 
@@ -48,14 +49,15 @@ def read_rows(source: Source, config: str, split: str, datasets_dir: str | None 
 
 
 def _from_hub(source: Source, config: str, split: str) -> list[Row]:
-    import datasets
-
+    hint = f"Or set {DATASETS_DIR_VARIABLE} to a folder of local copies."
     try:
-        loaded = datasets.load_dataset(source.hub_id, config, revision=source.revision, split=split)
+        rows, _ = load_split(source.hub_id, source.revision, config, split)
+    except UserError as error:
+        raise UserError(f"{error} {hint}") from error
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise UserError(
-            f"Split {split!r} of {source.hub_id} ({config}) at revision {source.revision} could not be loaded: "
-            f"{reason}. Check the network, or set {DATASETS_DIR_VARIABLE} to a folder of local copies."
+            f"Split {split!r} of {source.hub_id} ({config}) at revision {source.revision} could not be read: "
+            f"{reason}. {hint}"
         ) from error
-    return list(loaded)
+    return list(rows)

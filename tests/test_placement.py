@@ -18,7 +18,7 @@ from helpers.work import query
 from torch import Tensor
 
 from harness import forward
-from harness.assembly import fitting_fuser
+from harness.assembly import fitting_fuser, fuser_place
 from harness.channels.base import Channel, Context, Query, Work
 from harness.channels.c2c import CacheToCache, Link
 from harness.channels.single import Single
@@ -286,7 +286,7 @@ def test_a_map_that_leaves_a_part_behind_is_refused() -> None:
 
 def embedded(**placement: Any) -> dict[str, Channel]:
     receiver, sharer = (load(str(PAIR / role), dtype="float32", **placement) for role in ("receiver", "sharer"))
-    link = Link(sharer, fitting_fuser(str(PAIR / "fuser"), receiver, sharer))
+    link = Link(sharer, fitting_fuser(fuser_place(str(PAIR / "fuser")), receiver, sharer))
     return {"receiver": Single(receiver), "c2c": CacheToCache(receiver, (link,))}
 
 

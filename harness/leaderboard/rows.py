@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.leaderboard.reading import Entry
-from harness.records.schema import ResultRow
+from harness.pins import open_pins
+from harness.records.schema import ResultRow, RunRecord
 from harness.results import Effect, effects, facts_of, headline, speed_ups
 from harness.results.groups import Arm, arm_order
 
@@ -125,13 +126,19 @@ def _row(entry: Entry, row: ResultRow, found: Sequence[Effect], speed_up: Value)
         n=row.n,
         errors=row.errors,
         invalid=row.invalid,
-        source=f"run {run.run_id}{f' through {run.engine.backend}' if run.engine else ''}",
+        source=_source(run),
         run_id=run.run_id,
         started_at=run.started_at,
         commit=run.git.commit,
         dirty=run.git.dirty,
         hardware=run.hardware.gpu or run.hardware.cpu,
     )
+
+
+def _source(run: RunRecord) -> str:
+    engine = f" through {run.engine.backend}" if run.engine else ""
+    pins = open_pins(run)
+    return f"run {run.run_id}{engine}" + (f", open pins: {', '.join(pins)}" if pins else "")
 
 
 def _references(entry: Entry, role: str) -> tuple[str, ...]:

@@ -124,7 +124,9 @@ class ModelInfo(Record):
 
     role: str
     reference: str
-    revision: str = ""
+    revision: str = Field("", description="commit on the hub of the model, or of the base model of an adapter")
+    base: str = Field("", description="reference of the model under an adapter")
+    adapter_revision: str = Field("", description="commit on the hub of the adapter")
     fingerprint: str = Field(description="sha256 over names, sizes and contents of the weight files")
     architecture: str = ""
     parameters: int = 0
@@ -218,12 +220,13 @@ class RunRecord(Record):
     config: dict[str, Any] = {}
     models: list[ModelInfo] = []
     fusers: list[dict[str, Any]] = Field(
-        [], description="role, reference, fingerprint, size, training as its file says"
+        [], description="role, reference, revision (commit on the hub), fingerprint, size, training as its file says"
     )
     datasets: dict[str, str] = Field({}, description="task -> sha256 over its canonical rows")
     datasets_from: str = Field(
         "", description="who named config.datasets_dir: `datasets_dir` or HARNESS_DATASETS_DIR; empty = the hub"
     )
+    dataset_revisions: dict[str, str] = Field({}, description="task -> data set and commit on the hub that was read")
     task_versions: dict[str, str] = {}
     groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")
     majority: dict[str, MajorityLabel] = Field({}, description="task -> its majority label")

@@ -159,6 +159,6 @@ def _master(linear: nn.Linear) -> MasterLinear:
 
 def _base(reference: Reference) -> tuple[str, str | None]:
     """Name and revision as peft keeps them."""
-    if reference.local or reference.gguf_file:
-        return reference.text, None
-    return reference.source, reference.revision
+    if reference.repo:
+        return reference.repo, reference.commit
+    return reference.text, None

@@ -135,16 +135,17 @@ def _read(recipe: Recipe) -> tuple[Sequence[Row], str]:
     path = Path(recipe.data).expanduser()
     if path.suffix in {".jsonl", ".json"} or path.exists():
         return read_file(path)[: recipe.max_rows], sha256_file(path)
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    from harness.hub_data import load_split
+
     try:
-        found = load_dataset(recipe.data, recipe.data_config, split=recipe.data_split, revision=recipe.data_revision)
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
+        rows, commit = load_split(recipe.data, recipe.data_revision, recipe.data_config, recipe.data_split)
+    except (UserError, OSError, ValueError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:400]
         raise UserError(f"Training data {recipe.data!r} is no file and not on the hub: {reason}") from error
-    count = min(len(found), recipe.max_rows or len(found))
-    return found.select(range(count)), f"{recipe.data}@{recipe.data_revision}/{recipe.data_split}:{count}"
+    count = min(len(rows), recipe.max_rows or len(rows))
+    return rows.select(range(count)), f"{recipe.data}@{commit}/{recipe.data_split}:{count}"
 
 
 def _wording(task: str | None) -> Callable[[Row], str] | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from task_rows import Write, ceval, listed, redux
 
 from harness.errors import UserError
+from tasks import sources
 from tasks.benchmarks import BENCHMARKS
 from tasks.documents import Document, benchmark_documents
 from tasks.sources import DATASETS_DIR_VARIABLE
@@ -255,33 +254,21 @@ def test_two_forms_of_a_split_and_a_broken_file_are_named(write: Write) -> None:
     assert "test.parquet cannot be read as parquet" in refusal("openbookqa")
 
 
-class Hub(types.ModuleType):
-    """Stands in for the datasets library and records what is asked of it."""
-
-    def __init__(self, answer: list[dict[str, Any]] | Exception) -> None:
-        super().__init__("datasets")
-        self.answer = answer
-        self.asked: list[Any] = []
-
-    def load_dataset(self, *arguments: Any, **named: Any) -> list[dict[str, Any]]:
-        self.asked.append((arguments, named))
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
 def test_the_hub_is_asked_for_one_split_at_the_pinned_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub([listed()])
-    monkeypatch.setitem(sys.modules, "datasets", hub)
+    asked: list[Any] = []
+    monkeypatch.setattr(sources, "load_split", lambda *arguments: asked.append(arguments) or ([listed()], ""))
     monkeypatch.delenv(DATASETS_DIR_VARIABLE, raising=False)
     assert len(documents("openbookqa")) == 1
     revision = BENCHMARKS["openbookqa"].source.revision
-    assert hub.asked == [(("allenai/openbookqa", "main"), {"revision": revision, "split": "test"})]
+    assert asked == [("allenai/openbookqa", revision, "main", "test")]
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Unknown split"), RuntimeError("script")])
+@pytest.mark.parametrize("error", [UserError("not there"), ValueError("Unknown split"), RuntimeError("script")])
 def test_a_hub_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", Hub(error))
+    def failing(*_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(sources, "load_split", failing)
     monkeypatch.delenv(DATASETS_DIR_VARIABLE, raising=False)
     message = refusal("openbookqa")
     assert str(error) in message
