@@ -79,7 +79,7 @@ def _entry(card: Snapshot, config: str | None) -> Mapping[str, Any] | None:
     entries = DatasetCard.load(path).data.to_dict().get("configs") if path.is_file() else None
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         return None
-    named = {str(entry.get("config_name")): entry for entry in entries}
+    named: dict[str, Mapping[str, Any]] = {str(entry.get("config_name")): entry for entry in entries}
     if config is None:
         chosen = [entry for entry in entries if entry.get("default")] or entries
         return chosen[0] if len(chosen) == 1 else None
@@ -96,10 +96,14 @@ def _splits(data_files: object) -> dict[str, list[str]] | None:
     if not isinstance(listed, list) or not listed:
         return None
     if all(isinstance(one, str) for one in listed):
-        return {"train": listed}
+        return {"train": _listed(listed)}
     if not all(isinstance(one, Mapping) and {"split", "path"} == set(one) for one in listed):
         return None
-    return {str(one["split"]): [one["path"]] if isinstance(one["path"], str) else list(one["path"]) for one in listed}
+    return {str(one["split"]): _listed(one["path"]) for one in listed}
+
+
+def _listed(path: str | list[str]) -> list[str]:
+    return [pattern.removeprefix("./") for pattern in ([path] if isinstance(path, str) else path)]
 
 
 def _base(split: str) -> str:
