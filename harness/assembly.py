@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -128,7 +128,12 @@ def _arms(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     groups: list[Group] = resolve(spec.entry.build)(models, spec.options)
     if spec.text == spec.entry.name:
         return groups
-    return [replace(group, channel=replace(group.channel, name=spec.text)) for group in groups]
+    return [replace(group, channel=_renamed(group.channel, spec.text)) for group in groups]
+
+
+def _renamed(channel: Any, name: str) -> Any:
+    """The same channel under the name by which it was asked for; every channel is a dataclass."""
+    return replace(channel, name=name)
 
 
 def fine_tuned(config: RunConfig, receiver: LM, commits: Commits) -> LM:
