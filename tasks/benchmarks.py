@@ -43,6 +43,8 @@ class Benchmark:
         subjects: category -> subjects, in reporting order; empty without subjects.
         version: raised with every change of prompt or filter.
         other_splits: labelled splits that are not tested; what label is usual is counted there.
+        released_sentence: ask for "A/B/C/D" however many options a row has, as the released evaluator does; only
+            where every key is one of the four.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Benchmark:
     subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     version: int = 1
     other_splits: tuple[str, ...] = ()
+    released_sentence: bool = False
 
     def category_of(self, subject: str) -> str:
         """Returns the category that lists the subject, or an empty string."""
@@ -83,8 +86,8 @@ _ALL = (
         1150,
         "rows whose key is A-D: 1150 of 1172, as in the paper; the other 22 have digits for labels",
         config="ARC-Challenge",
-        version=2,
         other_splits=("train", "validation"),
+        released_sentence=True,
     ),
     Benchmark(
         "mmlu_redux",

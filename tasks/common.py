@@ -96,6 +96,11 @@ def doc_to_text(document: Mapping[str, Any]) -> str:
     return paper_prompt(document)
 
 
+def doc_to_released_text(document: Mapping[str, Any]) -> str:
+    """Returns the paper's prompt with the released evaluator's sentence, whatever the labels are."""
+    return paper_prompt(document, released_sentence=True)
+
+
 def doc_to_choice(document: Mapping[str, Any]) -> list[str]:
     """Returns the labels, which are the continuations that the letters form compares."""
     return list(document["labels"])

@@ -76,6 +76,13 @@ def _files(benchmark: Benchmark, form: Form) -> Iterator[tuple[Path, Mapping[str
             yield path, _task(benchmark, form, member, subject, depth=2)
 
 
+class _Function(str):
+    """A Python function that a task file names."""
+
+
+yaml.SafeDumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
+
+
 def _task(benchmark: Benchmark, form: Form, name: str, config: str, depth: int) -> Mapping[str, Any]:
     return {
         "include": "../" * depth + form.template,
@@ -84,6 +91,7 @@ def _task(benchmark: Benchmark, form: Form, name: str, config: str, depth: int) 
         "dataset_name": config,
         "dataset_kwargs": {"benchmark": benchmark.name, "dataset_config": config},
         "test_split": benchmark.split,
+        **({"doc_to_text": _Function("tasks.common.doc_to_released_text")} if benchmark.released_sentence else {}),
         "metadata": _metadata(benchmark),
     }
 

@@ -40,7 +40,11 @@ def chats(names: Sequence[str], split: str, seed: int | None) -> list[dict[str, 
     Raises:
         UserError: a name is unknown or has subjects, the split is the tested one, or its data is missing or malformed.
     """
-    return [_chat(document, seed) for name in names for document in _documents(name, split)]
+    return [
+        _chat(document, seed, BENCHMARKS[name].released_sentence)
+        for name in names
+        for document in _documents(name, split)
+    ]
 
 
 def shuffled(document: Document, seed: int) -> Document:
@@ -69,9 +73,9 @@ def _documents(name: str, split: str) -> list[Document]:
     return allowed
 
 
-def _chat(document: Document, seed: int | None) -> dict[str, Any]:
+def _chat(document: Document, seed: int | None, released_sentence: bool) -> dict[str, Any]:
     asked = document if seed is None else shuffled(document, seed)
-    turns = [("user", paper_prompt(asked)), ("assistant", ANSWER.format(key=asked["key"]))]
+    turns = [("user", paper_prompt(asked, released_sentence)), ("assistant", ANSWER.format(key=asked["key"]))]
     return {"id": document["id"], "messages": [{"role": role, "content": content} for role, content in turns]}
 
 

@@ -1,6 +1,7 @@
 """The prompt of the paper, as its released evaluator builds it, byte for byte where a question has four options.
 
-The released evaluator asks for "A/B/C/D" however many options there are; here the sentence names the labels of the row.
+The released evaluator asks for "A/B/C/D" however many options there are, and so do benchmarks that keep its sentence
+(ARC-Challenge, where six rows have three or five options); elsewhere the sentence names the labels of the row.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ Instructions:
 The correct answer is"""
 
 
-def paper_prompt(document: Mapping[str, Any]) -> str:
+def paper_prompt(document: Mapping[str, Any], released_sentence: bool = False) -> str:
     """Renders the user turn of a canonical document.
 
     Each option ends in a newline, so two empty lines follow the last; there is none after the prompt.
+
+    Args:
+        document: the question.
+        released_sentence: ask for "A/B/C/D" whatever the labels are.
     """
-    labels = "/".join(document["labels"])
+    labels = "/".join("ABCD" if released_sentence else document["labels"])
     return _PROMPT.format(question=document["question"], options=options(document), labels=labels)
 
 

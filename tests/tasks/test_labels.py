@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from task_rows import Write, listed
 
+from harness.config import build
 from harness.errors import UserError
+from harness.loading_tasks import load_benchmark
 from harness.scoring import score_text
 from tasks import common
 from tasks.benchmarks import BENCHMARKS
@@ -99,6 +101,14 @@ def test_digit_rows_of_arc_stay_left_out(write: Write) -> None:
 def test_the_prompt_of_four_options_is_the_papers() -> None:
     document = {"question": "Q?", "choices": ["w", "x", "y", "z"], "labels": list("ABCD")}
     assert 'Respond ONLY in the following format: "The correct answer is A/B/C/D".' in paper_prompt(document)
+
+
+def test_arc_keeps_the_released_sentence(write: Write) -> None:
+    write("allenai/ai2_arc/ARC-Challenge/test", [row(list("ABC"), "B"), row(list("ABCDE"), "D", 1)])
+    config = build({"tasks": ["arc_challenge"], "limit": 2})
+    prompts = [item.request.query.conversation.plain for item in load_benchmark(config).all_items]
+    assert all('"The correct answer is A/B/C/D".' in prompt for prompt in prompts)
+    assert ["\nE. " in prompt for prompt in prompts] == [False, True]
 
 
 @pytest.mark.parametrize(
