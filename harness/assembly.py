@@ -24,6 +24,7 @@ from harness.models import LM, fetched, load, parse_reference
 from harness.paths import located
 from harness.prompts import check_template
 from harness.registry import resolve
+from harness.self_check import checked
 
 if TYPE_CHECKING:
     from harness.served.backend import Served
@@ -199,7 +200,7 @@ def _load(
     )
     if config.chat:
         check_template(lm)  # a missing or broken template is refused before anything is asked
-    return lm
+    return checked(lm)
 
 
 def _needs(config: RunConfig) -> set[str]:

@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from harness.kv import CacheFilled, KVBuffer
+from harness.masks import MASKS, Visible, visible
 from harness.models import LM
 from harness.placement import shard_group, shards_of
+from harness.rows_alone import Reader
 from harness.split import SplitBuffer
 from harness.spread import SpreadBuffer
 
 # Columns kept free behind a prompt, so that the usual answer or its options fit without copying the cache.
 ANSWER_ROOM = 64
+
+
+class FactorsChange(Exception):
+    """An answer crosses the length at which a model changes its RoPE factors: an error of that question."""
 
 
 @dataclass
@@ -127,18 +133,58 @@ def extend(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep:
         Logits `[rows, keep, vocabulary]`, or None when `keep` is 0.
     """
     buffer.open(columns.positions, columns.real, columns.branch, columns.dense)
+    if reads_alone(lm, buffer, columns):
+        return _reader(lm, counters).read(buffer, columns.ids, keep)
+    return _call(lm, buffer, columns, counters, keep)
+
+
+def reads_alone(lm: LM, buffer: KVBuffer, columns: Columns) -> bool:
+    """Whether the newest columns have to be read row by row and option by option.
+
+    Raises:
+        FactorsChange: a row goes on, from its cache, past the length at which the model changes its RoPE factors.
+    """
+    together = lm.together
+    if (buffer.branched and not together.branched) or (not buffer.dense and not together.padded):
+        return True
+    if together.factors_change is None:
+        return False
+    last = torch.where(columns.real, columns.positions, -1).amax(1)
+    beyond = last >= together.factors_change
+    past = torch.where(buffer.real[:, : buffer.past], buffer.positions[:, : buffer.past], -1)
+    before = torch.nn.functional.pad(past, (1, 0), value=-1).amax(1)
+    if bool((beyond & (before >= 0) & (before < together.factors_change)).any()):
+        raise FactorsChange(
+            f"The prompt ends before position {together.factors_change} and its answer after it, where the RoPE "
+            f"factors of {lm.reference.text!r} change; what was read with other factors cannot be gone on from."
+        )
+    return bool(beyond.any() & (~beyond & (last >= 0)).any())
+
+
+def _reader(lm: LM, counters: Counters) -> Reader:
+    def call(own: KVBuffer, ids: Tensor, positions: Tensor, keep: int) -> Tensor | None:
+        real = torch.ones_like(ids, dtype=torch.bool)
+        own.open(positions, real, None, dense=True)
+        columns = Columns(ids, positions, real, dense=True, tokens=ids.shape[1])
+        return _call(lm, own, columns, counters, keep)
+
+    return Reader(lm.reference.text, lambda columns: new_buffer(lm, 1, columns), call)
+
+
+def _call(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep: int) -> Tensor | None:
     counters.forwards += 1
     arguments = {
         "input_ids": columns.ids,
         "position_ids": columns.positions,
-        "attention_mask": attention_mask(lm, buffer, columns),
+        "attention_mask": _pads(lm, buffer),
         lm.cache_argument: buffer.view,
         "use_cache": True,
     }
-    if keep == 0:
-        _fill(lm, buffer, arguments)
-        return None
-    return _with_logits(lm, arguments, keep)
+    with visible(seen(lm, buffer, columns), pack_heads=_better_packed(lm, columns)):
+        if keep == 0:
+            _fill(lm, buffer, arguments)
+            return None
+        return _with_logits(lm, arguments, keep)
 
 
 def _fill(lm: LM, buffer: KVBuffer, arguments: Mapping[str, Any]) -> None:
@@ -161,7 +207,7 @@ def _with_logits(lm: LM, arguments: Mapping[str, Any], keep: int) -> Tensor:
     finally:
         if hook is not None:
             hook.remove()
-    return logits
+    return logits[:, -keep:]  # an architecture may know no `logits_to_keep`
 
 
 def _packed(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -170,55 +216,30 @@ def _packed(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].clone(memory_format=torch.contiguous_format),)
 
 
-def attention_mask(lm: LM, buffer: KVBuffer, columns: Columns) -> Tensor | dict[str, Tensor] | None:
-    """Who may look at whom, `[rows, 1, new, columns so far]`; None where plain causal attention is right and no slower.
+def _pads(lm: LM, buffer: KVBuffer) -> Tensor | None:
+    """Flash attention knows neither branches nor masks of its own: it gets `[rows, columns so far]`."""
+    if takes_masks(lm) or buffer.dense:
+        return None
+    return buffer.real[:, : buffer.length].long()
 
-    Flash attention knows neither branches nor masks of its own: it gets `[rows, columns so far]`.
-    """
-    if buffer.dense and not buffer.branched:
-        return _all_seen(buffer) if _better_packed(lm, columns) else None
-    real = buffer.real[:, : buffer.length]
-    if not takes_masks(lm):
-        return real.long()
-    seen = _visible(buffer, columns, real)
-    if lm.window is None:
-        return _in_form(lm, seen)
-    keys = buffer.positions[:, None, : buffer.length]
-    near = seen & ((columns.positions[:, :, None] - keys) < lm.window)
-    masks = {"full_attention": _in_form(lm, seen), "sliding_attention": _in_form(lm, near)}
-    return masks if hasattr(lm.config, "layer_types") else masks["sliding_attention"]
+
+def seen(lm: LM, buffer: KVBuffer, columns: Columns) -> Visible | None:
+    """What the newest columns may attend to; None where column numbers are positions, or nobody asks for a mask."""
+    if not takes_masks(lm) or (buffer.dense and not buffer.branched):
+        return None
+    total = buffer.length
+    allowed = buffer.real[:, None, :total].expand(-1, columns.positions.shape[1], -1)
+    if columns.branch is not None:
+        past = buffer.branch[:, None, :total]
+        allowed = allowed & ((past == 0) | (past == columns.branch[:, :, None]))
+    return Visible(columns.positions, buffer.positions[:, :total], allowed)
 
 
 def _better_packed(lm: LM, columns: Columns) -> bool:
-    # Where a mask comes with a single token, transformers lets the query heads of one KV head share a product. The
-    # CPU's kernel for grouped heads, chosen without a mask, takes five times as long in bfloat16.
     single = columns.positions.shape[1] == 1
-    return single and lm.window is None and lm.device.type == "cpu" and lm.config._attn_implementation == "sdpa"
-
-
-def _all_seen(buffer: KVBuffer) -> Tensor:
-    return torch.ones(1, dtype=torch.bool, device=buffer.device).expand(buffer.rows, 1, 1, buffer.length)
+    return single and lm.device.type == "cpu" and lm.config._attn_implementation == "sdpa"
 
 
 def takes_masks(lm: LM) -> bool:
     """Whether the attention implementation accepts a mask of our own making."""
-    return lm.config._attn_implementation in ("sdpa", "eager", "grouped")
-
-
-def _visible(buffer: KVBuffer, columns: Columns, real: Tensor) -> Tensor:
-    total = buffer.length
-    seen = real[:, None] & (buffer.positions[:, None, :total] <= columns.positions[:, :, None])
-    if columns.branch is not None:
-        past = buffer.branch[:, None, :total]
-        seen &= (past == 0) | (past == columns.branch[:, :, None])
-    return seen
-
-
-def _in_form(lm: LM, seen: Tensor) -> Tensor:
-    # A pad that sees nobody (within the window) would make its softmax NaN, so it may see itself.
-    new, total = seen.shape[1:]
-    own = torch.arange(total, device=seen.device) == torch.arange(total - new, total, device=seen.device)[:, None]
-    mask = (seen | (own & ~seen.any(-1, keepdim=True)))[:, None]
-    if lm.config._attn_implementation == "sdpa":
-        return mask
-    return torch.zeros_like(mask, dtype=lm.dtype).masked_fill_(~mask, torch.finfo(lm.dtype).min)
+    return lm.config._attn_implementation in MASKS

@@ -42,6 +42,7 @@ def model_info(role: str, lm: LM) -> ModelInfo:
         devices=places(model),
         stop_tokens={str(lm.tokenizer.convert_ids_to_tokens(index)): index for index in sorted(lm.stop_ids)},
         loading=dict(lm.notes),
+        self_check=lm.together.checked,
     )
 
 

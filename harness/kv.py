@@ -35,7 +35,10 @@ class KVBuffer:
         length: columns in use, the same for every row; `past` of them were there before the newest `open`.
         dense: no column of any row is a pad.
         cache_only: raise `CacheFilled` as soon as the running forward call has stored all it has to store.
+        by_row: rows may be read apart and stored together.
     """
+
+    by_row = True
 
     def __init__(self, rows: int, n_layers: int, device: torch.device, capacity: int) -> None:
         self.rows, self.n_layers, self.device = rows, n_layers, device

@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ import torch
 
 from harness.attention import NAME as GROUPED
 from harness.attention import register
+from harness.cache_kinds import unusual_cache
 from harness.checkpoint import Loaded, adapters_tokenizer, check_ids, keep_pad_inside, read_checkpoint
 from harness.errors import UserError, unknown
 from harness.gguf.model import read_gguf
@@ -31,6 +33,8 @@ from harness.single_row import multiply_rows_as_vectors
 from harness.weights_check import UnfitCheckpoint, files_read
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+EAGER = "use --attention eager"
+PLAIN_CACHE = "choose a model whose layers keep plain keys and values of one shape"
 ATTENTION = ("sdpa", "eager", GROUPED, "flash_attention_2")
 
 
@@ -66,6 +70,23 @@ class Reference:
         return Path(self.source).is_dir()
 
 
+@dataclass(frozen=True)
+class Together:
+    """What a model reads in one call with the numbers that it has when each is read alone; see `harness.self_check`.
+
+    Attributes:
+        padded: rows of different lengths.
+        branched: several options of one prompt, side by side.
+        factors_change: length from which on the model takes other RoPE factors, for the whole batch; None for none.
+        checked: how that is known; "" for a model that was not checked.
+    """
+
+    padded: bool = True
+    branched: bool = True
+    factors_change: int | None = None
+    checked: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class LM:
     """A causal language model with its tokenizer, ready for inference.
@@ -86,6 +107,7 @@ class LM:
     max_length: int
     cache_argument: str = field(default="cache")
     notes: Mapping[str, str] = field(default_factory=dict)
+    together: Together = field(default=Together())
 
     @property
     def config(self) -> Any:
@@ -98,17 +120,17 @@ class LM:
         return int(self.config.num_hidden_layers)
 
     @property
+    def window(self) -> int | None:
+        """Sliding-window width in tokens, where the model's own code makes windows; a config alone may say anything."""
+        code = vars(sys.modules[type(self.model.base_model).__module__])
+        slides = "sliding_attention" in (getattr(self.config, "layer_types", None) or ("sliding_attention",))
+        makes_windows = any(name in code for name in ("create_sliding_window_causal_mask", "create_masks_for_generate"))
+        return getattr(self.config, "sliding_window", None) if makes_windows and slides else None
+
+    @property
     def spread(self) -> bool:
         """Whether layers may lie on different devices, or are loaded when they are needed."""
         return getattr(self.model, "hf_device_map", None) is not None
-
-    @property
-    def window(self) -> int | None:
-        """Sliding-window width in tokens, where any layer has one."""
-        kinds = getattr(self.config, "layer_types", None)
-        if kinds is not None and "sliding_attention" not in kinds:
-            return None
-        return getattr(self.config, "sliding_window", None)
 
 
 def parse_reference(text: str, base: str | None = None) -> Reference:
@@ -246,24 +268,24 @@ def load(
     where = pick_device(device)
     options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}
     placed = placed_by(device_map, tensor_parallel)
-    with _explained(ref):
+    with _explained(ref, attention, trust_remote_code):
         loaded = _read(ref, options | placed, trust_remote_code)
         check_placed(loaded.model)
     model = loaded.model if ref.adapter is None else merged(loaded.model, Path(ref.adapter))
     lm = wrap(model if placed else model.to(where), loaded.tokenizer, ref, read_template(chat_template), loaded)
-    with _explained(ref):
+    with _explained(ref, attention, trust_remote_code):
         check_ids(lm.model, lm.tokenizer)
     return lm
 
 
 @contextmanager
-def _explained(ref: Reference) -> Iterator[None]:
+def _explained(ref: Reference, attention: str, trust_remote_code: bool) -> Iterator[None]:
     try:
         yield
     except UnfitCheckpoint as error:
         raise UserError(f"Model {ref.text!r} cannot be loaded: {error}.") from error
     except Exception as error:  # what reads the files raises every kind, tokenizers even the bare class
-        raise UserError(f"Model {ref.text!r} cannot be loaded: {_one_line(error)}") from error
+        raise UserError(f"Model {ref.text!r} {_reason(error, ref, attention, trust_remote_code)}") from error
 
 
 def wrap(
@@ -351,6 +373,21 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     eos = model.generation_config.eos_token_id
     listed = eos if isinstance(eos, list) else [eos]
     return frozenset(int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None)
+
+
+def _reason(error: Exception, ref: Reference, attention: str, trust_remote_code: bool) -> str:
+    text = str(error)
+    if "does not support" not in text or ("attention implementation" not in text and "Flash Attention" not in text):
+        return f"cannot be loaded: {_one_line(error)}"
+    from transformers import AutoConfig
+
+    extra = {"gguf_file": ref.gguf_file} if ref.gguf_file else {"trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(ref.source, revision=ref.revision or "main", **extra)
+    unusual = unusual_cache(config.get_text_config())
+    if unusual is not None:
+        return f"({config.model_type}) cannot be used: {unusual}; {PLAIN_CACHE}."
+    name = text.split(maxsplit=1)[0]
+    return f"({config.model_type}) cannot be used: {name} does not go with --attention {attention}; {EAGER}."
 
 
 def _one_line(error: BaseException) -> str:

@@ -69,7 +69,10 @@ def check_placed(model: Any) -> None:
     if len(found) > 1 and not places(model):
         told = ", ".join(f"{name} on {device}" for device, name in found.items())
         raise ValueError(f"device_map leaves out a part of the model ({told}); name every module")
-    shards, heads = shards_of(model), kv_shape(model.config).heads
+    shards = shards_of(model)
+    if shards == 1:
+        return
+    heads = kv_shape(model.config).heads
     if heads % shards:
         raise ValueError(f"its {heads} KV heads cannot be shared out to {shards} processes; start a divisor of {heads}")
 

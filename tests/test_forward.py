@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers.tiny import KINDS, WINDOW, shared_lm
 from torch import Tensor
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
-from harness.forward import Columns, Counters, attention_mask, extend, left_padded, new_buffer
+from harness.forward import Columns, Counters, extend, left_padded, new_buffer, seen
 from harness.kv import KVBuffer
 from harness.models import LM
 
@@ -102,7 +103,7 @@ def test_no_mask_is_made_where_plain_causal_attention_is_right() -> None:
         columns = left_padded(rows, [0] * len(rows), lm)
         buffer = new_buffer(lm, len(rows), 64)
         buffer.open(columns.positions, columns.real, None, columns.dense)
-        assert (attention_mask(lm, buffer, columns) is not None) is needed
+        assert (seen(lm, buffer, columns) is not None) is needed
 
 
 def test_pads_are_seen_by_nobody_but_themselves_even_where_a_run_of_them_outlasts_the_window() -> None:
@@ -112,9 +113,10 @@ def test_pads_are_seen_by_nobody_but_themselves_even_where_a_run_of_them_outlast
     columns = left_padded([ids], [0], lm, real)
     buffer = new_buffer(lm, 1, 64)
     buffer.open(columns.positions, columns.real, None, columns.dense)
-    masks = attention_mask(lm, buffer, columns)
-    assert isinstance(masks, dict)
-    for mask in masks.values():
+    visible = seen(lm, buffer, columns)
+    assert visible is not None
+    for rule in (causal_mask_function, sliding_window_causal_mask_function(WINDOW)):
+        mask = visible.under(rule)
         assert mask.any(-1).all()
         pads = ~columns.real[0]
         others = mask[0, 0].clone().fill_diagonal_(False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pytest
 import torch
 from helpers.tiny import KINDS, shared_lm
 from torch import Tensor, nn
 
-from harness.forward import Counters, attention_mask, extend, left_padded, new_buffer
+from harness.forward import Counters, extend, left_padded, new_buffer, seen
 from harness.kv import KVBuffer
 from harness.models import LM
 
@@ -74,27 +76,35 @@ def test_the_vocabulary_projection_reads_packed_columns(keep: int) -> None:
     assert not head._forward_pre_hooks
 
 
-def decoded(lm: LM, rows: list[list[int]]) -> tuple[Tensor, Tensor | dict[str, Tensor] | None]:
-    """Logits of one more token behind `rows`, and the mask that goes with it."""
+def masks_of(lm: LM, rows: list[list[int]], new: list[int]) -> tuple[Tensor, list[Tensor | None]]:
+    """Logits of more tokens behind `rows`, and the mask that each layer gets for them."""
+    masks: list[Tensor | None] = []
     buffer = new_buffer(lm, len(rows), 32)
     with torch.inference_mode():
         extend(lm, buffer, left_padded(rows, [0] * len(rows), lm), Counters())
-        columns = left_padded([[9]] * len(rows), [len(r) for r in rows], lm)
+        columns = left_padded([new] * len(rows), [len(r) for r in rows], lm)
+        hooks = [
+            layer.self_attn.register_forward_pre_hook(
+                lambda _, __, arguments: masks.append(arguments["attention_mask"]), with_kwargs=True
+            )
+            for layer in lm.model.base_model.layers
+        ]
         logits = extend(lm, buffer, columns, Counters(), keep=1)
+        for hook in hooks:
+            hook.remove()
     assert logits is not None
-    return logits, attention_mask(lm, buffer, columns)
+    return logits, masks
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_token_behind_equal_prompts_is_read_as_behind_unequal_ones(kind: str) -> None:
     lm = shared_lm(kind)
-    (alone, mask), (beside, _) = decoded(lm, [ROWS[0]]), decoded(lm, ROWS)
-    if lm.window is None:
+    (alone, masks), (beside, _) = masks_of(lm, [ROWS[0]], [9]), masks_of(lm, ROWS, [9])
+    windowed = [kind == "sliding_attention" for kind in getattr(lm.config, "layer_types", ())]
+    for mask, within in zip_longest(masks, windowed, fillvalue=False):
         assert isinstance(mask, Tensor)
         assert mask.shape == (1, 1, 1, len(ROWS[0]) + 1)
-        assert mask.all()
-    else:
-        assert mask is None
+        assert mask.all() or within
     torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-5)
 
 
@@ -103,4 +113,4 @@ def test_a_mask_that_hides_nothing_is_left_out_of_longer_reads() -> None:
     columns = left_padded([[4, 5], [6, 7]], [0, 0], lm)
     buffer = new_buffer(lm, 2, 8)
     buffer.open(columns.positions, columns.real, None, columns.dense)
-    assert attention_mask(lm, buffer, columns) is None
+    assert seen(lm, buffer, columns) is None

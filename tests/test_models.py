@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.gguf_files import write_gguf
-from helpers.tiny import FOREIGN, GOLDEN, OURS, WINDOW, golden_lm, random_lm, shared_lm, tokenizer
+from helpers.tiny import FOREIGN, GOLDEN, OURS, golden_lm, random_lm, shared_lm, tokenizer
 from helpers.work import SENTENCES, read, written
 from safetensors.torch import load_file, save_file
 
@@ -101,10 +101,6 @@ def test_a_loaded_model_only_infers() -> None:
     lm = _load(GOLDEN / OURS)
     assert not lm.model.training
     assert not any(p.requires_grad for p in lm.model.parameters())
-
-
-def test_the_window_is_known_only_where_a_layer_slides() -> None:
-    assert [shared_lm(kind).window for kind in ("qwen3", "qwen2", "llama", "gemma3")] == [None, None, None, WINDOW]
 
 
 def _cut(path: Path) -> None:

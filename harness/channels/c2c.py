@@ -270,6 +270,7 @@ def build(models: LoadedModels, _: Options) -> list[Group]:
     config = models.config
     links = tuple(Link(sharer, fuser) for sharer, fuser in zip(models.sharers, models.fusers, strict=True))
     channel = CacheToCache(models.receiver, links, config.fusion_mode, config.alignment)
+    channel.planner.check()
     arms = [Group(channel, tuple(name for name in config.controls if name in CONTROLS_OF["tensors"]))]
     if models.self_fuser is not None:
         alone = CacheToCache(models.receiver, (Link(models.receiver, models.self_fuser),), config.fusion_mode)

@@ -95,6 +95,20 @@ class Planner:
             )
         return self._asked
 
+    def check(self) -> None:
+        """Makes sure that every model can read prompts as they are laid out.
+
+        Raises:
+            UserError: alignment inserts pads, and a model is right only without.
+        """
+        models = (self.receiver, *self.sharers)
+        counting = next((lm for lm in models if not lm.together.padded), None)
+        if counting is not None and self.strategy != "off":
+            raise UserError(
+                f"Model {counting.reference.text!r} ({counting.model.config.model_type}) counts columns, not positions,"
+                f" so it cannot read the pads that alignment {self.strategy!r} inserts; use a pair of one vocabulary."
+            )
+
     def forget(self) -> None:
         """Drops the plans made so far."""
         self._known.clear()

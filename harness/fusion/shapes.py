@@ -29,9 +29,11 @@ def kv_shape(config: Any) -> KVShape:
         UserError: If the config does not say.
     """
     text = getattr(config, "text_config", None) or config
-    heads = _number(text, "num_attention_heads")
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_dim = getattr(text, "head_dim", None) or _number(text, "hidden_size") // heads
+    # Where a config lets its layers differ, only a layer's own tells; that they are of one shape is checked at load.
+    layer = text.per_layer_config[0] if getattr(text, "is_heterogeneous", False) else text
+    heads = _number(layer, "num_attention_heads")
+    kv_heads = getattr(layer, "num_key_value_heads", None) or heads
+    head_dim = getattr(layer, "head_dim", None) or _number(layer, "hidden_size") // heads
     return KVShape(_number(text, "num_hidden_layers"), int(kv_heads), int(head_dim))
 
 

@@ -139,6 +139,7 @@ class ModelInfo(Record):
     loading: dict[str, str] = Field(
         {}, description="which files were read, and what was used where they say nothing or something unusable"
     )
+    self_check: str = Field("", description="how it is read so that its numbers are those of a plain forward call")
 
 
 class Processes(Record):

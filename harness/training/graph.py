@@ -20,6 +20,7 @@ from harness.kv import KVBuffer
 class GraphBuffer(KVBuffer):
     """Keys and values of a batch, joined anew after every forward call and never edited once one has read them."""
 
+    by_row = False
     _call: _Call | None = None
 
     def open(self, positions: Tensor, real: Tensor, branch: Tensor | None, dense: bool) -> None:

@@ -21,6 +21,7 @@ from harness.fusion.layers import LayerMap, k_nearest, last_aligned
 from harness.fusion.shapes import KVShape, config_for, kv_shape
 from harness.models import DTYPES, LM, pick_device
 from harness.models import load as load_model
+from harness.self_check import checked
 from harness.training.adapter import insert
 from harness.training.corpus import Corpus, read_corpus
 from harness.training.fuser import TrainedFuser
@@ -108,7 +109,7 @@ def _objective(recipe: Recipe, receiver: LM, sharers: Sequence[LM], steps: int) 
 
 
 def _model(recipe: Recipe, name: str, template: str | None, device: str) -> LM:
-    return load_model(
+    lm = load_model(
         name,
         device=device,
         dtype=recipe.dtype,
@@ -116,6 +117,7 @@ def _model(recipe: Recipe, name: str, template: str | None, device: str) -> LM:
         chat_template=template,
         trust_remote_code=recipe.trust_remote_code,
     )
+    return checked(lm)
 
 
 def recompute_layers(model: nn.Module) -> None:

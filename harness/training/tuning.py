@@ -67,6 +67,8 @@ class TunedReceiver(nn.Module):
 
 def response_loss(lm: LM, lessons: Sequence[Lesson]) -> Tensor:
     """Cross-entropy of the responses' tokens under a model that reads prompts and responses alone, summed, in nats."""
+    if lm.together.factors_change is not None and len(lessons) > 1:
+        return torch.stack([response_loss(lm, [one]) for one in lessons]).sum()
     rows = [one.ids[0] for one in lessons]
     width = max(map(len, rows))
     ids = torch.tensor([list(row) + [lm.pad_id] * (width - len(row)) for row in rows], device=lm.device)

@@ -1,0 +1,28 @@
+"""``python -m harness.self_check [model type ...]``: the table of architectures; ends with 1 where one is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from transformers.utils import logging
+
+from harness.self_check.sweep import swept, table
+
+
+def main() -> int:
+    """Prints the table of all architectures, or of those named."""
+    parser = argparse.ArgumentParser(prog="python -m harness.self_check", description=__doc__)
+    parser.add_argument("model_types", nargs="*", help="transformers' names; none for all")
+    parser.add_argument("--attention", help="sdpa, eager or grouped; none for sdpa, and eager where that is refused")
+    asked = parser.parse_args()
+    logging.set_verbosity_error()
+    rows = list(swept(asked.model_types, asked.attention))
+    print(table(rows))
+    wrong = [row.model_type for row in rows if not row.right]
+    print(f"\n{len(rows)} architectures, {sum(r.gap is not None for r in rows)} read, {len(wrong)} wrong {wrong or ''}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

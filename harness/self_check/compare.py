@@ -1,0 +1,107 @@
+"""One model read in every way that this harness reads, against plain eager forward calls of transformers.
+
+Guarantees that what is compared are the functions that answer questions (`prefill`, `extend`, `score`), on sequences
+that go past every window, chunk and original length of the small model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.channels.base import Context, Work
+from harness.channels.common import prefill
+from harness.decoding import score
+from harness.forward import Counters, extend, left_padded
+from harness.models import LM
+from harness.self_check.small import LENGTH
+
+# Nats, in float32.
+TOLERANCE = 2e-3
+_DECODED = 2
+_FIRST_ID = 8  # behind the special tokens of a small vocabulary
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What is read: rows of token ids, each a prompt with the tokens decoded behind it, and options of each prompt."""
+
+    rows: tuple[tuple[int, ...], ...]
+    options: tuple[tuple[tuple[int, ...], ...], ...]
+
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The rows without what is decoded."""
+        return [row[:-_DECODED] for row in self.rows]
+
+
+def sequences(vocabulary: int, seed: int = 1) -> Sequences:
+    """Rows of very different lengths, the same for every model of that vocabulary."""
+    source = torch.Generator().manual_seed(seed)
+
+    def ids(n: int) -> tuple[int, ...]:
+        low = min(_FIRST_ID, vocabulary - 1)
+        return tuple(torch.randint(low, vocabulary, (n,), generator=source).tolist())
+
+    rows = tuple(ids(n + _DECODED) for n in (LENGTH - 4, 6, LENGTH - 17))
+    return Sequences(rows, tuple((ids(3), ids(1), ids(2)) for _ in rows))
+
+
+class Plain:
+    """What transformers computes without a cache, one row at a time; each sequence is read once."""
+
+    def __init__(self, model: Any, asked: Sequences) -> None:
+        self.rows = [_reference(model, row)[-_DECODED - 1 :] for row in asked.rows]
+        self.options = [
+            [_loglikelihood(_reference(model, prompt + option), option) for option in options]
+            for prompt, options in zip(asked.prompts, asked.options, strict=True)
+        ]
+
+
+def _reference(model: Any, ids: Sequence[int]) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
+    return logits[0].float().log_softmax(-1)
+
+
+def _loglikelihood(logits: Tensor, option: Sequence[int]) -> float:
+    n = len(option)
+    return float(logits[-n - 1 : -1].gather(-1, torch.tensor(option)[:, None]).sum())
+
+
+def decoding_gap(lm: LM, plain: Plain, asked: Sequences, rows: Sequence[int]) -> float:
+    """Largest difference in nats over rows that are read and gone on with in one batch."""
+    with torch.inference_mode():
+        context = prefill(lm, [asked.prompts[r] for r in rows], Work())
+        read = [context.logits]
+        for step in range(_DECODED):
+            tokens = [[asked.rows[r][step - _DECODED]] for r in rows]
+            starts = [len(asked.prompts[r]) + step for r in rows]
+            logits = extend(lm, context.buffer, left_padded(tokens, starts, lm), Counters(), keep=1)
+            assert logits is not None
+            read.append(logits[:, -1])
+    ours = torch.stack(read, dim=1).float().log_softmax(-1)  # [rows, 1 + decoded, vocabulary]
+    return _largest(ours - torch.stack([plain.rows[r] for r in rows]))
+
+
+def options_gap(lm: LM, plain: Plain, asked: Sequences, rows: Sequence[int], side_by_side: bool) -> float:
+    """Largest difference in nats over the options of rows in one batch, all options at once or one after the other."""
+    most = len(asked.options[0])
+    groups = [slice(0, most)] if side_by_side else [slice(i, i + 1) for i in range(most)]
+    gaps = []
+    with torch.inference_mode():
+        context: Context = prefill(lm, [asked.prompts[r] for r in rows], Work())
+        for group in groups:
+            scored = score(context, [asked.options[r][group] for r in rows], Work())
+            for r, own in zip(rows, scored, strict=True):
+                expected = plain.options[r][group]
+                gaps += [one.loglikelihood - value for one, value in zip(own, expected, strict=True)]
+    return _largest(torch.tensor(gaps))
+
+
+def _largest(difference: Tensor) -> float:
+    return float(difference.abs().nan_to_num(float("inf")).max())
