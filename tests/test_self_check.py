@@ -13,13 +13,12 @@ import torch
 from harness.attention import register
 from harness.channels.base import Work
 from harness.channels.c2c import CacheToCache, Link
-from harness.channels.common import prefill
 from harness.decoding import generate
 from harness.errors import UserError
 from harness.forward import FactorsChange
 from harness.models import Together, load
 from harness.self_check import checked, verdict
-from harness.self_check.compare import Plain, sequences
+from harness.self_check.compare import Plain, read_ids, sequences
 from harness.self_check.small import LENGTH, small_config, small_model
 from harness.self_check.sweep import swept, table, tiny
 from harness.self_check.verdict import small_lm
@@ -146,7 +145,7 @@ def test_reading_one_by_one_equals_reading_together(kind: str) -> None:
     apart = replace(lm, together=Together(padded=False, branched=False))
     rows = [list(range(3, 30)), [5, 6], list(range(40, 51))]
     with torch.inference_mode():
-        found = [generate(prefill(one, rows, Work()), 6, [()] * 3, Work(), exactly=6) for one in (lm, apart)]
+        found = [generate(read_ids(one, rows), 6, [()] * 3, Work(), exactly=6) for one in (lm, apart)]
     assert [g.tokens for g in found[0]] == [g.tokens for g in found[1]]
 
 
@@ -156,14 +155,14 @@ def test_rope_factors_that_a_batch_shares_are_chosen_for_each_row() -> None:
     asked = sequences(lm.config.vocab_size)
     plain = Plain(lm.model, asked)
     with torch.inference_mode():
-        logits = prefill(lm, asked.prompts, Work()).logits.log_softmax(-1)
+        logits = read_ids(lm, asked.prompts).logits.log_softmax(-1)
     torch.testing.assert_close(logits, torch.stack([row[0] for row in plain.rows]), atol=1e-3, rtol=1e-3)
 
 
 def test_an_answer_across_the_change_of_factors_is_an_error_of_its_question() -> None:
     lm = checked(small_lm(small_model(*_phi(), "sdpa")))
     with torch.inference_mode(), pytest.raises(FactorsChange, match="before position 24"):
-        generate(prefill(lm, [list(range(8, 30))], Work()), 8, [()], Work(), exactly=8)
+        generate(read_ids(lm, [list(range(8, 30))]), 8, [()], Work(), exactly=8)
 
 
 def _phi() -> tuple[Any, Any]:

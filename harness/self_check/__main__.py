@@ -7,7 +7,7 @@ import sys
 
 from transformers.utils import logging
 
-from harness.self_check.sweep import swept, table
+from harness.self_check.sweep import HEAD, line, swept
 
 
 def main() -> int:
@@ -17,8 +17,11 @@ def main() -> int:
     parser.add_argument("--attention", help="sdpa, eager or grouped; none for sdpa, and eager where that is refused")
     asked = parser.parse_args()
     logging.set_verbosity_error()
-    rows = list(swept(asked.model_types, asked.attention))
-    print(table(rows))
+    print(HEAD, flush=True)
+    rows = []
+    for row in swept(asked.model_types, asked.attention):
+        rows.append(row)
+        print(line(row), flush=True)
     wrong = [row.model_type for row in rows if not row.right]
     print(f"\n{len(rows)} architectures, {sum(r.gap is not None for r in rows)} read, {len(wrong)} wrong {wrong or ''}")
     return 1 if wrong else 0

@@ -18,6 +18,7 @@ from harness.channels.common import prefill
 from harness.decoding import score
 from harness.forward import Counters, extend, left_padded
 from harness.models import LM
+from harness.prompts import Encoded
 from harness.self_check.small import LENGTH
 
 # Nats, in float32.
@@ -73,10 +74,15 @@ def _loglikelihood(logits: Tensor, option: Sequence[int]) -> float:
     return float(logits[-n - 1 : -1].gather(-1, torch.tensor(option)[:, None]).sum())
 
 
+def read_ids(lm: LM, rows: Sequence[Sequence[int]]) -> Context:
+    """Reads prompts that are given by their token ids."""
+    return prefill(lm, [Encoded(tuple(row), len(row)) for row in rows], Work())
+
+
 def decoding_gap(lm: LM, plain: Plain, asked: Sequences, rows: Sequence[int]) -> float:
     """Largest difference in nats over rows that are read and gone on with in one batch."""
     with torch.inference_mode():
-        context = prefill(lm, [asked.prompts[r] for r in rows], Work())
+        context = read_ids(lm, [asked.prompts[r] for r in rows])
         read = [context.logits]
         for step in range(_DECODED):
             tokens = [[asked.rows[r][step - _DECODED]] for r in rows]
@@ -94,7 +100,7 @@ def options_gap(lm: LM, plain: Plain, asked: Sequences, rows: Sequence[int], sid
     groups = [slice(0, most)] if side_by_side else [slice(i, i + 1) for i in range(most)]
     gaps = []
     with torch.inference_mode():
-        context: Context = prefill(lm, [asked.prompts[r] for r in rows], Work())
+        context = read_ids(lm, [asked.prompts[r] for r in rows])
         for group in groups:
             scored = score(context, [asked.options[r][group] for r in rows], Work())
             for r, own in zip(rows, scored, strict=True):

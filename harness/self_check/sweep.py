@@ -17,6 +17,7 @@ from harness.self_check.compare import TOLERANCE, Plain, decoding_gap, options_g
 from harness.self_check.small import small_config, small_model
 from harness.self_check.verdict import small_lm
 
+HEAD = "| model type | attention | outcome | largest difference, nats |\n|---|---|---|---|"
 _OTHER_SEED = 7  # not the sequences that the self-check reads itself
 # What a default configuration lacks for a decoder that runs.
 _ADDED: dict[str, dict[str, Any]] = {
@@ -118,8 +119,10 @@ def _short(error: Exception) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the rows as Markdown."""
-    lines = ["| model type | attention | outcome | largest difference, nats |", "|---|---|---|---|"]
-    for row in rows:
-        gap = "" if row.gap is None else f"{row.gap:.0e}"
-        lines.append(f"| {row.model_type} | {row.attention} | {row.outcome.replace('|', '/')} | {gap} |")
-    return "\n".join(lines)
+    return "\n".join([HEAD, *map(line, rows)])
+
+
+def line(row: Row) -> str:
+    """Returns one row as Markdown."""
+    gap = "" if row.gap is None else f"{row.gap:.0e}"
+    return f"| {row.model_type} | {row.attention} | {row.outcome.replace('|', '/')} | {gap} |"
