@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from harness.attention import NAME as GROUPED
 from harness.attention import register
 from harness.cache_kinds import unusual_cache
 from harness.checkpoint import Loaded, adapters_tokenizer, check_ids, keep_pad_inside, read_checkpoint
 from harness.errors import UserError, unknown
 from harness.gguf.model import read_gguf
 from harness.hub import MODEL_FILES, OTHER_FILES, Commits, Wanted
+from harness.masks import GROUPED
 from harness.merging import base_of, is_adapter, merged
 from harness.paths import BUILT_IN_TEMPLATES, located
 from harness.placement import DeviceMap, check_placed, entry_device, placed_by

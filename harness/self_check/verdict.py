@@ -16,7 +16,7 @@ import torch
 
 from harness.errors import UserError
 from harness.models import EAGER, LM, PLAIN_CACHE, Reference, Together, cache_argument
-from harness.self_check.compare import TOLERANCE, Plain, decoding_gap, options_gap, sequences
+from harness.self_check.compare import TOLERANCE, Plain, Sequences, decoding_gap, options_gap, sequences
 from harness.self_check.rope import factors_change
 from harness.self_check.small import small_config, small_model
 from harness.self_check.structure import foreign_cache
@@ -98,7 +98,7 @@ def small_lm(model: Any) -> LM:
     return replace(lm, together=Together(factors_change=factors_change(model)))
 
 
-def _judged(lm: LM, eager: LM, plain: Plain, asked: Any, attention: str) -> Verdict:
+def _judged(lm: LM, eager: LM, plain: Plain, asked: Sequences, attention: str) -> Verdict:
     foreign = foreign_cache(eager)
     if foreign is not None:
         return Verdict(Together(), foreign, PLAIN_CACHE)
@@ -119,11 +119,11 @@ def _judged(lm: LM, eager: LM, plain: Plain, asked: Any, attention: str) -> Verd
     return Verdict(replace(together, checked=_told(together)))
 
 
-def _alone(lm: LM, plain: Plain, asked: Any) -> str | None:
+def _alone(lm: LM, plain: Plain, asked: Sequences) -> str | None:
     for row in range(len(asked.rows)):
-        failed = _fault("alone", lambda row=row: decoding_gap(lm, plain, asked, [row])) or _fault(
-            "with options", lambda row=row: options_gap(lm, plain, asked, [row], side_by_side=False)
-        )
+        decoding = functools.partial(decoding_gap, lm, plain, asked, [row])
+        options = functools.partial(options_gap, lm, plain, asked, [row], side_by_side=False)
+        failed = _fault("alone", decoding) or _fault("with options", options)
         if failed is not None:
             return failed
     return None
