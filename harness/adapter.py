@@ -1,20 +1,23 @@
 """lm-eval's model interface over any channel, registered as `single`, `t2t` and `c2c`.
 
-Guarantees that all options of a question share one prefill and that every model of a pair reads the conversation
-through its own chat template. Only `loglikelihood` and `generate_until` are overridden, because only they see the
-document, which a text sharer needs.
+Guarantees that all options of a question share one prefill, that every model of a pair reads the conversation through
+its own chat template, and that a model alone reads the tokens that lm-eval's `hf` reads. Only `loglikelihood`,
+`generate_until` and `loglikelihood_rolling` are overridden, because only they see the document, which a text sharer
+needs.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lm_eval.models  # noqa: F401 - get_model("hf") must still find lm-eval's own models after this one is imported
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from harness.asking import chat_text, decoding_request, scoring_request
+from harness.asking import chat_text, decoding_request, one_prompt_each, rolling_requests, scoring_request
 from harness.assembly import assemble
 from harness.channels.base import Channel, Work, answers_itself
 from harness.channels.single import Single
@@ -23,8 +26,11 @@ from harness.config import RunConfig, build
 from harness.config.served import OWN
 from harness.engine import Answer, Arm, Budget, Request, run
 from harness.errors import RunError, UserError
+from harness.prompts import Reading
 from tasks import index as task_index
 
+_logger = logging.getLogger(__name__)
+AS_LM_EVAL = Reading(as_lm_eval=True)
 _RENAMED = {"sharer": "sharers", "fuser": "fusers", "pretrained": "receiver", "path": "receiver"}
 _DROPPED = ("max_batch_size",)
 # What a run is told and a model behind lm-eval is not: that is lm-eval's own business.
@@ -44,12 +50,19 @@ class ChannelLM(LM):
     Attributes:
         channel: what answers.
         work: counts of everything done so far.
+        reading: how prompts become tokens.
     """
 
-    def __init__(self, channel: Channel, batch_size: int = 8, max_batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        batch_size: int = 8,
+        max_batch_tokens: int | None = None,
+        reading: Reading = AS_LM_EVAL,
+    ) -> None:
         super().__init__()
         self.channel, self.work = channel, Work()
-        self.budget = Budget(batch_size, max_batch_tokens)
+        self.budget, self.reading = Budget(batch_size, max_batch_tokens), reading
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Scores continuations; those of one context and document are read from one prefill."""
@@ -58,13 +71,13 @@ class ChannelLM(LM):
         for number, instance in enumerate(requests):
             key = (instance.task_name, instance.doc_id, str(instance.args[0]))
             grouped.setdefault(key, []).append(number)
-        places = list(grouped.values())
-        pairs = [[self._begun(requests[i].args) for i in p] for p in places]
-        firsts = [requests[p[0]] for p in places]
-        asked = [
-            scoring_request(these, first.doc or {}, self._metadata(first))
-            for these, first in zip(pairs, firsts, strict=True)
-        ]
+        asked, places = [], []
+        for group in grouped.values():
+            first, pairs = requests[group[0]], [requests[i].args for i in group]
+            whole = scoring_request(pairs, first.doc or {}, self._metadata(first), self.reading)
+            parts = one_prompt_each(self.channel.answers, whole)
+            asked += parts
+            places += [[i] for i in group] if len(parts) > 1 else [group]
         scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for place, answer in zip(places, self._answers(asked), strict=True):
             for number, scored in zip(place, answer.scored, strict=True):
@@ -73,18 +86,23 @@ class ChannelLM(LM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Decodes greedily."""
-        asked = [decoding_request(r.args[0], r.args[1], r.doc or {}, self._metadata(r)) for r in requests]
+        asked = [decoding_request(r.args[0], r.args[1], r.doc or {}, self._metadata(r), self.reading) for r in requests]
+        end = self.channel.answers.tokenizer.eos_token
+        if end:
+            # lm-eval also cuts where a model spells the end token out in other tokens.
+            asked = [replace(request, stops=(*request.stops, end)) for request in asked]
         return [answer.text or "" for answer in self._answers(asked)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Loglikelihood of whole texts, for single models."""
+        """Loglikelihood of whole texts, for single models, in windows as long as the context."""
         if not isinstance(self.channel, Single):
             raise UserError(
                 f"Rolling loglikelihoods are defined for single models, not for {self.channel.name}: a message answers "
                 "a prompt, and a rolling text has none. Use --model single."
             )
-        asked = [scoring_request([self._begun(("", r.args[0]))], r.doc or {}, {}) for r in requests]
-        return [answer.scored[0].loglikelihood for answer in self._answers(asked)]
+        windows = [rolling_requests(self.channel.answers, r.args[0], self.reading) for r in requests]
+        answers = iter(self._answers([window for text in windows for window in text]))
+        return [sum(next(answers).scored[0].loglikelihood for _ in text) for text in windows]
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """Carries the conversation to `loglikelihood` and `generate_until`, where each model renders its own."""
@@ -112,15 +130,18 @@ class ChannelLM(LM):
         """How a task wants its sharer to be asked; only a text sharer is asked anything of its own."""
         return task_index.metadata(instance.task_name) if isinstance(self.channel, TextToText) else {}
 
-    def _begun(self, pair: tuple[str, str]) -> tuple[str, str]:
-        """An empty context becomes the token that a text begins with, as in lm-eval."""
-        return pair if pair[0] else (_start_text(self.channel.answers.tokenizer), pair[1])
-
     def _answers(self, asked: Sequence[Request]) -> list[Answer]:
-        answers: list[Answer] = [Answer()] * len(asked)
+        answers, cut = [Answer()] * len(asked), self.work.cut_prompts
         for outcome in run(self.channel, [Arm(self.channel)], asked, self.budget, [self.work]):
             for index, answer in zip(outcome.indices, outcome.answers[0], strict=True):
                 answers[index] = answer
+        if cut := self.work.cut_prompts - cut:
+            _logger.warning(
+                "%d of %d prompts are too long for their model's context and were cut on the left, as lm-eval's hf "
+                "cuts them; some of what they ask is lost.",
+                cut,
+                len(asked),
+            )
         failed = [a.fault for a in answers if a.fault is not None]
         if failed:
             # lm-eval has no notion of an error; an invented answer would be scored.
@@ -141,7 +162,8 @@ def channel_lm(name: str, batch_size: Any = 8, device: str | None = None, **argu
         raise UserError("batch_size 'auto' is not supported; give a number.")
     channel = cast.groups[0].channel
     assert not answers_itself(channel)
-    return ChannelLM(channel, int(batch_size), config.max_batch_tokens)
+    asked = config.enable_thinking if "enable_thinking" in arguments else None
+    return ChannelLM(channel, int(batch_size), config.max_batch_tokens, replace(AS_LM_EVAL, thinking=asked))
 
 
 def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
@@ -160,19 +182,13 @@ def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
     return build(values, "model_args")
 
 
-def _start_text(spoken: Any) -> str:
-    if spoken("")["input_ids"]:
-        return ""  # this tokenizer opens every text itself; a second opening would change the numbers
-    return str(spoken.decode([spoken.eos_token_id if spoken.bos_token_id is None else spoken.bos_token_id]))
-
-
 @register_model("single")
 class SingleLM(ChannelLM):
     """One model alone: ``--model single --model_args receiver=...``."""
 
     def __init__(self, **arguments: Any) -> None:
         built = channel_lm("receiver", **arguments)
-        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens)
+        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens, built.reading)
 
 
 @register_model("t2t")
@@ -181,7 +197,7 @@ class TextLM(ChannelLM):
 
     def __init__(self, **arguments: Any) -> None:
         built = channel_lm("t2t", **arguments)
-        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens)
+        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens, built.reading)
 
 
 @register_model("c2c")
@@ -190,4 +206,4 @@ class FusedLM(ChannelLM):
 
     def __init__(self, **arguments: Any) -> None:
         built = channel_lm("c2c", **arguments)
-        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens)
+        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens, built.reading)

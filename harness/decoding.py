@@ -73,6 +73,7 @@ class _Row:
 
     starts: tuple[int, ...]
     stops: tuple[str, ...]
+    budget: int
     tokens: list[int] = field(default_factory=list)
     done: bool = False
 
@@ -82,26 +83,31 @@ class _Row:
 
 
 def generate(
-    context: Context, max_new_tokens: int, stops: Sequence[tuple[str, ...]], work: Work, exactly: int | None = None
+    context: Context,
+    max_new_tokens: int | Sequence[int],
+    stops: Sequence[tuple[str, ...]],
+    work: Work,
+    exactly: int | None = None,
 ) -> list[Generation]:
     """Decodes greedily until a stop token, a stop string or the budget.
 
     Args:
         context: the batch; its cache is consumed.
-        max_new_tokens: budget, the same for every row.
-        stops: stop strings, a tuple a row.
+        max_new_tokens: budget, one for all rows or one a row.
+        stops: stop strings, a tuple a row; they are looked for with special tokens written out, as lm-eval does.
         work: is charged; its clock gets the mark ``first_token``.
         exactly: decode this many tokens whatever comes, for timing at equal length.
     """
     parts = (context,) if context.companion is None else (context, context.companion)
     starts = zip(*(part.next_positions for part in parts), strict=True)
-    rows = [_Row(start, stop) for start, stop in zip(starts, stops, strict=True)]
+    budgets = [max_new_tokens] * len(stops) if isinstance(max_new_tokens, int) else max_new_tokens
+    rows = [_Row(*row) for row in zip(starts, stops, budgets, strict=True)]
     held, logits = rows, combined(context, [part.logits for part in parts])
     while True:
         for row, token in zip(held, _choose(context, logits, work), strict=True):
             if not row.done:
                 row.tokens.append(token)
-                row.done = _ends(row, context.lm, max_new_tokens) if exactly is None else len(row.tokens) == exactly
+                row.done = _ends(row, context.lm) if exactly is None else len(row.tokens) == exactly
         if max(len(row.tokens) for row in rows) == 1:
             work.clock.mark("first_token")
         if all(row.done for row in held):
@@ -123,14 +129,14 @@ def _choose(context: Context, logits: Tensor, work: Work) -> list[int]:
     return told
 
 
-def _ends(row: _Row, lm: LM, budget: int) -> bool:
-    if row.tokens[-1] in lm.stop_ids or len(row.tokens) >= budget:
+def _ends(row: _Row, lm: LM) -> bool:
+    if row.tokens[-1] in lm.stop_ids or len(row.tokens) >= row.budget:
         return True
     if not row.stops:
         return False
-    # A token may hold less than a character, so the tail is a little longer than the stop string.
-    tail = row.tokens[-(max(map(len, row.stops)) + 8) :]
-    text = lm.tokenizer.decode(tail, skip_special_tokens=True)
+    # A token holds at least a byte; the tail is a little longer, so that a character cut at its start does no harm.
+    tail = row.tokens[-(max(len(stop.encode()) for stop in row.stops) + 8) :]
+    text = lm.tokenizer.decode(tail, skip_special_tokens=False)
     return any(stop in text for stop in row.stops)
 
 
@@ -168,9 +174,10 @@ def _text(lm: LM, row: _Row) -> str:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """Returns what stands before the first stop string."""
-    cuts = [text.index(stop) for stop in stops if stop in text]
-    return text[: min(cuts)] if cuts else text
+    """Returns what stands before the stop strings, one cut after the other as in lm-eval; an empty one cuts nothing."""
+    for stop in filter(None, stops):
+        text = text.split(stop, 1)[0]
+    return text
 
 
 def score(context: Context, options: Sequence[Sequence[tuple[int, ...]]], work: Work) -> list[list[Scored]]:

@@ -65,6 +65,7 @@ class Request:
         query: the question; its conversation lists the options.
         options: texts to score; empty for decoding.
         max_new_tokens: decoding budget.
+        max_length: prompt and answer together at most, in place of `max_new_tokens`.
         stops: stop strings.
         exactly: decode so many tokens whatever comes, for timing at equal length.
     """
@@ -74,6 +75,7 @@ class Request:
     max_new_tokens: int = 0
     stops: tuple[str, ...] = ()
     exactly: int | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         """Lists the options in the conversation, since where the prompt ends depends on them."""
@@ -81,6 +83,22 @@ class Request:
         if asked.options != self.options:
             query = replace(self.query, conversation=replace(asked, options=self.options))
             object.__setattr__(self, "query", query)
+
+    def new_tokens(self, prompt_tokens: int, holds: int) -> int:
+        """Decoding budget behind a prompt of so many tokens, in a context that holds `holds`.
+
+        Raises:
+            ValueError: `max_length` leaves no room for an answer.
+        """
+        if self.max_length is None:
+            return self.max_new_tokens
+        left = min(self.max_length, holds) - prompt_tokens
+        if left < 1:
+            raise ValueError(
+                f"max_length is {self.max_length} and counts the prompt, which has {prompt_tokens} tokens already; "
+                "give a larger one, or max_gen_toks, which counts the answer alone."
+            )
+        return left
 
     @property
     def kind(self) -> tuple[bool, int]:
@@ -434,9 +452,10 @@ def _named(scored: list[Answer], requests: list[Request], work: Work) -> list[An
 
 
 def _decoded(context: Context, requests: list[Request], work: Work, stage: str) -> list[Answer]:
+    holds, stops = context.lm.max_length, [r.stops for r in requests]
+    budgets = [r.new_tokens(n, holds) for r, n in zip(requests, context.prompt_tokens, strict=True)]
     with work.clock.stage(stage):
-        first = requests[0]
-        written = generate(context, first.max_new_tokens, [r.stops for r in requests], work, first.exactly)
+        written = generate(context, budgets, stops, work, requests[0].exactly)
     work.clock.mark("answered")
     parts = [context.logits] if context.companion is None else [context.logits, context.companion.logits]
     logits = combined(context, parts)

@@ -17,6 +17,7 @@ from harness.config import RunConfig
 from harness.config.rules import BUDGETS
 from harness.duplicates import with_clusters
 from harness.errors import UserError
+from harness.prompts import Reading
 from harness.records.schema import MajorityLabel
 from harness.results.baselines import usual_label
 
@@ -178,19 +179,20 @@ def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str
             f"Task {name!r} yields documents without {', '.join(sorted(missing))}; this command runs tasks with "
             "canonical documents, other lm-eval tasks run through python -m harness.lm_eval."
         )
+    reading = Reading(thinking=config.enable_thinking)
     if ordered[0].request_type == "loglikelihood":
-        request = scoring_request([i.args for i in ordered], document, metadata)
+        request = scoring_request([i.args for i in ordered], document, metadata, reading)
     else:
         context, arguments = ordered[0].args
         # A length that is asked for comes before the task's own, under whichever of its names.
         own = {k: v for k, v in arguments.items() if k not in BUDGETS or not {*BUDGETS} & {*config.gen_kwargs}}
         arguments = {**own, **config.gen_kwargs}
-        request = decoding_request(context, arguments, document, metadata)
+        if config.max_new_tokens is not None:
+            arguments = {k: v for k, v in arguments.items() if k not in BUDGETS}
+            arguments["max_gen_toks"] = config.max_new_tokens
+        request = decoding_request(context, arguments, document, metadata, reading)
         labels = tuple(map(str, document["labels"]))
         request = replace(request, query=replace(request.query, labels=labels))
-        if config.max_new_tokens is not None:
-            query = replace(request.query, room=config.max_new_tokens)
-            request = replace(request, query=query, max_new_tokens=config.max_new_tokens)
     return Item(name, position, document, request, tuple(ordered))
 
 

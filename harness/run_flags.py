@@ -25,7 +25,7 @@ _NUMBERS = {
     "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
 }  # fmt: skip
 _FRACTIONS = {"max_error_rate"}
-_SWITCHES = {"trust_remote_code", "with_options", "may_answer", "tensor_parallel", "resume"}
+_SWITCHES = {"trust_remote_code", "enable_thinking", "with_options", "may_answer", "tensor_parallel", "resume"}
 _NEGATED = {"chat": "no-chat-template", "progress": "no-progress"}
 _NEGATED_HELP = {
     "chat": "Send prompts without the chat template; `chat: false` in a YAML file.",

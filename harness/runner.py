@@ -23,6 +23,8 @@ from harness.identity import extra_identity, fusers_of, models_of
 from harness.loading_tasks import Benchmark, load_benchmark, origin_of_data, with_datasets_dir
 from harness.pins import recorded_commits
 from harness.process import alone, sigterm_as_interrupt
+from harness.prompt_record import described
+from harness.prompts import Reading
 from harness.ranks import Ranks
 from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
@@ -141,9 +143,20 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         packages=provenance.packages(),
         environment=provenance.environment(),
         hardware=hardware(),
+        prompts=_prompts(config, cast),
         engine=engine_of(config),
         git=provenance.git(),
     )
+
+
+def _prompts(config: RunConfig, cast: Cast) -> dict[str, str]:
+    own = [
+        ("receiver", cast.receiver),
+        *((f"sharer {i}", s) for i, s in enumerate(cast.sharers)),
+        ("tuned", cast.tuned),
+    ]
+    served = [(model.role, model) for model in cast.served if model.kind == "tokens"]
+    return described(Reading(thinking=config.enable_thinking), {r: lm for r, lm in [*own, *served] if lm is not None})
 
 
 def _new_run_id() -> str:

@@ -57,12 +57,17 @@ def behind_nothing(tokenizer: Any, continuations: Sequence[str], start: int | No
     Raises:
         ValueError: a continuation has no token, or the tokenizer has no token to open a text with.
     """
+    pairs = [opened(tokenizer, text, start) for text in continuations]
+    return (pairs[0][0],), _each_adds_something(tuple(ids for _, ids in pairs), continuations)
+
+
+def opened(tokenizer: Any, text: str, start: int | None = None) -> tuple[int, Ids]:
+    """The token that opens a text and the ids of the text behind it; see `behind_nothing`."""
     first = start_token(tokenizer) if start is None else start
     if first is None:
         raise ValueError("The prompt is empty, and the tokenizer has neither a BOS nor an EOS token to begin with.")
-    wholes = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in continuations]
-    found = tuple(ids[1:] if ids[:1] == (first,) else ids for ids in wholes)
-    return (first,), _each_adds_something(found, continuations)
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return first, ids[1:] if ids[:1] == (first,) else ids
 
 
 def start_token(tokenizer: Any) -> int | None:

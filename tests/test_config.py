@@ -33,6 +33,7 @@ CHANGED: dict[str, Any] = {
     "datasets_dir": "data",
     "limit": 5,
     "chat": False,
+    "enable_thinking": True,
     "max_new_tokens": 32,
     "gen_kwargs": {"until": ["\n"], "do_sample": False},
     "with_options": True,

@@ -10,6 +10,7 @@ from helpers.seams import CHATML, SPACED, speaking, words
 
 from harness import seam
 from harness.channels.layout import Planner
+from harness.prompt_record import described
 from harness.prompts import Conversation, Reading, ask, continuation, continued, encode, render, rendered
 
 QUESTION = ask("Which colour is the sky?")
@@ -103,3 +104,16 @@ def test_thinking_is_what_the_template_is_told() -> None:
     }
     assert [told[False, t] for t in (None, False, True)] == ["False", "False", "True"]
     assert [told[True, t] for t in (None, False, True)] == ["unset", "False", "True"]
+
+
+def test_the_record_says_which_seam_and_what_thinking_does() -> None:
+    template = "{% if enable_thinking %}<think>{% endif %}" + CHATML
+    speakers = {"receiver": speaking(words(template)), "sharer": speaking(words()), "bare": speaking(words(None))}
+    found = described(Reading(thinking=False), speakers)
+    assert found["seam"].startswith("kept")
+    assert found["enable_thinking"] == "false"
+    assert found["enable_thinking, receiver"] == "changes the prompt"
+    assert found["enable_thinking, sharer"] == "no effect on this chat template"
+    assert found["enable_thinking, bare"].startswith("unknown")
+    theirs = described(Reading(as_lm_eval=True), {})
+    assert (theirs["seam"].split(":")[0], theirs["enable_thinking"]) == ("as lm-eval's hf", "not passed")

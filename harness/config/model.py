@@ -80,6 +80,8 @@ class RunConfig(BaseModel):
     """Only so many questions of each task, drawn by the seed."""
     chat: Identity[bool] = True
     """Render prompts through the chat template."""
+    enable_thinking: Identity[bool] = False
+    """Let chat templates that know such a switch open a chain of thought; the paper's protocol has it off."""
     max_new_tokens: Identity[Count | None] = None
     """New tokens of an answer in place of the task's own number."""
     gen_kwargs: Identity[GenKwargs] = {}

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from harness.config.model import RunConfig
 
 USUAL_CONTROLS = ("mismatched", "mean")
-BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length")
+NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+BUDGETS = (*NEW_TOKENS, "max_length")
 
 
 RETIRED = {"routed_fraction": "routed:share=X in --channels"}

@@ -235,6 +235,7 @@ class RunRecord(Record):
     environment: dict[str, str] = Field({}, description="switches that change numbers")
     hardware: Hardware = Field(Hardware(), description="of the first process, which is the one that is timed")
     processes: Processes = Processes()
+    prompts: dict[str, str] = Field({}, description="how they became tokens: seam, enable_thinking and its effect")
     engine: Engine | None = Field(None, description="None where our own engine ran the models")
     throughput: dict[str, Throughput] = Field({}, description="channel -> questions a second through such an engine")
     git: Git = Git()

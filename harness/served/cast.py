@@ -47,9 +47,25 @@ def check_answerable(cast: Cast, items: Sequence[Item]) -> None:
         RunError: a server is not there or lets nobody in.
     """
     _check_chats(cast, items)
+    _check_settings(cast, items)
     channels = [group.channel for group in cast.groups if isinstance(group.channel, (ServedSingle, ServedText))]
     for model in dict.fromkeys(channel.model for channel in channels):
         check_scores(model, items)
+
+
+def _check_settings(cast: Cast, items: Sequence[Item]) -> None:
+    """Refuses what would have no effect, or another one, behind an engine."""
+    for item in items if cast.served else ():
+        if item.request.max_length is not None:
+            raise UserError(
+                f"gen_kwargs max_length of task {item.task!r} counts the prompt's tokens, which a backend does not "
+                "tell; give max_gen_toks, which counts the answer alone."
+            )
+        rendering = next((model for model in cast.served if model.kind != "tokens"), None)
+        if item.request.query.conversation.reading.thinking and rendering is not None:
+            raise UserError(
+                f"Backend {rendering.backend!r} renders chats itself, so enable_thinking has no effect; set it there."
+            )
 
 
 def _check_chats(cast: Cast, items: Sequence[Item]) -> None:
