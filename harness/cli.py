@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SUMMARY = {
     "run": "compare channels on tasks; without arguments the embedded pair on its own task",
     "resume": "go on with a run that was stopped",
-    "report": "write the leaderboards, and a page or plots from runs",
+    "report": "print a run's results, add it to the leaderboards, write a page or plots",
     "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable",
     "train": "train a fuser for a pair",
     "train-demo": "build the embedded pair from nothing",
@@ -123,17 +123,30 @@ def _report(rest: list[str]) -> int:
 
     parser = _parser("report")
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
+    parser.add_argument("--all", action="store_true", help="print every row, difference and verdict of the runs")
+    parser.add_argument("--compare", metavar="A,B", help="print arm A minus arm B, such as c2c,ensemble")
     parser.add_argument("--html", type=Path, help="write one self-contained page about the runs")
     parser.add_argument("--plots", type=Path, help="write plots of the runs as PNG and SVG into this folder")
     parser.add_argument("--add", action="store_true", help="add the runs to the leaderboards")
     parser.add_argument("--check", action="store_true", help="exit 1 when pages differ from their records")
     parser.add_argument("--leaderboards_dir", "--leaderboards-dir", type=Path, default=LEADERBOARDS)
     options = parser.parse_args(rest)
-    if (options.html or options.plots or options.add) and not options.runs:
-        raise UserError("report --html, --plots and --add need the folder of at least one run.")
+    _refuse_without_effect(options)
     from harness.report.command import report
 
     return report(options)
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    """Refuses flags of `report` that would change nothing."""
+    of_runs = {f"--{name}" for name in ("all", "compare", "html", "plots", "add") if getattr(options, name)}
+    if of_runs and not options.runs:
+        raise UserError("report --all, --compare, --html, --plots and --add need the folder of at least one run.")
+    printed, written = of_runs & {"--all", "--compare"}, of_runs - {"--all", "--compare"}
+    if len(printed) > 1 or (printed and (written or options.check)):
+        raise UserError("report prints --all or --compare, one at a time; give the other flags to a second call.")
+    if options.check and (of_runs or options.runs):
+        raise UserError("report --check takes neither runs nor other flags: it compares the pages with their records.")
 
 
 def _check(rest: list[str]) -> int:

@@ -23,10 +23,10 @@ from harness.memory import peak_bytes
 from harness.progress import progress
 from harness.records.files import write_atomic
 from harness.records.folder import RunFolder
-from harness.records.loading import finite, latest
+from harness.records.loading import LoadedRun, finite, latest
 from harness.records.schema import Timing
 from harness.replay import lm_eval_results
-from harness.results import effects, facts_of, headline, render_table, summarise
+from harness.results import facts_of, frame, render_ranking, summarise
 from harness.served.throughput import throughput_lines, throughput_of
 from harness.session import Session
 
@@ -149,12 +149,11 @@ def _finish(session: Session, folder: RunFolder, work: Work) -> None:
     folder.update(folder.record.model_copy(update=update))
     _write_lm_eval(session, folder)
     record = folder.finish("success")
-    shown = headline(rows, session.benchmark.groups)
-    print(render_table(shown, effects(samples, facts), color=sys.stdout.isatty()))
+    print(render_ranking(frame([LoadedRun(folder.path, record, samples, session.timings)])))
     for line in throughput_lines(record.throughput):
         print(line)
     tell(record.warnings)
-    print(f"Records: {folder.path}", file=sys.stderr)
+    print(f"Records: {folder.path}; all rows: run_eval.py report {folder.path} --all", file=sys.stderr)
 
 
 def _peaks(session: Session, work: Work) -> dict[str, int]:

@@ -65,6 +65,7 @@ class ChannelEntry:
         order: place in tables, from low to high.
         color: in pictures.
         usual: whether it takes part where no channels are named.
+        rival: whether a channel with a message is judged against it, see `harness.results.claims`.
         through_engine: whether an external serving engine can run it.
     """
 
@@ -79,6 +80,7 @@ class ChannelEntry:
     order: int = 100
     color: str = OTHER_COLOR
     usual: bool = False
+    rival: bool = False
     through_engine: bool = False
 
 
@@ -93,6 +95,7 @@ _OURS = (
         order=10,
         color="#5b6472",
         usual=True,
+        rival=True,
         through_engine=True,
     ),
     ChannelEntry(
@@ -111,6 +114,7 @@ _OURS = (
         order=30,
         color="#8a6d1f",
         usual=True,
+        rival=True,
         through_engine=True,
     ),
     ChannelEntry(
@@ -133,6 +137,7 @@ _OURS = (
         order=50,
         color="#a3476b",
         usual=True,
+        rival=True,
     ),
     ChannelEntry(
         "t2t",
@@ -143,6 +148,7 @@ _OURS = (
         order=60,
         color="#b4531a",
         usual=True,
+        rival=True,
         through_engine=True,
     ),
     ChannelEntry(

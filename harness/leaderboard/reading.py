@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from harness.errors import UserError
 from harness.leaderboard.format import ABSENT, FAILED, RIGHT, Answers, BoardRecord, Seconds, unpack
 from harness.records.files import explained
+from harness.records.loading import LoadedRun
 from harness.records.schema import Failure, ResultRow, Sample, Timing
 from harness.records.versions import load
 from harness.results import facts_of, summarise
@@ -34,6 +35,12 @@ class Entry:
     samples: list[Sample]
     timings: list[Timing]
     rows: list[ResultRow]
+
+    @property
+    def loaded(self) -> LoadedRun:
+        """The record as a run."""
+        record = self.record.run.model_copy(update={"groups": self.record.groups})
+        return LoadedRun(Path(self.name), record, self.samples, self.timings)
 
     @property
     def consistent(self) -> bool:
@@ -86,8 +93,11 @@ def _rows(record: BoardRecord, samples: Sequence[Sample], timings: Sequence[Timi
 
 
 def _with_means(row: ResultRow, stored: ResultRow | None) -> ResultRow:
-    taken = ("payload_bytes_mean", "tokens_out_mean", "variant")
-    return row.model_copy(update={name: getattr(stored, name) for name in taken} if stored else {})
+    """A record keeps no sizes of single answers: a row that was not stored has no mean, not one of zero."""
+    if stored is None:
+        return row.model_copy(update={"payload_bytes_mean": None, "tokens_out_mean": None})
+    taken = ("variant",) if not row.model_pass else ("payload_bytes_mean", "tokens_out_mean", "variant")
+    return row.model_copy(update={name: getattr(stored, name) for name in taken})
 
 
 def _same(row: ResultRow, stored: ResultRow) -> bool:

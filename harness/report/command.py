@@ -1,4 +1,4 @@
-"""The `report` command: leaderboards, page and plots from records."""
+"""The `report` command: tables, leaderboards, page and plots from records."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import sys
 
 from harness import leaderboard
 from harness.records.loading import LoadedRun, load_run, tell_warnings
+from harness.results import arms_of, compare, facts_of, frame, render_all, render_comparison, render_ranking
 
 
 def report(options: argparse.Namespace) -> int:
-    """Writes what was asked for and returns the exit code.
+    """Prints or writes what was asked for and returns the exit code.
 
     Raises:
         UserError: a run or a record cannot be read.
@@ -20,13 +21,26 @@ def report(options: argparse.Namespace) -> int:
     runs = [load_run(path) for path in options.runs]
     tell_warnings(runs)
     _views(options, runs)
-    if options.add:
-        for path in options.runs:
-            leaderboard.add_record(options.leaderboards_dir, path)
-    if options.add or not (options.html or options.plots):
+    for path in options.runs if options.add else ():
+        leaderboard.add_record(options.leaderboards_dir, path)
+    if options.add or not options.runs:
         for path in leaderboard.write(options.leaderboards_dir):
             print(f"Wrote {path}")
+    elif not (options.html or options.plots):
+        _print(options, runs)
     return 0
+
+
+def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
+    """Prints each run's ranking, everything, or one comparison."""
+    for run in runs:
+        if len(runs) > 1:
+            print(f"\n{run.path}")
+        if options.compare:
+            found = compare(run.samples, *arms_of(options.compare), facts_of(run.record))
+            print(render_comparison(found))
+        else:
+            print((render_all if options.all else render_ranking)(frame([run])))
 
 
 def _views(options: argparse.Namespace, runs: list[LoadedRun]) -> None:

@@ -49,7 +49,8 @@ ADAPTATION = Kind("adaptation", "adaptation", "mean message minus receiver alone
 TO_SELF = Kind("to_self", "vs self-fuser", "matched minus self: what the other model gives")
 TO_MISMATCHED = Kind("to_mismatched", "vs mismatched", "matched minus another question's message")
 KINDS = (TO_RECEIVER, TO_T2T, TO_TUNED, CONTENT, MISINFORMATION, ADAPTATION, TO_SELF, TO_MISMATCHED)
-BY_NAME = {kind.name: kind for kind in KINDS}
+AGAINST = Kind("against", "difference", "one arm minus another, in no family of tests")
+BY_NAME = {kind.name: kind for kind in (*KINDS, AGAINST)}
 
 
 class Comparison(NamedTuple):
@@ -112,6 +113,15 @@ def effects(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Effect]:
     shown = top_level(facts.groups, (sample.task for sample in found))
     listed = [effect for table in tables(found, facts) if table.name in shown for effect in _table_effects(table)]
     return _adjusted(listed)
+
+
+def compared(table: Table, arm: Arm, base: Arm) -> Effect:
+    """Compares any two arms of a table, adjusted for no other comparison.
+
+    Raises:
+        KeyError: the table lacks one of them.
+    """
+    return _effect(table, Comparison(arm[0], AGAINST, arm, base))
 
 
 def comparisons(arms: Iterable[Arm]) -> Iterator[Comparison]:

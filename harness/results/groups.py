@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.channels.composed import whole_tasks
-from harness.channels.registry import CHANNELS
+from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.spec import channel_of
 from harness.records.schema import MajorityLabel, ResultRow, RunRecord, Sample
 from harness.results.baselines import with_baselines
@@ -71,9 +71,14 @@ def arm_order(arm: Arm) -> tuple[tuple[int, str], tuple[int, str]]:
 
 def channel_order(channel: str) -> tuple[int, str]:
     """Sort key of a channel with its options: by the place of its entry, channels that are not here last."""
+    entry = entry_of(channel)
+    return (entry.order if entry else sys.maxsize, channel)
+
+
+def entry_of(channel: str) -> ChannelEntry | None:
+    """Returns the entry of a channel with its options; None where it is not registered here."""
     name = channel_of(channel)
-    known = name in CHANNELS.names()
-    return (CHANNELS.get(name).order if known else sys.maxsize, channel)
+    return CHANNELS.get(name) if name in CHANNELS.names() else None
 
 
 def members(groups: Groups | None, tasks: Iterable[str]) -> dict[str, list[str]]:

@@ -55,6 +55,8 @@ def _rows(
     for arm, by_key in table.arms.items():
         samples, timed = list(by_key.values()), natural([t for t in ours if (t.channel, t.control) == arm])
         fields = {**accuracy_fields(samples), **_answer_fields(samples), **_latency_fields(timed)}
+        if arm[0] in DERIVED:
+            fields |= {"payload_bytes_mean": None, "tokens_out_mean": None}
         names = {"task": table.name, "channel": arm[0], "control": arm[1], "variant": variants.get(arm[0], "")}
         rows.append(ResultRow(**names, **fields, model_pass=arm[0] not in DERIVED))
     return rows

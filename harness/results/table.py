@@ -1,20 +1,20 @@
-"""The results as they stand on the terminal: per task a table of scores and one of differences, 120 columns wide.
+"""The results as they stand on the terminal: per task a ranking and one sentence, or everything; 80 columns wide.
 
-Blank stays blank; every colour repeats what a word says already.
+Blank stays blank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from textwrap import fill
+from typing import Any
 
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+import pandas as pd
 
-from harness.records.schema import ResultRow
-from harness.results.effects import Effect
+from harness.results.effects import KINDS, Effect
+from harness.results.frame import part_column
+from harness.results.ranking import ranking, verdict_sentence
+from harness.results.tabulated import WIDTH, folded
 from harness.results.wording import (
     arm_text,
     bytes_text,
@@ -22,113 +22,155 @@ from harness.results.wording import (
     p_text,
     percent_text,
     points_text,
+    ratio_text,
     seconds_text,
 )
 
-WIDTH = 120
+_WORDS = ("channel", "verdict", "comparison", "choices")
+LEGEND = "accuracy in %, gain in points over the receiver, with 95% intervals; TTFT: median time to first token"
 
 
-class Column(NamedTuple):
-    """A heading and the width that keeps the tables of several tasks in line."""
-
-    heading: str
-    width: int
-    right: bool = True
-
-
-_SCORES = (
-    Column("channel", 16, right=False),
-    Column("accuracy", 8),
-    Column("95% interval", 12),
-    Column("n", 4),
-    Column("err", 3),
-    Column("inv", 3),
-    Column("TTFT p50", 8),
-    Column("p90", 7),
-    Column("e2e p50", 7),
-    Column("p90", 7),
-    Column("payload", 7),
-)
-_DIFFERENCES = (
-    Column("channel", 8, right=False),
-    Column("comparison", 14, right=False),
-    Column("points", 6),
-    Column("95% interval", 14),
-    Column("p (Holm)", 8),
-    Column("detectable", 10),
-    Column("pairs", 5),
-    Column("left out", 8),
-    Column("verdict", 22, right=False),
-)
-
-
-def render_table(
-    rows: Sequence[ResultRow], effects: Sequence[Effect] = (), width: int = WIDTH, *, color: bool = False
-) -> str:
-    """Renders the results and, where there are effects, the differences below them.
+def render_ranking(results: pd.DataFrame, width: int = WIDTH) -> str:
+    """Renders for each headline task of a run the ranking and the verdict on its best channel.
 
     Args:
-        rows: What `summarise` gives; `headline` keeps it short.
-        effects: What `effects` gives.
-        width: Columns of the terminal.
-        color: Writes ANSI colours.
+        results: what `harness.results.frame` gives for one run.
+        width: columns of the terminal.
     """
-    console = Console(width=width, force_terminal=color, color_system="standard" if color else None, highlight=False)
-    with console.capture() as capture:
-        for block in _blocks(rows, effects):
-            console.print(block)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    shown = results[results["headline"].astype(bool)]
+    blocks = [_ranked(str(task), rows, width) for task, rows in shown.groupby("task", sort=False)]
+    return "\n\n".join([*blocks, fill(LEGEND, width)] if blocks else [])
 
 
-def _blocks(rows: Sequence[ResultRow], effects: Sequence[Effect]) -> Iterator[RenderableType]:
-    for task in dict.fromkeys([*(row.task for row in rows), *(effect.task for effect in effects)]):
-        yield Text(f"\n{task}", style="bold")
-        scores = [row for row in rows if row.task == task]
-        if scores:
-            yield _table(_SCORES, (_score_cells(row) for row in scores))
-        differences = [effect for effect in effects if effect.task == task]
-        if differences:
-            yield Text()
-            yield _table(_DIFFERENCES, (_difference_cells(effect) for effect in differences))
+def render_all(results: pd.DataFrame, width: int = WIDTH) -> str:
+    """Renders for each headline task of a run every row, every difference and every verdict.
 
-
-def _score_cells(row: ResultRow) -> list[Text]:
-    cells = (
-        arm_text(row.channel, row.control),
-        percent_text(row.accuracy),
-        interval_text(row.accuracy_low, row.accuracy_high),
-        str(row.n),
-        str(row.errors),
-        str(row.invalid),
-        seconds_text(row.ttft_s_p50),
-        seconds_text(row.ttft_s_p90),
-        seconds_text(row.e2e_s_p50),
-        seconds_text(row.e2e_s_p90),
-        bytes_text(row.payload_bytes_mean),
+    Args:
+        results: what `harness.results.frame` gives for one run.
+        width: columns of the terminal.
+    """
+    shown = results[results["headline"].astype(bool)]
+    return "\n\n".join(
+        block for task, rows in shown.groupby("task", sort=False) for block in _everything(str(task), rows, width)
     )
-    return [Text(cell, style="dim" if row.control else "") for cell in cells]
 
 
-def _difference_cells(effect: Effect) -> list[Text]:
-    detectable = percent_text(effect.minimum_detectable)
-    cells = (
-        effect.channel,
-        effect.title,
-        points_text(effect.difference),
-        interval_text(effect.low, effect.high, signed=True),
-        p_text(effect.p_holm),
-        f"±{detectable}" if detectable else "",
-        str(effect.n),
-        str(effect.left_out),
+def render_comparison(found: Sequence[Effect], width: int = WIDTH) -> str:
+    """Renders the difference of two arms, a line a task, as `harness.results.compare` gives it."""
+    rows = pd.DataFrame(
+        {
+            "task": [one.task for one in found],
+            "difference": [f"{arm_text(*one.arm)} − {arm_text(*one.base)}" for one in found],
+            "points": [points_text(one.difference) for one in found],
+            "95% interval": [interval_text(one.low, one.high, signed=True) for one in found],
+            "p": [p_text(one.p) for one in found],
+            "pairs": [str(one.n) for one in found],
+            "left out": [str(one.left_out) for one in found],
+            "verdict": [one.verdict for one in found],
+        }
     )
-    style = {"higher": "green", "lower": "red"}.get(effect.verdict, "dim")
-    return [*(Text(cell) for cell in cells), Text(effect.verdict, style=style)]
+    return folded(rows, ("task", *_WORDS, "difference"), width)
 
 
-def _table(columns: Sequence[Column], rows: Iterable[list[Text]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for heading, width, right in columns:
-        table.add_column(heading, min_width=width, justify="right" if right else "left", no_wrap=right)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def ranking_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lays out a ranking: a column a heading, every cell text."""
+    return cells(
+        {
+            "channel": rows["arm"],
+            "accuracy": _with_interval(rows, "accuracy"),
+            "gain": rows["to_receiver"].map(_or_blank(points_text)),
+            "verdict": rows["verdict"],
+            "TTFT": rows["ttft_s_p50"].map(_or_blank(seconds_text)),
+            "payload": rows["payload_bytes"].map(_or_blank(bytes_text)),
+        }
+    )
+
+
+def score_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lays out every figure of single arms."""
+    times = {"TTFT p50": "ttft_s_p50", "TTFT p90": "ttft_s_p90", "e2e p50": "e2e_s_p50", "e2e p90": "e2e_s_p90"}
+    return cells(
+        {
+            "channel": rows["arm"],
+            "accuracy": _with_interval(rows, "accuracy"),
+            "strict": rows["accuracy_strict"].map(_or_blank(percent_text)),
+            **{name: rows[name].map(_or_blank(str)) for name in ("n", "errors", "invalid")},
+            **{name: rows[column].map(_or_blank(seconds_text)) for name, column in times.items()},
+            "speed-up": rows["speed_up"].map(_or_blank(ratio_text)),
+            "payload": rows["payload_bytes"].map(_or_blank(bytes_text)),
+            "choices": rows["variant"],
+        }
+    )
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pivots the comparisons of a frame: a row a comparison and arm.
+
+    Returns:
+        Columns arm, comparison, and those of one comparison in `harness.results.frame`, without its name before them.
+    """
+    parts = ("difference", "low", "high", "p_holm", "minimum_detectable", "n", "left_out", "verdict")
+    pieces = []
+    for kind in KINDS:
+        names = {part_column(kind.name, part): part for part in parts}
+        piece = rows.loc[rows[part_column(kind.name, "verdict")] != "", ["run_id", "arm", *names]]
+        pieces.append(piece.rename(columns=names).assign(comparison=kind.title, place=piece.index))
+    return pd.concat(pieces).sort_values("place", kind="stable").drop(columns="place")
+
+
+def difference_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lays out what `differences` gives."""
+    detectable = rows["minimum_detectable"].map(_or_blank(percent_text))
+    return cells(
+        {
+            "channel": rows["arm"],
+            "comparison": rows["comparison"],
+            "points": rows["difference"].map(_or_blank(points_text)),
+            "95% interval": _interval(rows["low"], rows["high"], signed=True),
+            "p (Holm)": rows["p_holm"].map(_or_blank(p_text)),
+            "verdict": rows["verdict"],
+            "detectable": detectable.map(lambda text: f"±{text}" if text else ""),
+            "pairs": rows["n"].map(str),
+            "left out": rows["left_out"].map(str),
+        }
+    )
+
+
+def cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Builds a frame of texts and drops columns without any."""
+    table = pd.DataFrame({name: column.astype(object) for name, column in columns.items()})
+    return table[[name for name in table.columns if name == "channel" or (table[name] != "").any()]]
+
+
+def _ranked(task: str, rows: pd.DataFrame, width: int) -> str:
+    best = ranking(rows)
+    questions = "" if best.empty else f": {best['n'].max()} questions"
+    parts = [fill(f"{task}{questions}", width), folded(ranking_cells(best), _WORDS, width)]
+    sentence = verdict_sentence(rows)
+    return "\n".join([*parts, *([fill(sentence, width)] if sentence else [])])
+
+
+def _everything(task: str, rows: pd.DataFrame, width: int) -> Iterator[str]:
+    yield f"{task}\n{folded(score_cells(rows), _WORDS, width)}"
+    compared = differences(rows)
+    if not compared.empty:
+        yield folded(difference_cells(compared), _WORDS, width)
+    yield from (fill(sentence, width) for sentence in rows["verdict_text"] if sentence)
+
+
+def _with_interval(rows: pd.DataFrame, name: str) -> pd.Series:
+    values = rows[name].map(_or_blank(percent_text))
+    return (values + " " + _interval(rows[f"{name}_low"], rows[f"{name}_high"])).str.strip()
+
+
+def _interval(low: pd.Series, high: pd.Series, *, signed: bool = False) -> pd.Series:
+    both = zip(low, high, strict=True)
+    return pd.Series(
+        ["" if pd.isna(one) or pd.isna(other) else interval_text(one, other, signed=signed) for one, other in both],
+        index=low.index,
+        dtype=object,
+    )
+
+
+def _or_blank(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: "" if pd.isna(value) else write(value)

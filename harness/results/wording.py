@@ -8,12 +8,12 @@ _STEPS = ("B", "kB", "MB", "GB", "TB")
 
 def percent_text(fraction: float | None) -> str:
     """Writes a share as percent with one decimal, ``0.4292 -> '42.9'``."""
-    return BLANK if fraction is None else f"{100 * fraction:.1f}"
+    return BLANK if fraction is None else f"{_tenths(fraction):.1f}"
 
 
 def points_text(fraction: float | None) -> str:
     """Writes a difference of shares as signed points, ``0.074 -> '+7.4'``."""
-    return BLANK if fraction is None else f"{100 * fraction + 0.0:+.1f}"
+    return BLANK if fraction is None else f"{_tenths(fraction):+.1f}"
 
 
 def interval_text(low: float | None, high: float | None, *, signed: bool = False) -> str:
@@ -59,3 +59,8 @@ def ratio_text(ratio: float | None) -> str:
 def arm_text(channel: str, control: str) -> str:
     """Names an arm in one word, ``('c2c', 'mean') -> 'c2c/mean'``."""
     return f"{channel}/{control}" if control else channel
+
+
+def _tenths(fraction: float) -> float:
+    """Rounds to tenths of a point; a little less than nothing is nothing, without a minus."""
+    return round(100 * fraction, 1) + 0.0

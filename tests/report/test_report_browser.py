@@ -12,6 +12,7 @@ import pytest
 
 from harness.records import load_run
 from harness.report.page import write_html
+from harness.results.wording import bytes_text, percent_text, points_text, seconds_text
 from tests.synthetic import SUBJECTS, Plan, questions, run, write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -107,6 +108,19 @@ def test_tables_sort_by_number_with_the_keyboard(page: Any) -> None:
     assert values == sorted(values, reverse=True)
     head.send_keys(Keys.ENTER)
     assert js(page, column) == sorted(values)
+
+
+def test_the_page_rounds_as_the_boards_do(page: Any) -> None:
+    shares = [sign * i / n for n in (400, 800, 1150, 8000) for i in range(n + 1) for sign in (1, -1)]
+    amounts = [i / 32 for i in range(4000)] + [1234.5, 999.4, 2_048_000.0, 27.25, 27.75]
+    for name, write, values in (
+        ("percent", percent_text, [share for share in shares if share >= 0]),
+        ("points", points_text, shares),
+        ("size", bytes_text, amounts),
+        ("seconds", seconds_text, [amount for amount in amounts if amount]),
+    ):
+        drawn = page.execute_script(f"return arguments[0].map((x) => {name}(x))", values)
+        assert [one.replace("−", "-") for one in drawn] == [write(value) for value in values]
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

@@ -16,6 +16,7 @@ from harness.records import load_run
 from harness.report.data import page_data, run_numbers, subject_gains
 from harness.report.page import embedded, fitted, write_html
 from harness.report.questions import Question, wording
+from harness.results.baselines import DERIVED
 from tests.synthetic import SUBJECTS, Plan, questions, run, write
 
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & \u2028'
@@ -89,7 +90,9 @@ def test_answers_stand_at_their_questions(tmp_path: Path) -> None:
     data = page_data([run_numbers(made)])
     columns, texts = data["runs"][0]["tasks"][0]["questions"], data["texts"]
     by_key = {(sample.doc_id, *sample.arm): sample for sample in made.samples}
-    for arm in columns["arms"]:
+    asked = [arm for arm in columns["arms"] if arm["channel"] not in DERIVED]
+    assert {(arm["channel"], arm["control"]) for arm in asked} == set(plan.arms)
+    for arm in asked:
         for index, doc in enumerate(columns["ids"]):
             sample = by_key[(texts[doc], arm["channel"], arm["control"])]
             assert texts[columns["questions"][index]] == f"Q{sample.position}?"
@@ -123,7 +126,8 @@ def test_no_samples_at_all_is_one_sentence(tmp_path: Path) -> None:
 def test_a_run_with_one_channel_and_no_timings_has_a_page(tmp_path: Path) -> None:
     page = page_of(write(run([Plan(n=3, arms=[("receiver", "")], timed=0)], fusion=[]), tmp_path))
     (task,) = json.loads(page.data)["runs"][0]["tasks"]
-    assert (task["effects"], task["speed_ups"], task["rows"][0]["e2e_s_p50"]) == ([], [], None)
+    assert {effect["channel"] for effect in task["effects"]} == {"majority"}
+    assert (task["speed_ups"], {row["e2e_s_p50"] for row in task["rows"]}) == ([], {None})
 
 
 def test_a_broken_sidecar_names_its_line(tmp_path: Path) -> None:

@@ -19,13 +19,31 @@ function fill(node, attributes, children) {
 const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-const percent = (x) => (x === null ? "" : (100 * x).toFixed(1));
-const points = (x) => (x === null ? "" : (x < 0 && 100 * x <= -0.05 ? "−" : "+") + Math.abs(100 * x).toFixed(1));
+/* Rounds as terminal and boards do: to the nearest, from halfway to the even digit. */
+function fixed(x, digits) {
+  const halfway = Number.isInteger(x * 2 ** (digits + 1)) && !Number.isInteger(x * 2 ** digits);
+  if (!halfway) return x.toFixed(digits);
+  const below = Math.floor(x * 10 ** digits);
+  return ((below % 2 ? below + 1 : below) / 10 ** digits).toFixed(digits);
+}
+
+function significant(x) {
+  const digits = x > 0 ? 2 - Math.floor(Math.log10(x)) : 0;
+  return String(Number(digits < 0 ? x.toPrecision(3) : fixed(x, digits)));
+}
+
+const percent = (x) => (x === null ? "" : fixed(100 * x, 1));
 const interval = (low, high, write) => (low === null || high === null ? "" : `[${write(low)}, ${write(high)}]`);
-const significant = (x) => String(Number(x.toPrecision(3)));
+
+function points(x) {
+  if (x === null) return "";
+  const written = fixed(Math.abs(100 * x), 1);
+  return (x < 0 && Number(written) > 0 ? "−" : "+") + written;
+}
 
 function seconds(x) {
   if (x === null || x === undefined) return "";
+  if (x >= 999.5) return `${fixed(x, 0)} s`;
   if (x >= 0.9995) return `${significant(x)} s`;
   return x >= 0.0009995 ? `${significant(1e3 * x)} ms` : `${significant(1e6 * x)} µs`;
 }

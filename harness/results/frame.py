@@ -1,0 +1,197 @@
+"""All results as one tidy data frame: a row an arm and task, everything that terminal, boards and CSV show.
+
+Terminal, boards and CSV are selections, sorts and pivots of it. Nothing is rounded here, and what was not measured is
+missing (`NaN`, `NA` or an empty text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+
+from harness.records.loading import LoadedRun
+from harness.records.schema import ResultRow, RunRecord
+from harness.results.claims import Claim, claims
+from harness.results.effects import KINDS, Effect, effects
+from harness.results.groups import Arm, facts_of, headline
+from harness.results.latency import SpeedUp, speed_ups
+from harness.results.rows import summarise
+from harness.results.wording import arm_text
+
+MEASURED, REPORTED = "measured", "reported, not re-run"
+TEXT, COUNT, NUMBER, FLAG = "str", "Int64", "float64", "boolean"
+# Parts of every comparison's columns, see `harness.results.effects.Effect`.
+_PARTS = {
+    "difference": (NUMBER, "difference of accuracies, as a fraction"),
+    "low": (NUMBER, "lower bound of its 95% interval"),
+    "high": (NUMBER, "upper bound of its 95% interval"),
+    "p_holm": (NUMBER, "its p, adjusted by Holm"),
+    "minimum_detectable": (NUMBER, "smallest difference found with 80% power, as a fraction"),
+    "n": (COUNT, "questions compared"),
+    "left_out": (COUNT, "questions left out: an error on either side, or not asked"),
+    "verdict": (TEXT, "in words"),
+}
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "task": (TEXT, "task or group"),
+    "headline": (FLAG, "no larger group of this run holds it"),
+    "receiver": (TEXT, "receiver model"),
+    "sharers": (TEXT, "sharer models, joined by ' + '"),
+    "channel": (TEXT, "channel with its options"),
+    "control": (TEXT, "control; empty for the channel itself"),
+    "arm": (TEXT, "channel and control in one word"),
+    "variant": (TEXT, "choices inside the channel, such as the T2T variant"),
+    "model_pass": (FLAG, "False: computed from the questions and other rows' answers"),
+    "accuracy": (NUMBER, "right answers over questions asked, as a fraction"),
+    "accuracy_low": (NUMBER, "lower bound of its 95% interval"),
+    "accuracy_high": (NUMBER, "upper bound of its 95% interval"),
+    "accuracy_strict": (NUMBER, "accuracy by the strict parser"),
+    "parsers_disagree": (COUNT, "answers that the two parsers read differently"),
+    "n": (COUNT, "questions asked, errors included"),
+    "errors": (COUNT, "questions without an answer"),
+    "invalid": (COUNT, "answers without a label"),
+    "verdict": (TEXT, "of a channel with a message: communicates, adapts, not resolved or harms"),
+    "verdict_text": (TEXT, "the same as a sentence"),
+    "ttft_s_p50": (NUMBER, "time to first token, median, seconds"),
+    "ttft_s_p90": (NUMBER, "time to first token, 90th percentile, seconds"),
+    "ttft_ratio": (NUMBER, "median time to first token over that of the receiver alone"),
+    "e2e_s_p50": (NUMBER, "end-to-end time, median, seconds"),
+    "e2e_s_p90": (NUMBER, "end-to-end time, 90th percentile, seconds"),
+    "e2e_s_mean": (NUMBER, "end-to-end time, mean, seconds; of reported rows"),
+    "speed_up": (NUMBER, "end-to-end time of T2T over this arm's"),
+    "speed_up_low": (NUMBER, "lower bound of its 95% interval"),
+    "speed_up_high": (NUMBER, "upper bound of its 95% interval"),
+    "payload_bytes": (NUMBER, "message, mean, bytes"),
+    "tokens_out": (NUMBER, "answer, mean, tokens"),
+    "peak_memory_bytes": (COUNT, "peak of the whole run, bytes"),
+    "kind": (TEXT, f"{MEASURED!r} or {REPORTED!r}"),
+    "source": (TEXT, "run or publication"),
+    "run_id": (TEXT, "run"),
+    "started_at": (TEXT, "ISO 8601, UTC"),
+    "commit": (TEXT, "commit of the harness"),
+    "dirty": (FLAG, "the checkout was modified"),
+    "hardware": (TEXT, "GPU, or CPU where there is none"),
+}
+
+
+def part_column(kind: str, part: str) -> str:
+    """Names the column of one part of a comparison: `content`, `content_low`, ..."""
+    return kind if part == "difference" else f"{kind}_{part}"
+
+
+def _comparison_columns() -> Iterator[tuple[str, tuple[str, str]]]:
+    for kind in KINDS:
+        for part, (dtype, text) in _PARTS.items():
+            yield part_column(kind.name, part), (dtype, f"{kind.title}: {text}")
+
+
+_ALL = {**_COLUMNS, **dict(_comparison_columns())}
+COLUMNS: Mapping[str, str] = {name: text for name, (_, text) in _ALL.items()}
+"""Column -> what it holds, with its unit."""
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A record of another form that can be read as a run, such as one of a board."""
+
+    @property
+    def loaded(self) -> LoadedRun:
+        """The run, with the groups in its record."""
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        """Its rows, computed from the answers, with the means that only the run knew."""
+
+
+def frame(records: Iterable[LoadedRun | Recorded]) -> pd.DataFrame:
+    """Puts the results of runs into one tidy frame.
+
+    Args:
+        records: loaded runs or records of a board.
+
+    Returns:
+        A row a run, task (or group) and arm, in that order; columns as `COLUMNS` describes them.
+    """
+    return typed(row for record in records for row in _run_rows(*_read(record)))
+
+
+def typed(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Builds a frame of `COLUMNS` from rows that may lack some of them."""
+    table = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
+    for name, (dtype, _) in _ALL.items():
+        column = table[name].astype(object)
+        table[name] = column.where(column.notna(), "") if dtype == TEXT else column.astype(dtype)
+    return table
+
+
+def _read(record: LoadedRun | Recorded) -> tuple[LoadedRun, list[ResultRow]]:
+    if isinstance(record, Recorded):
+        return record.loaded, record.rows
+    variants = {row.channel: row.variant for row in record.record.results if row.variant}
+    return record, summarise(record.samples, record.timings, facts_of(record.record), variants)
+
+
+def _run_rows(run: LoadedRun, rows: Sequence[ResultRow]) -> Iterator[dict[str, Any]]:
+    facts = facts_of(run.record)
+    shown = {row.task for row in headline(rows, facts.groups)}
+    differences, judged = effects(run.samples, facts), claims(run.samples, facts)
+    found = _Found(differences, judged, speed_ups(run.timings, facts.groups), rows)
+    shared = _provenance(run.record)
+    for row in rows:
+        yield {**shared, **_row_fields(row), **found.fields(row), "headline": row.task in shown}
+
+
+class _Found:
+    """What belongs to one run's rows, by task and arm."""
+
+    def __init__(
+        self,
+        differences: Sequence[Effect],
+        judged: Sequence[Claim],
+        faster: Sequence[SpeedUp],
+        rows: Sequence[ResultRow],
+    ) -> None:
+        self._effects: dict[tuple[str, Arm], list[Effect]] = {}
+        for effect in differences:
+            self._effects.setdefault((effect.task, effect.arm), []).append(effect)
+        self._claims = {(claim.task, (claim.channel, "")): claim for claim in judged}
+        self._faster = {(one.task, one.arm): one for one in faster}
+        self._first = {row.task: row.ttft_s_p50 for row in rows if (row.channel, row.control) == ("receiver", "")}
+
+    def fields(self, row: ResultRow) -> dict[str, Any]:
+        """The columns of a row that are not its own."""
+        where = row.task, (row.channel, row.control)
+        fields: dict[str, Any] = {}
+        for effect in self._effects.get(where, ()):
+            fields |= {part_column(effect.kind, part): getattr(effect, part) for part in _PARTS}
+        if claim := self._claims.get(where):
+            fields |= {"verdict": claim.verdict, "verdict_text": claim.text}
+        if one := self._faster.get(where):
+            fields |= {"speed_up": one.ratio, "speed_up_low": one.low, "speed_up_high": one.high}
+        base = self._first.get(row.task)
+        if base and row.ttft_s_p50 is not None:
+            fields["ttft_ratio"] = row.ttft_s_p50 / base
+        return fields
+
+
+def _row_fields(row: ResultRow) -> dict[str, Any]:
+    fields = {name: value for name, value in row.model_dump().items() if name in COLUMNS}
+    arm = arm_text(row.channel, row.control)
+    return {**fields, "arm": arm, "payload_bytes": row.payload_bytes_mean, "tokens_out": row.tokens_out_mean}
+
+
+def _provenance(record: RunRecord) -> dict[str, Any]:
+    models = {role: [m.reference for m in record.models if m.role.startswith(role)] for role in ("receiver", "sharer")}
+    return {
+        "receiver": next(iter(models["receiver"]), ""),
+        "sharers": " + ".join(models["sharer"]),
+        "peak_memory_bytes": record.peak_memory_bytes.get("process"),
+        "kind": MEASURED,
+        "source": f"run {record.run_id}{f' through {record.engine.backend}' if record.engine else ''}",
+        "run_id": record.run_id,
+        "started_at": record.started_at,
+        "commit": record.git.commit,
+        "dirty": record.git.dirty,
+        "hardware": record.hardware.gpu or record.hardware.cpu,
+    }
