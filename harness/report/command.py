@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from harness import leaderboard
+from harness.errors import UserError
 from harness.records.loading import LoadedRun, load_run, tell_warnings
 from harness.results import arms_of, compare, facts_of, frame, render_all, render_comparison, render_ranking
 
@@ -34,6 +35,8 @@ def report(options: argparse.Namespace) -> int:
 def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
     """Prints each run's ranking, everything, or one comparison."""
     for run in runs:
+        if not run.samples:
+            raise UserError(f"{run.path} has no answers yet; run_eval.py resume {run.path} goes on with it.")
         if len(runs) > 1:
             print(f"\n{run.path}")
         if options.compare:
