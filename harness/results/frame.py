@@ -118,7 +118,7 @@ def frame(records: Iterable[LoadedRun | Recorded]) -> pd.DataFrame:
 
 def typed(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Builds a frame of `COLUMNS` from rows that may lack some of them."""
-    table = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
+    table: pd.DataFrame = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
     for name, (dtype, _) in _ALL.items():
         column = table[name].astype(object)
         table[name] = column.where(column.notna(), "") if dtype == TEXT else column.astype(dtype)

@@ -26,7 +26,8 @@ def ranking(rows: pd.DataFrame, most: int = MOST_ROWS) -> pd.DataFrame:
     baselines = own[~message & ~own["arm"].isin([arm_text(*RECEIVER), *_NO_BASELINES])]
     held = pd.concat([receiver.head(1), baselines.head(1)])
     chosen = pd.concat([held, own[message].head(most - len(held))])
-    return chosen.sort_values("accuracy", ascending=False, kind="stable")
+    best_first: pd.DataFrame = chosen.sort_values("accuracy", ascending=False, kind="stable")
+    return best_first
 
 
 def verdict_sentence(rows: pd.DataFrame) -> str:

@@ -115,7 +115,8 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
         names = {part_column(kind.name, part): part for part in parts}
         piece = rows.loc[rows[part_column(kind.name, "verdict")] != "", ["run_id", "arm", *names]]
         pieces.append(piece.rename(columns=names).assign(comparison=kind.title, place=piece.index))
-    return pd.concat(pieces).sort_values("place", kind="stable").drop(columns="place")
+    pivoted: pd.DataFrame = pd.concat(pieces).sort_values("place", kind="stable").drop(columns="place")
+    return pivoted
 
 
 def difference_cells(rows: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +140,8 @@ def difference_cells(rows: pd.DataFrame) -> pd.DataFrame:
 def cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
     """Builds a frame of texts and drops columns without any."""
     table = pd.DataFrame({name: column.astype(object) for name, column in columns.items()})
-    return table[[name for name in table.columns if name == "channel" or (table[name] != "").any()]]
+    filled: pd.DataFrame = table[[name for name in table.columns if name == "channel" or (table[name] != "").any()]]
+    return filled
 
 
 def _ranked(task: str, rows: pd.DataFrame, width: int) -> str:

@@ -55,7 +55,7 @@ def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
     cells = [_pieces(cell, max(room, _NARROWEST)) for cell in table[first]]
     rows: list[dict[str, str]] = []
     for pieces, (_, row) in zip(cells, table.iterrows(), strict=True):
-        rows.append({**row.to_dict(), first: pieces[0]})
+        rows.append({**{str(name): str(cell) for name, cell in row.items()}, first: pieces[0]})
         rows += [{**dict.fromkeys(others, ""), first: piece} for piece in pieces[1:]]
     return github(pd.DataFrame(rows, columns=list(table.columns)), left)
 
