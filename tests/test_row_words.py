@@ -33,7 +33,7 @@ GPQA = {"Correct Answer": "red", "Incorrect Answer 1": "blue"}
 
 
 def shown(row: dict[str, Any], *continuations: str) -> str:
-    query = query_of("Which?", {"question": "Which?", **row}, {}, 1, continuations)
+    query = query_of("Which?", {"question": "Which?", **row}, {}, 1, continuations=continuations)
     return sharer_conversation(query, TextVariant(with_options=True)).turns[0].content
 
 
