@@ -22,7 +22,7 @@ _SUMMARY = {
     "run": "compare channels on tasks; without arguments the embedded pair on its own task",
     "resume": "go on with a run that was stopped",
     "report": "print a run's results, add it to the leaderboards, write a page or plots",
-    "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable",
+    "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable, 3 not shown",
     "train": "train a fuser for a pair",
     "train-demo": "build the embedded pair from nothing",
     "bench": "time the channels, or training, against the floor of this machine",
@@ -151,9 +151,15 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
 
 def _check(rest: list[str]) -> int:
     parser = _parser("check")
-    parser.add_argument("baseline", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--margin", type=float, default=1.0, help="points of accuracy that may be lost")
+    parser.add_argument("baseline", type=Path, help="run folder, folder of repetitions, or a leaderboard's record")
+    parser.add_argument("run", type=Path, help="the same")
+    parser.add_argument("--margin", type=float, default=1.0, help="points of accuracy within which runs are the same")
+    parser.add_argument(
+        "--fail_on",
+        "--fail-on",
+        choices=["regression", "not-shown"],
+        help="what fails; default: not-shown, or regression alone where only rounding can differ",
+    )
     parser.add_argument("--latency_ratio", "--latency-ratio", type=float, default=1.05, help="slowdown that may pass")
     parser.add_argument("--no-latency", action="store_true", help="leave latency out")
     parser.add_argument("--no-exact", action="store_true", help="test answers statistically even for one identity")
@@ -167,6 +173,7 @@ def _check(rest: list[str]) -> int:
         latency_ratio=options.latency_ratio,
         latency=not options.no_latency,
         exact=not options.no_exact,
+        fail_on=options.fail_on,
     )
     return main(options.baseline, options.run, options=wanted, junit_path=options.junit, markdown_path=options.markdown)
 

@@ -18,11 +18,20 @@ import torch
 from harness.accuracy import Item, to_sample
 from harness.channels.base import Channel, Work
 from harness.engine import Answer, answer_one
+from harness.machine_load import Spent, moment, spent_since
 from harness.records.schema import Sample, Timing
 from harness.timing import Clock
 
 Known = dict[tuple[str, str, str], Sample]
 ROUNDS = 2
+
+
+class Timed(NamedTuple):
+    """One answer with the clock that ran beside it and the processor time that it took."""
+
+    clock: Clock
+    answer: Answer
+    spent: Spent
 
 
 class Turn(NamedTuple):
@@ -61,10 +70,10 @@ def time_questions(
             turn = (number + round_) % len(channels)
             turn_timings, failed = [], 0
             for channel in [*channels[turn:], *channels[:turn]]:
-                clock, answer = _once(channel, item, equal_tokens)
-                failed += answer.fault is not None
-                if answer.fault is None and _of_length(answer, item, equal_tokens):
-                    turn_timings.append(_timing(channel, item, clock, answer, known, round_, equal_tokens))
+                timed = _once(channel, item, equal_tokens)
+                failed += timed.answer.fault is not None
+                if timed.answer.fault is None and _of_length(timed.answer, item, equal_tokens):
+                    turn_timings.append(_timing(channel, item, timed, known, round_, equal_tokens))
             tick()
             yield Turn(turn_timings, failed)
 
@@ -75,7 +84,7 @@ def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
     return [items[i] for i in sorted(chosen)]
 
 
-def _once(channel: Channel, item: Item, equal_tokens: int | None) -> tuple[Clock, Answer]:
+def _once(channel: Channel, item: Item, equal_tokens: int | None) -> Timed:
     device = channel.answers.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -85,8 +94,10 @@ def _once(channel: Channel, item: Item, equal_tokens: int | None) -> tuple[Clock
         request = replace(request, exactly=equal_tokens, query=replace(request.query, room=equal_tokens))
     # Every channel pays for reading its prompts, once; nothing remembered from the accuracy pass may help one of them.
     channel.forget()
+    before = moment()
     work.clock.mark("start")
-    return work.clock, answer_one(channel, request, work)
+    answer = answer_one(channel, request, work)
+    return Timed(work.clock, answer, spent_since(before))
 
 
 def _of_length(answer: Answer, item: Item, equal_tokens: int | None) -> bool:
@@ -94,9 +105,8 @@ def _of_length(answer: Answer, item: Item, equal_tokens: int | None) -> bool:
     return equal_tokens is None or bool(item.request.options) or len(answer.tokens) == equal_tokens
 
 
-def _timing(
-    channel: Channel, item: Item, clock: Clock, answer: Answer, known: Known, round_: int, equal_tokens: int | None
-) -> Timing:
+def _timing(channel: Channel, item: Item, timed: Timed, known: Known, round_: int, equal_tokens: int | None) -> Timing:
+    clock, answer, spent = timed
     sample = to_sample(item, channel.name, "", answer)
     before = known.get((item.task, item.doc_id, channel.name))
     compared = before is not None and before.done and equal_tokens is None
@@ -114,6 +124,8 @@ def _timing(
         equal_length=equal_tokens is not None,
         same_answer=same_answer(sample, before) if compared and before is not None else None,
         payload_bytes=answer.payload_bytes,
+        cpu_s=spent.cpu_s,
+        load=spent.load,
     )
 
 

@@ -130,6 +130,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         status="started",
         started_at=now(),
         command=list(command),
+        job=config.job or provenance.job(),
         identity=identity_hash(config, extra),
         identity_fields=identity(config, extra),
         config=config.model_dump(mode="json"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.tiny import fused, shared_lm
 from helpers.work import query
 
-from harness import prompts
+from harness import machine_load, prompts
 from harness.accuracy import Item
 from harness.channels.base import Channel, Work
 from harness.channels.single import Single
@@ -63,3 +64,24 @@ def test_a_timed_answer_that_fails_has_no_timing() -> None:
     asked = item()
     endless = replace(asked, request=replace(asked.request, query=replace(asked.request.query, room=10**9)))
     assert list(time_questions(channels()[:1], [endless], {}, warm_up=0)) == [Turn([], 1)] * ROUNDS
+
+
+def test_a_timing_has_the_processor_time_of_the_process_and_of_the_machine() -> None:
+    asked = item()
+    timings = [t for turn in time_questions(channels()[:1], [asked], {}, warm_up=0) for t in turn.timings]
+    assert all(t.cpu_s is not None and t.cpu_s > 0 and t.load is not None and t.load >= 0 for t in timings)
+
+
+def test_the_load_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = iter([(10.0, 1.0, {"user": 5.0, "idle": 9.0}), (12.0, 2.5, {"user": 6.0, "idle": 9.0, "steal": 2.0})])
+
+    def read() -> machine_load.Moment:
+        wall_s, own_s, times = next(clocks)
+        monkeypatch.setattr(machine_load.time, "perf_counter", lambda: wall_s)
+        monkeypatch.setattr(machine_load.time, "process_time", lambda: own_s)
+        monkeypatch.setattr(machine_load.psutil, "cpu_times", lambda: SimpleNamespace(**times))
+        return machine_load.moment()
+
+    first, last = read(), read()
+    monkeypatch.setattr(machine_load, "moment", lambda: last)
+    assert machine_load.spent_since(first) == machine_load.Spent(cpu_s=1.5, load=1.5)

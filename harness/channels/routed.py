@@ -117,6 +117,7 @@ def _after(chosen: Timing, asked: Sequence[Timing], control: str) -> Timing:
             "ttft_s": chosen.ttft_s + waited_s,
             "e2e_s": chosen.e2e_s + waited_s,
             "stages_s": stages_s,
+            "cpu_s": None if asked else chosen.cpu_s,  # of the first tokens alone it is not known
             "same_answer": None,
         }
     )

@@ -123,6 +123,9 @@ class RunConfig(BaseModel):
     latency_equal_tokens: Runtime[Count | None] = None
     """Time once more with so many tokens decoded in every channel, at least 2."""
 
+    job: Runtime[Annotated[str, Field(min_length=1)] | None] = None
+    """Name of the job that this run is part of: `check` compares seconds within one; default: as the CI says."""
+
     # what is left behind
     output_path: Runtime[str | None] = None
     """Folder of the run."""

@@ -45,7 +45,16 @@ _NAMES = {
     "MALLOC_ARENA_MAX",
     "LD_PRELOAD",
 }
-_PLACES = "_DIR"  # where files are kept changes no number; what they hold has fingerprints of its own
+# Where files are kept changes no number, what they hold has fingerprints of its own; nor does a job's name.
+_NO_SWITCHES = ("_DIR", "_JOB")
+# By engine: every variable that takes part in the name of one job on one machine; the first engine that is there.
+_JOBS = (
+    ("HARNESS_JOB",),
+    ("GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB", "RUNNER_NAME"),
+    ("CI_JOB_ID",),
+    ("SLURM_JOB_ID",),
+    ("BUILD_TAG",),
+)
 _CODE = ("harness", "tasks", "run_eval.py", "pyproject.toml")
 _GIT_TIMEOUT_S = 20
 
@@ -66,9 +75,16 @@ def _version(package: str) -> str:
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the environment switches that change numbers or speed; never a token."""
     given = os.environ if variables is None else variables
-    switches = {name for name in given if name.startswith(_PREFIXES) and not name.endswith(_PLACES)}
+    switches = {name for name in given if name.startswith(_PREFIXES) and not name.endswith(_NO_SWITCHES)}
     chosen = switches | (_NAMES & set(given))
     return {name: scrub(given[name]) for name in sorted(chosen) if not is_secret(name)}
+
+
+def job(variables: Mapping[str, str] | None = None) -> str:
+    """Returns the CI or batch job that this process is part of; empty where no environment variable says so."""
+    given = os.environ if variables is None else variables
+    parts = next((names for names in _JOBS if given.get(names[0])), ())
+    return "/".join(scrub(given[name]) for name in parts if given.get(name))
 
 
 def git(root: Path | None = None) -> Git:

@@ -93,6 +93,10 @@ class Timing(Record):
     equal_length: bool = Field(False, description="True when every channel was made to decode the same number")
     same_answer: bool | None = Field(None, description="equals the answer of the accuracy pass; None = not compared")
     payload_bytes: int = 0
+    cpu_s: float | None = Field(None, description="processor seconds of this process meanwhile, over all its threads")
+    load: float | None = Field(
+        None, description="cores of the machine that were busy meanwhile, own work included, in steps of a clock tick"
+    )
 
 
 class Hardware(Record):
@@ -216,6 +220,7 @@ class RunRecord(Record):
     started_at: str = Field(description="ISO 8601, UTC")
     finished_at: str | None = None
     command: list[str] = []
+    job: str = Field("", description="CI or batch job that the run was part of; empty = not known")
     identity: str = Field(description="sha256 over every identity field")
     identity_fields: dict[str, Any] = {}
     config: dict[str, Any] = {}

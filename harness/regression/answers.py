@@ -30,14 +30,19 @@ def same_hardware(baseline: Run, run: Run) -> bool:
 def same_answer(base: Sample, head: Sample) -> bool:
     """Compares text, labels and scores exactly, loglikelihoods to 1e-4 nats.
 
-    What one side did not keep (a run without logged samples has no text) is not compared.
+    What one side did not keep (the record of a leaderboard has no text) is not compared.
     """
     return (
-        (base.predicted, base.predicted_strict, base.correct, base.correct_strict, base.routed_to)
-        == (head.predicted, head.predicted_strict, head.correct, head.correct_strict, head.routed_to)
-        and (base.text is None or head.text is None or base.text == head.text)
+        (base.predicted, base.predicted_strict, base.correct, base.correct_strict)
+        == (head.predicted, head.predicted_strict, head.correct, head.correct_strict)
+        and _agree(base.text, head.text)
+        and _agree(base.routed_to, head.routed_to)
         and _close(base.loglikelihoods, head.loglikelihoods)
     )
+
+
+def _agree(base: str | None, head: str | None) -> bool:
+    return base is None or head is None or base == head
 
 
 def _close(base: Sequence[float] | None, head: Sequence[float] | None) -> bool:

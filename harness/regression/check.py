@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.errors import UserError
 from harness.records.files import explained, write_atomic
-from harness.records.loading import RECORD, is_run, load_run, tell_warnings
 from harness.regression.accuracy import accuracy
 from harness.regression.answers import equality, same_hardware, same_identity
 from harness.regression.comparable import coverage, finished, refusals, repetition_refusals
 from harness.regression.counters import counts
+from harness.regression.differences import Difference, differences, first_line, only_rounding
 from harness.regression.latency import latency
 from harness.regression.output import junit, lines, markdown
 from harness.regression.pairing import Run, arm_pairs
+from harness.regression.sources import load
 from harness.regression.verdicts import Options, Report, Verdict
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -32,19 +32,28 @@ def check(baseline: Run | Sequence[Run], run: Run | Sequence[Run], options: Opti
         options: What counts as worse; the defaults where left out.
 
     Returns:
-        Every verdict; its `exit_code` is 0 for same or better, 1 for a regression, 2 for not comparable.
+        Every verdict; its `exit_code` is 0 for same or better, 1 for a regression, 2 for not comparable, 3 for not
+        shown to be the same.
     """
     chosen = options or Options()
     bases, heads = _several(baseline), _several(run)
+    found = differences(bases[0], heads[0])
     verdicts = [*finished(heads[0]), *refusals(bases[0], heads[0])]
     verdicts += [verdict for n, base in enumerate(bases[1:], 2) for verdict in repetition_refusals(base, n)]
     if any(verdict.status == "not comparable" for verdict in verdicts):
-        return Report.of(verdicts)
+        return Report.of(verdicts, first_line(found))
     verdicts += _outcomes(bases[0], heads[0], chosen)
     verdicts += [verdict for n, head in enumerate(heads[1:], 2) for verdict in _repeated(heads[0], head, n)]
     if chosen.latency:
         verdicts += latency(bases, heads, chosen)
-    return Report.of(verdicts)
+    return Report.of(_excused(verdicts, found, chosen), first_line(found))
+
+
+def _excused(verdicts: Iterable[Verdict], found: Sequence[Difference], options: Options) -> Iterable[Verdict]:
+    """What is not shown fails nothing where only a regression is to fail, by default where only rounding differs."""
+    excuse = options.fail_on == "regression" or (options.fail_on is None and only_rounding(found))
+    for verdict in verdicts:
+        yield replace(verdict, excused=True) if excuse and verdict.status == "not shown" else verdict
 
 
 def _repeated(first: Run, again: Run, number: int) -> Iterable[Verdict]:
@@ -91,10 +100,10 @@ def main(
     markdown_path: str | Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> int:
-    """Checks two run folders, prints a line a verdict and writes the reports that were asked for.
+    """Checks two runs, prints what differs and a line a verdict and writes the reports that were asked for.
 
     Args:
-        baseline_path: A run folder, or a folder of run folders: repetitions of one run.
+        baseline_path: A run folder, a folder of run folders (repetitions of one run), or a leaderboard's record.
         run_path: The same for the run.
         options: What counts as worse.
         junit_path: Where JUnit XML goes; nowhere if left out.
@@ -102,7 +111,7 @@ def main(
         echo: Prints one line.
 
     Raises:
-        UserError: A path is no run, its schema is unknown, or a report cannot be written.
+        UserError: A path holds no run, its schema is unknown, or a report cannot be written.
     """
     report = check(load(Path(baseline_path)), load(Path(run_path)), options)
     for line in lines(report):
@@ -115,23 +124,6 @@ def main(
     if summary_path := os.environ.get(SUMMARY_VARIABLE):
         _append(Path(summary_path), summary)
     return report.exit_code
-
-
-def load(path: Path) -> list[Run]:
-    """Loads a run folder, or every run folder directly below a folder, in the order in which they started.
-
-    Raises:
-        UserError: There is no run, or the runs below the folder are not repetitions of one.
-    """
-    folders = [path] if is_run(path) else sorted(found.parent for found in path.glob(f"*/{RECORD}"))
-    if not folders:
-        raise UserError(f"{path} is no run: it has no {RECORD}, nor has a folder in it; give the folder of a run.")
-    loaded = [load_run(folder) for folder in folders]
-    tell_warnings(loaded)
-    runs: list[Run] = sorted(loaded, key=lambda run: run.record.started_at)
-    if len({run.record.identity for run in runs}) > 1:
-        raise UserError(f"{path} holds runs of different identities; repetitions of one run belong in a folder each.")
-    return runs
 
 
 def _append(path: Path, text: str) -> None:

@@ -1,24 +1,25 @@
-"""Seconds of baseline and run: refused unless they come from one machine and one job.
+"""Seconds of baseline and run: judged only where the two took turns on one idle machine in one job.
 
-Guarantees that no other processor, and no machine that was busy with something else another day, is taken for a
-change of the code. It accepts that a stored baseline says nothing about latency.
+Guarantees that no other processor, and no machine that was busy with something else, is taken for a change of the
+code: seconds that cannot be compared are said and fail nothing. It accepts that a stored baseline says nothing about
+latency.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from harness.errors import UserError
 from harness.records.schema import Timing
 from harness.regression.answers import same_hardware
+from harness.regression.load import busy
 from harness.regression.pairing import Run
 from harness.regression.seconds import Second, judge
 from harness.regression.verdicts import Options, Verdict
 from harness.results.wording import arm_text
 
-ONE_JOB = timedelta(hours=6)
 METRICS: Mapping[str, Callable[[Timing], float]] = {"TTFT": lambda t: t.ttft_s, "end to end": lambda t: t.e2e_s}
 
 Group = tuple[str, str, str, bool]
@@ -36,8 +37,10 @@ def latency(baselines: Sequence[Run], runs: Sequence[Run], options: Options) -> 
     if not base and not head:
         return []
     if reason := _incomparable(baselines, runs, base, head):
-        return [Verdict("not comparable", "latency", "", reason)]
-    return [*_alternation(baselines, runs), *_groups(base, head, options)]
+        return [Verdict("not comparable", "latency", "", reason, excused=True)]
+    if reason := busy(baselines, runs):
+        return [Verdict("warning", "latency", "", reason)]
+    return list(_groups(base, head, options))
 
 
 def _timings(runs: Sequence[Run]) -> list[Timing]:
@@ -51,14 +54,26 @@ def _timings(runs: Sequence[Run]) -> list[Timing]:
 
 def _incomparable(baselines: Sequence[Run], runs: Sequence[Run], base: Sequence[Timing], head: Sequence[Timing]) -> str:
     if not base or not head:
-        return f"The {'run' if base else 'baseline'} has no timings; time both, or leave latency out."
+        return f"The {'run' if base else 'baseline'} has no timings, so seconds were not compared."
     sides = [*baselines, *runs]
     if not all(same_hardware(sides[0], side) for side in sides):
-        return "The hardware fingerprints differ or are unknown; run both on one machine, or leave latency out."
-    starts = [_started(side) for side in sides]
-    if max(starts) - min(starts) > ONE_JOB:
-        return "The runs started more than 6 hours apart; run both in one job, or leave latency out."
+        return "The hardware fingerprints differ or are unknown, so seconds were not compared."
+    if len({side.record.job for side in sides}) > 1 or not sides[0].record.job:
+        return "The runs are of different jobs or do not name one (--job), so seconds were not compared."
+    if not _alternated(baselines, runs):
+        return (
+            "Baseline and run did not take turns, at least two each, so a drift of the machine would look like a "
+            "change: seconds were not compared."
+        )
     return ""
+
+
+def _alternated(baselines: Sequence[Run], runs: Sequence[Run]) -> bool:
+    """Whether the runs came in neighbouring pairs of both sides, such as base, head, head, base."""
+    starts = [(_started(run), side) for side, of_side in enumerate((baselines, runs)) for run in of_side]
+    turns = [side for _, side in sorted(starts)]
+    pairs = list(zip(turns[::2], turns[1::2], strict=False))
+    return len(turns) % 2 == 0 and len(pairs) > 1 and all(first != second for first, second in pairs)
 
 
 def _started(run: Run) -> datetime:
@@ -68,12 +83,6 @@ def _started(run: Run) -> datetime:
     except ValueError as error:
         raise UserError(f"Run {run.record.run_id!r} has started_at {stamp!r}, which is no ISO 8601 time.") from error
     return moment.replace(tzinfo=None) if moment.utcoffset() is None else moment.astimezone().replace(tzinfo=None)
-
-
-def _alternation(baselines: Sequence[Run], runs: Sequence[Run]) -> Iterable[Verdict]:
-    if max(map(_started, baselines)) <= min(map(_started, runs)):
-        text = "baseline and run did not alternate: a drift of the machine would look like a change"
-        yield Verdict("warning", "latency", "", text)
 
 
 def _groups(base: Sequence[Timing], head: Sequence[Timing], options: Options) -> Iterable[Verdict]:

@@ -16,11 +16,13 @@ from harness.regression.verdicts import Report, Status, Verdict
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ACTIVE = re.compile(r"([\\`*_\[\]|~@$#])")
 MOST = 24
-_FAILURES: dict[Status, str] = {"regression": "failure", "not comparable": "error"}
+_FAILURES: dict[Status, str] = {"regression": "failure", "not comparable": "error", "not shown": "failure"}
+_COUNTED = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+_QUIET: tuple[Status, ...] = ("same", "no worse")
 
 
 def lines(report: Report) -> list[str]:
-    """Returns one line a verdict, the gravest last: nearest to the prompt.
+    """Returns what differs, then one line a verdict, the gravest last: nearest to the prompt.
 
     Of many harmless verdicts of one kind (57 subjects, none resolved) only the first are shown, those over all tasks
     among them; Markdown and JUnit hold every one. Whatever fails a build is always shown.
@@ -28,11 +30,15 @@ def lines(report: Report) -> list[str]:
     shown: list[str] = []
     for (status, check), group in groupby(report.verdicts, key=lambda verdict: (verdict.status, verdict.check)):
         printed = [_one_line(verdict.line) for verdict in group]
-        hidden = len(printed) - MOST if status in ("same", "warning") else 0
+        hidden = len(printed) - MOST if status in (*_QUIET, "warning") else 0
         if hidden > 0:
             printed[MOST:] = [f"{status.upper():<14} {check:<9} and {hidden} more, listed by --markdown and --junit"]
         shown += printed
-    return [*reversed(shown), report.headline]
+    return [*_differs(report), *reversed(shown), report.headline]
+
+
+def _differs(report: Report) -> list[str]:
+    return [_one_line(report.differs)] if report.differs else []
 
 
 def escape(text: str) -> str:
@@ -50,9 +56,10 @@ def _printable(text: str) -> str:
 
 def markdown(report: Report) -> str:
     """Returns a section with one table; verdicts that need no reading are folded away."""
-    loud = [verdict for verdict in report.verdicts if verdict.status != "same"]
-    quiet = [verdict for verdict in report.verdicts if verdict.status == "same"]
+    loud = [verdict for verdict in report.verdicts if verdict.status not in _QUIET]
+    quiet = [verdict for verdict in report.verdicts if verdict.status in _QUIET]
     parts = ["## Regression check", "", f"**{escape(report.headline)}**", ""]
+    parts += [part for line in _differs(report) for part in (escape(line), "")]
     parts += _table(loud)
     if quiet:
         parts += ["<details>", f"<summary>{len(quiet)} unchanged</summary>", "", *_table(quiet), "</details>", ""]
@@ -68,10 +75,14 @@ def _table(verdicts: list[Verdict]) -> list[str]:
 
 
 def junit(report: Report) -> str:
-    """Returns a JUnit suite with one test case a verdict."""
-    count = {"failures": report.count("regression"), "errors": report.count("not comparable")}
+    """Returns a JUnit suite with one test case a verdict; what is excused is skipped."""
+    kinds = [_kind(verdict) for verdict in report.verdicts]
+    count = {name: kinds.count(kind) for name, kind in _COUNTED.items()}
     numbers = {"tests": str(len(report.verdicts)), **{name: str(value) for name, value in count.items()}}
     suite = ElementTree.Element("testsuite", {"name": "c2c-harness check", **numbers})
+    if report.differs:
+        properties = ElementTree.SubElement(suite, "properties")
+        ElementTree.SubElement(properties, "property", {"name": "differs", "value": _one_line(report.differs)})
     for verdict in report.verdicts:
         _case(suite, verdict)
     root = ElementTree.Element("testsuites", numbers)
@@ -80,11 +91,16 @@ def junit(report: Report) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
+def _kind(verdict: Verdict) -> str:
+    if verdict.excused:
+        return "skipped"
+    return _FAILURES.get(verdict.status, "")
+
+
 def _case(suite: ElementTree.Element, verdict: Verdict) -> None:
     name, text = (_printable(part) for part in (verdict.subject or "run", verdict.text))
     case = ElementTree.SubElement(suite, "testcase", {"classname": f"check.{verdict.check}", "name": name})
-    kind = _FAILURES.get(verdict.status)
-    if kind:
+    if kind := _kind(verdict):
         ElementTree.SubElement(case, kind, {"message": text, "type": verdict.status}).text = text
     else:
         ElementTree.SubElement(case, "system-out").text = f"{verdict.status}: {text}"

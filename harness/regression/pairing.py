@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.records.schema import RunRecord, Sample, Timing
+from harness.results.baselines import DERIVED
 from harness.results.groups import Arm, Facts, Key, tables
 from harness.results.wording import arm_text
 
@@ -72,7 +73,9 @@ def arm_pairs(baseline: Run, run: Run) -> list[ArmPair]:
     pairs = []
     for table in tables(baseline.samples, Facts(pooled)):
         others = head.get(table.name, {})
-        for arm in [*table.arms, *(arm for arm in others if arm not in table.arms)]:
+        for arm in dict.fromkeys([*table.arms, *others]):
+            if arm[0] in DERIVED:
+                continue  # follows from the answers of other arms, which are judged themselves
             base_arm, head_arm = table.arms.get(arm, {}), others.get(arm, {})
             pairs.append(ArmPair(table.name, table.name in pooled, arm, base_arm, head_arm))
     return pairs

@@ -1,6 +1,7 @@
 """The words of a check: options, verdicts and the report whose exit code a build obeys.
 
-A regression outweighs everything, so that an incomparable latency never hides a worse accuracy.
+A regression outweighs everything, so that runs that cannot be compared in one thing never hide a loss in another. What
+is excused is said and fails nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Literal
 from harness.errors import UserError
 from harness.results.wording import p_text
 
-Status = Literal["regression", "not comparable", "warning", "better", "same"]
-ORDER: tuple[Status, ...] = ("regression", "not comparable", "warning", "better", "same")
+Status = Literal["regression", "not comparable", "not shown", "warning", "better", "no worse", "same"]
+ORDER: tuple[Status, ...] = ("regression", "not comparable", "not shown", "warning", "better", "no worse", "same")
+FailOn = Literal["regression", "not-shown"]
 
 SAME_OR_BETTER = 0
 REGRESSION = 1
 NOT_COMPARABLE = 2
+NOT_SHOWN = 3
+FAILING: dict[Status, int] = {"regression": REGRESSION, "not comparable": NOT_COMPARABLE, "not shown": NOT_SHOWN}
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,16 @@ class Options:
     """What counts as worse.
 
     Attributes:
-        margin_points: Percentage points of accuracy that a run may lose without being called a regression.
+        margin_points: Percentage points of accuracy: a smaller difference counts as the same, and only a greater loss
+            as a regression.
         latency_ratio: Ratio of medians (run / baseline) above which a run may be called slower.
-        latency: Whether seconds are compared at all; off for a baseline that was measured in another job.
+        latency: Whether seconds are compared at all.
         exact: Whether equal identities must give equal answers and counts.
         alpha: Chance of a false alarm over the whole family of accuracy tests.
         latency_alpha: Two-sided level of each rank test of seconds.
-        level: One-sided confidence of the bound on what could hide.
+        level: Confidence of each of the two one-sided tests that show a difference to be within the margin.
+        fail_on: The least that fails a build: `regression`, or `not-shown` for what is not shown to be the same either.
+            None: the latter, unless nothing differs between the two runs but how numbers are rounded.
 
     Raises:
         UserError: A margin below zero or a ratio not above one.
@@ -42,9 +49,10 @@ class Options:
     latency_ratio: float = 1.05
     latency: bool = True
     exact: bool = True
-    alpha: float = 0.02
+    alpha: float = 0.025
     latency_alpha: float = 0.002
     level: float = 0.95
+    fail_on: FailOn | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin_points < 100:
@@ -67,12 +75,19 @@ class Verdict:
         check: accuracy, answers, arms, counts, errors, invalid, latency, questions or runs.
         subject: Task and arm, such as ``openbookqa c2c/mean``; empty for the run as a whole.
         text: The finding with its figures.
+        excused: Whether it is said and fails nothing.
     """
 
     status: Status
     check: str
     subject: str
     text: str
+    excused: bool = False
+
+    @property
+    def failing(self) -> bool:
+        """Whether a build fails by it."""
+        return self.status in FAILING and not self.excused
 
     @property
     def line(self) -> str:
@@ -82,14 +97,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """Every verdict of one check, the gravest first."""
+    """Every verdict of one check, the gravest first.
+
+    Attributes:
+        differs: What differs between the two runs, in a sentence; empty where it was not looked at.
+    """
 
     verdicts: tuple[Verdict, ...]
+    differs: str = ""
 
     @classmethod
-    def of(cls, verdicts: Iterable[Verdict]) -> Report:
+    def of(cls, verdicts: Iterable[Verdict], differs: str = "") -> Report:
         """Sorts by gravity; verdicts of one status keep their order."""
-        return cls(tuple(sorted(verdicts, key=lambda verdict: ORDER.index(verdict.status))))
+        return cls(tuple(sorted(verdicts, key=lambda verdict: ORDER.index(verdict.status))), differs)
 
     def count(self, status: Status) -> int:
         """Returns how many verdicts have a status."""
@@ -97,17 +117,22 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 same or better, 1 regression, 2 not comparable (also when nothing was compared)."""
-        if self.count("regression"):
-            return REGRESSION
-        if self.count("not comparable") or not self.verdicts:
-            return NOT_COMPARABLE
-        return SAME_OR_BETTER
+        """0 same or better, 1 regression, 2 not comparable (also when nothing was compared), 3 not shown."""
+        codes = [FAILING[verdict.status] for verdict in self.verdicts if verdict.failing]
+        if codes:
+            return min(codes)
+        return SAME_OR_BETTER if self._compared else NOT_COMPARABLE
+
+    @property
+    def _compared(self) -> bool:
+        return any(verdict.status != "not comparable" for verdict in self.verdicts)
 
     @property
     def headline(self) -> str:
         """The whole report in one sentence."""
-        words = ("Same or better", "Regression", "Not comparable")[self.exit_code]
+        words = ("Same or better", "Regression", "Not comparable", "Not shown to be the same")[self.exit_code]
+        if self.exit_code == SAME_OR_BETTER and self.count("not shown"):
+            words = "No regression seen, but not all shown to be the same"
         counts = ", ".join(_counted(self.count(status), status) for status in ORDER if self.count(status))
         return f"{words}: {counts or 'nothing was compared'}."
 

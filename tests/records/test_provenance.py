@@ -74,6 +74,7 @@ def test_only_switches_are_recorded_and_never_a_token() -> None:
         "HOME": "/home/someone",
         "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
         "HARNESS_DATASETS_DIR": "/data",
+        "HARNESS_JOB": "nightly",
     }
     assert provenance.environment(given) == {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -81,6 +82,23 @@ def test_only_switches_are_recorded_and_never_a_token() -> None:
         "OMP_NUM_THREADS": "1",
         "TORCH_HOME": "/cache/[removed]",
     }
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, ""),
+        ({"CI_JOB_ID": "7"}, "7"),
+        ({"SLURM_JOB_ID": "8", "HARNESS_JOB": "nightly"}, "nightly"),
+        (
+            {"GITHUB_RUN_ID": "1", "GITHUB_RUN_ATTEMPT": "2", "GITHUB_JOB": "check", "RUNNER_NAME": "runner 3"},
+            "1/2/check/runner 3",
+        ),
+        ({"GITHUB_JOB": "check"}, ""),
+    ],
+)
+def test_a_job_is_named_as_its_engine_does(variables: dict[str, str], name: str) -> None:
+    assert provenance.job(variables) == name
 
 
 def test_packages_have_versions() -> None:

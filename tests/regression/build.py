@@ -15,7 +15,7 @@ from harness.records.schema import Hardware, RunRecord, Sample, Timing
 
 TASK = "openbookqa"
 ARMS = (("receiver", ""), ("c2c", ""), ("c2c", "mean"))
-MACHINE = Hardware(cpu="one", fingerprint="1" * 64)
+MACHINE = Hardware(cpu="one", cores=2, threads=2, fingerprint="1" * 64)
 OTHER_MACHINE = Hardware(cpu="two", fingerprint="2" * 64)
 
 

@@ -15,78 +15,97 @@ from harness.regression import Options
 from harness.regression.latency import latency
 from harness.regression.ranks import aligned_rank_p
 from harness.regression.seconds import Second, judge
+from harness.regression.verdicts import Verdict
 
 from . import build
 
 SEEDS = 200
 
 
-def timed(clock: build.Clock, **changes: Any) -> LoadedRun:
-    return build.run([], build.timings(clock), **changes)
+def timed(clock: build.Clock, late: int = 0, **changes: Any) -> list[LoadedRun]:
+    """One run a round, in one job; runs with `late=1` start between those with 0."""
+    made = build.timings(clock)
+    return [
+        build.run(
+            [],
+            [timing.model_copy(update={"round": 0}) for timing in made if timing.round == round_],
+            **{"started_at": f"2026-01-01T10:{2 * round_ + late:02}:00+00:00", "job": "nightly 7", **changes},
+        )
+        for round_ in range(clock.rounds)
+    ]
 
 
-def statuses(base: LoadedRun, head: LoadedRun) -> list[str]:
-    return [verdict.status for verdict in latency([base], [head], Options()) if verdict.subject]
+def judged(base: build.Clock, head: build.Clock, **changes: Any) -> list[Verdict]:
+    return latency(timed(base), timed(head, 1, **changes), Options())
+
+
+def statuses(base: build.Clock, head: build.Clock) -> list[str]:
+    return [verdict.status for verdict in judged(base, head)]
 
 
 def test_a_slowdown_of_ten_percent_is_caught() -> None:
     for seed in range(20):
-        assert (
-            statuses(timed(build.Clock(2 * seed)), timed(build.Clock(2 * seed + 1, factor=1.1))) == ["regression"] * 2
-        )
+        assert statuses(build.Clock(2 * seed), build.Clock(2 * seed + 1, factor=1.1)) == ["regression"] * 2
 
 
 def test_a_speed_up_is_better() -> None:
-    assert statuses(timed(build.Clock(0)), timed(build.Clock(1, factor=0.9))) == ["better"] * 2
+    assert statuses(build.Clock(0), build.Clock(1, factor=0.9)) == ["better"] * 2
 
 
 @pytest.mark.parametrize("noise", [0.03, 0.2])
 def test_unchanged_builds_alarm_at_most_in_5_percent_of_seeds(noise: float) -> None:
     clock = build.Clock(0, noise=noise, arms=build.ARMS)
     alarms = sum(
-        "regression" in statuses(timed(replace(clock, seed=2 * seed)), timed(replace(clock, seed=2 * seed + 1)))
+        "regression" in statuses(replace(clock, seed=2 * seed), replace(clock, seed=2 * seed + 1))
         for seed in range(SEEDS)
     )
     assert alarms <= 0.05 * SEEDS
 
 
 def test_what_is_not_repeated_is_a_warning() -> None:
-    slow_once = [
-        build.timing(i, ("c2c", ""), r, 0.5 * (1.5 if r else 1.0) + i / 1e4) for r in range(2) for i in range(30)
+    slow_once = [build.Clock(0, factor, noise=1e-3, questions=40, rounds=1) for factor in (1.04, 1.5)]
+    heads = [
+        build.altered(run, started_at=f"2026-01-01T10:0{2 * turn + 1}:00Z")
+        for turn, clock in enumerate(slow_once)
+        for run in timed(clock)
     ]
-    even = [build.timing(i, ("c2c", ""), r, 0.5 + i / 1e4) for r in range(2) for i in range(30)]
-    verdicts = [v for v in latency([build.run([], even)], [build.run([], slow_once)], Options()) if v.subject]
+    verdicts = latency(timed(build.Clock(1, noise=1e-3, questions=40)), heads, Options())
     assert [v.status for v in verdicts] == ["warning"] * 2
     assert "not repeated" in verdicts[0].text
 
 
-def test_one_round_cannot_repeat() -> None:
-    clock = build.Clock(0, rounds=1)
-    assert statuses(timed(clock), timed(replace(clock, seed=1, factor=1.3))) == ["warning"] * 2
+@pytest.mark.parametrize("turns", ["BH", "BBHH", "BHB", "BHHHBB", "HHBB"])
+def test_sides_that_did_not_take_turns_are_not_compared(turns: str) -> None:
+    sides: dict[str, list[LoadedRun]] = {"B": [], "H": []}
+    for minute, side in enumerate(turns):
+        clock = build.Clock(minute, rounds=1, factor=5.0 if side == "H" else 1.0)
+        sides[side] += timed(clock, started_at=f"2026-01-01T10:{minute:02}:00Z")
+    (verdict,) = latency(sides["B"], sides["H"], Options())
+    assert (verdict.status, verdict.failing) == ("not comparable", False)
+    assert "did not take turns" in verdict.text
 
 
-def test_repetitions_are_rounds() -> None:
-    base = [timed(build.Clock(seed, rounds=1), started_at=f"2026-01-01T10:0{2 * seed}:00Z") for seed in range(2)]
-    head = [
-        timed(build.Clock(9 + seed, rounds=1, factor=1.1), started_at=f"2026-01-01T10:0{2 * seed + 1}:00Z")
-        for seed in range(2)
-    ]
-    verdicts = latency(base, head, Options())
-    assert [verdict.status for verdict in verdicts] == ["regression"] * 2
+def test_pairs_may_begin_with_either_side() -> None:
+    base, head = timed(build.Clock(0)), timed(build.Clock(1, factor=1.1), 1)
+    swapped = [head[0], build.altered(head[1], started_at="2026-01-01T10:01:30Z")]
+    assert [v.status for v in latency(base, swapped, Options())] == ["regression"] * 2
 
 
 def test_only_the_same_work_is_compared() -> None:
-    base = timed(build.Clock(0))
-    longer = [t.model_copy(update={"tokens_out": 16, "e2e_s": 2 * t.e2e_s}) for t in base.timings]
-    verdicts = [v for v in latency([base], [replace(base, timings=longer)], Options()) if v.subject]
+    base, head = timed(build.Clock(0)), timed(build.Clock(0), 1)
+    longer = [
+        replace(run, timings=[t.model_copy(update={"tokens_out": 16, "e2e_s": 2 * t.e2e_s}) for t in run.timings])
+        for run in head
+    ]
+    verdicts = latency(base, longer, Options())
     assert [v.status for v in verdicts] == ["warning"] * 2
     assert "0 and 0 timings of the same work" in verdicts[0].text
 
 
 def test_an_arm_without_timings_is_a_warning() -> None:
-    base = timed(build.Clock(0, arms=build.ARMS))
-    head = replace(base, timings=[t for t in base.timings if t.channel != "c2c"])
-    assert statuses(base, head) == ["warning"] * 4 + ["same"] * 2
+    clock = build.Clock(0, arms=build.ARMS)
+    head = [replace(run, timings=[t for t in run.timings if t.channel != "c2c"]) for run in timed(clock, 1)]
+    assert [v.status for v in latency(timed(clock), head, Options())] == ["warning"] * 4 + ["same"] * 2
 
 
 @pytest.mark.parametrize("broken_s", [float("nan"), float("inf"), 0.0, -1.0])
@@ -102,29 +121,64 @@ def test_broken_seconds_are_counted_and_refused(broken_s: float) -> None:
     [
         ({"hardware": build.OTHER_MACHINE}, "hardware fingerprints differ"),
         ({"hardware": build.MACHINE.model_copy(update={"fingerprint": ""})}, "hardware fingerprints differ"),
-        ({"started_at": "2026-01-01T17:00:00+00:00"}, "6 hours apart"),
-        ({"started_at": "2026-01-01T17:00:00+05:00"}, ""),
+        ({"job": "nightly 8"}, "different jobs"),
+        ({"job": ""}, "different jobs"),
     ],
 )
-def test_other_machines_and_jobs_are_refused(changes: dict[str, Any], word: str) -> None:
-    base = timed(build.Clock(0))
-    refused = [
-        v.text for v in latency([base], [build.altered(base, **changes)], Options()) if v.status == "not comparable"
+def test_other_machines_and_jobs_are_said_and_fail_nothing(changes: dict[str, Any], word: str) -> None:
+    (verdict,) = judged(build.Clock(0), build.Clock(1, factor=5.0), **changes)
+    assert (verdict.status, verdict.failing) == ("not comparable", False)
+    assert word in verdict.text
+
+
+def test_runs_that_name_no_job_are_not_compared() -> None:
+    sides = [timed(build.Clock(side, factor=1 + 4 * side), side, job="") for side in (0, 1)]
+    assert "do not name one" in latency(sides[0], sides[1], Options())[0].text
+
+
+def under_load(runs: list[LoadedRun], others: float) -> list[LoadedRun]:
+    """The same seconds with the processors' part in them: one own thread, and so many cores of others."""
+    return [
+        replace(run, timings=[t.model_copy(update={"cpu_s": t.e2e_s, "load": 1 + others}) for t in run.timings])
+        for run in runs
     ]
-    assert [word in text for text in refused] == ([True] if word else [])
 
 
-def test_one_side_without_timings_is_refused_and_two_are_silent() -> None:
-    base, bare = timed(build.Clock(0)), build.run([])
-    assert "run has no timings" in latency([base], [bare], Options())[0].text
-    assert "baseline has no timings" in latency([bare], [base], Options())[0].text
-    assert latency([bare], [bare], Options()) == []
+@pytest.mark.parametrize("busy", ["base", "head", "both", "one run"])
+def test_a_busy_machine_is_said_and_not_judged(busy: str) -> None:
+    base, head = timed(build.Clock(0)), timed(build.Clock(1, factor=5.0), 1)
+    base = under_load(base, 1.9 if busy in ("base", "both") else 0.0)
+    head = [*under_load(head[:1], 0.0 if busy == "base" else 1.9), *under_load(head[1:], 1.9 * (busy == "head"))]
+    verdicts = latency(base, head, Options())
+    assert [verdict.status for verdict in verdicts] == ["warning"]
+    assert "the machine was busy: other processes used" in verdicts[0].text
+
+
+def test_an_idle_machine_is_judged() -> None:
+    base, head = timed(build.Clock(0)), timed(build.Clock(1, factor=1.1), 1)
+    verdicts = latency(under_load(base, 0.1), under_load(head, 0.1), Options())
+    assert [verdict.status for verdict in verdicts] == ["regression"] * 2
+
+
+def test_cores_that_a_run_leaves_free_are_free_for_others() -> None:
+    spacious = build.MACHINE.model_copy(update={"cores": 8, "threads": 1})
+    base, head = timed(build.Clock(0), hardware=spacious), timed(build.Clock(1, factor=1.1), 1, hardware=spacious)
+    verdicts = latency(under_load(base, 1.9), under_load(head, 1.9), Options())
+    assert [verdict.status for verdict in verdicts] == ["regression"] * 2
+
+
+def test_one_side_without_timings_is_said_and_two_are_silent() -> None:
+    base, bare = timed(build.Clock(0)), [build.run([])]
+    for sides, word in (((base, bare), "run has no timings"), ((bare, base), "baseline has no timings")):
+        (verdict,) = latency(*sides, Options())
+        assert word in verdict.text
+        assert not verdict.failing
+    assert latency(bare, bare, Options()) == []
 
 
 def test_a_time_that_is_none_is_one_sentence() -> None:
-    base = timed(build.Clock(0))
     with pytest.raises(UserError, match="no ISO 8601 time"):
-        latency([base], [build.altered(base, started_at="yesterday")], Options())
+        judged(build.Clock(0), build.Clock(1), started_at="yesterday")
 
 
 def test_one_question_gives_the_mann_whitney_test() -> None:
