@@ -52,6 +52,7 @@ CHANGED: dict[str, Any] = {
     "latency_samples": 0,
     "latency_warm_up": 1,
     "latency_equal_tokens": 8,
+    "job": "nightly 7",
     "output_path": "runs/one",
     "leaderboards_dir": "boards",
     "resume": True,
