@@ -116,7 +116,7 @@ def _read(run: Run) -> dict[str, dict[tuple[str, str, str], str]]:
     """Task -> question and arm -> digest of the prompt."""
     found: dict[str, dict[tuple[str, str, str], str]] = defaultdict(dict)
     for sample in run.samples:
-        found[sample.task][(sample.doc_id, *sample.arm)] = sample.prompt_sha256
+        found[sample.task][(sample.doc_id, sample.channel, sample.control)] = sample.prompt_sha256
     return found
 
 

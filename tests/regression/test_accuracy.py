@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -95,7 +97,7 @@ def test_answers_that_no_longer_parse_are_a_verdict_of_their_own() -> None:
 
 def test_small_tasks_are_judged_together_as_well() -> None:
     tasks = [f"subject{i}" for i in range(20)]
-    known = {"datasets": dict.fromkeys(tasks, "d"), "task_versions": dict.fromkeys(tasks, "1")}
+    known: dict[str, Any] = {"datasets": dict.fromkeys(tasks, "d"), "task_versions": dict.fromkeys(tasks, "1")}
     arm = [("c2c", "")]
     base = [s for task in tasks for s in build.answers(50, arm, task=task)]
     worse = [build.sample(s.position, False, task=s.task) if s.position < 4 else s for s in base]

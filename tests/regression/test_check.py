@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.regression import Options, check, main
-from harness.regression.check import load
+from harness.regression.sources import load
 
 from . import build
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_one_changed_label_is_a_regression(tmp_path: Path) -> None:
 
 
 def test_groups_are_judged_as_in_the_run(tmp_path: Path) -> None:
-    known = {"datasets": {"a": "d", "b": "d"}, "task_versions": {"a": "1", "b": "1"}}
+    known: dict[str, Any] = {"datasets": {"a": "d", "b": "d"}, "task_versions": {"a": "1", "b": "1"}}
     answers = [s for task in ("a", "b") for s in build.answers(40, task=task)]
     run = build.run(answers, groups={"both": ["a", "b"], "a": ["a"], "b": ["b"]}, **known)
     (found,) = load(Path(stored(run, tmp_path)))
