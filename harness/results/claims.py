@@ -77,7 +77,9 @@ class Claim:
     def _over_majority(self) -> str:
         if self.majority is None:
             return ""
-        return f"{'' if higher(self.majority) else 'not '}above the majority label ({_points(self.majority)})"
+        points = _points(self.majority)
+        above = higher(self.majority)
+        return f"above the majority label by {points}" if above else f"not above the majority label (by {points})"
 
 
 def claims(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Claim]:
