@@ -8,40 +8,31 @@ needs.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import lm_eval.models  # noqa: F401 - get_model("hf") must still find lm-eval's own models after this one is imported
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
 
 from harness.asking import chat_text, decoding_request, one_prompt_each, rolling_requests, scoring_request
-from harness.assembly import assemble
-from harness.channels.base import Channel, Work, answers_itself
+from harness.assembly import Cast, assemble
+from harness.channels.base import Work, answers_itself
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText
-from harness.config import RunConfig, build
-from harness.config.served import OWN
-from harness.engine import Answer, Arm, Budget, Request, run
+from harness.engine import Answer, Arm, Budget, Fault, Request, run
 from harness.errors import RunError, UserError
-from harness.prompts import Reading
+from harness.model_args import C2C, SINGLE, T2T, Model, Setup, joined, setup_of
+from harness.model_record import cache_identity, check_told_apart, described, keep_apart
+from harness.request_latency import latency_of
 from tasks import index as task_index
 
 _logger = logging.getLogger(__name__)
-AS_LM_EVAL = Reading(as_lm_eval=True)
-_RENAMED = {"sharer": "sharers", "fuser": "fusers", "pretrained": "receiver", "path": "receiver"}
-_DROPPED = ("max_batch_size",)
-# What a run is told and a model behind lm-eval is not: that is lm-eval's own business.
-_LM_EVALS = frozenset(
-    {
-        *("channels", "controls", "tasks", "datasets_dir", "limit", "chat", "max_new_tokens", "gen_kwargs", "seed"),
-        *("tuned", "self_fuser", "calibration_samples", "max_error_rate", "output_path", "resume"),
-        *("batch_size", "latency_samples", "latency_warm_up", "latency_equal_tokens", "leaderboards_dir", "progress"),
-        *("log_samples", "receiver_args", "sharer_args"),
-    }
-)
+_CANONICAL = {"id", "labels", "key"}  # fields of every document of our own tasks
 
 
 class ChannelLM(LM):
@@ -49,20 +40,20 @@ class ChannelLM(LM):
 
     Attributes:
         channel: what answers.
+        setup: the model's arguments.
+        cast: everything that was loaded.
         work: counts of everything done so far.
         reading: how prompts become tokens.
+        asked: task -> its requests, kept where some of them are timed afterwards.
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        batch_size: int = 8,
-        max_batch_tokens: int | None = None,
-        reading: Reading = AS_LM_EVAL,
-    ) -> None:
+    def __init__(self, setup: Setup, cast: Cast) -> None:
         super().__init__()
-        self.channel, self.work = channel, Work()
-        self.budget, self.reading = Budget(batch_size, max_batch_tokens), reading
+        channel = cast.groups[0].channel
+        assert not answers_itself(channel)
+        self.channel, self.setup, self.cast, self.work = channel, setup, cast, Work()
+        self.budget, self.reading = Budget(setup.batch_size, setup.config.max_batch_tokens), setup.reading
+        self.asked: dict[str, list[Request]] = {}
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Scores continuations; those of one context and document are read from one prefill."""
@@ -79,9 +70,14 @@ class ChannelLM(LM):
             asked += parts
             places += [[i] for i in group] if len(parts) > 1 else [group]
         scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for place, answer in zip(places, self._answers(asked), strict=True):
-            for number, scored in zip(place, answer.scored, strict=True):
+
+        def keep(index: int, answer: Answer) -> None:
+            for number, scored in zip(places[index], answer.scored, strict=True):
                 scores[number] = (scored.loglikelihood, scored.greedy)
+                self.cache_hook.add_partial("loglikelihood", requests[number].args, scores[number])
+
+        self._remember([requests[place[0]] for place in places], asked)
+        self._answer(asked, keep)
         return scores
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -91,7 +87,15 @@ class ChannelLM(LM):
         if end:
             # lm-eval also cuts where a model spells the end token out in other tokens.
             asked = [replace(request, stops=(*request.stops, end)) for request in asked]
-        return [answer.text or "" for answer in self._answers(asked)]
+        texts = [""] * len(requests)
+
+        def keep(index: int, answer: Answer) -> None:
+            texts[index] = answer.text or ""
+            self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
+
+        self._remember(requests, asked)
+        self._answer(asked, keep)
+        return texts
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Loglikelihood of whole texts, for single models, in windows as long as the context."""
@@ -101,8 +105,18 @@ class ChannelLM(LM):
                 "a prompt, and a rolling text has none. Use --model single."
             )
         windows = [rolling_requests(self.channel.answers, r.args[0], self.reading) for r in requests]
-        answers = iter(self._answers([window for text in windows for window in text]))
-        return [sum(next(answers).scored[0].loglikelihood for _ in text) for text in windows]
+        text_of = [number for number, parts in enumerate(windows) for _ in parts]
+        totals, left = [0.0] * len(requests), [len(parts) for parts in windows]
+
+        def keep(index: int, answer: Answer) -> None:
+            number = text_of[index]
+            totals[number] += answer.scored[0].loglikelihood
+            left[number] -= 1
+            if not left[number]:
+                self.cache_hook.add_partial("loglikelihood_rolling", requests[number].args, totals[number])
+
+        self._answer([window for parts in windows for window in parts], keep)
+        return totals
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """Carries the conversation to `loglikelihood` and `generate_until`, where each model renders its own."""
@@ -117,6 +131,53 @@ class ChannelLM(LM):
         """Names the answering model in lm-eval's request cache."""
         return self.channel.answers.reference.text.replace("/", "__")
 
+    @property
+    def tokenizer(self) -> Any:
+        """The answering model's tokenizer, whose special tokens lm-eval records."""
+        return self.channel.answers.tokenizer
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """The token that ends a text."""
+        return None if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the answering model's context holds."""
+        return self.channel.answers.max_length
+
+    @functools.cached_property
+    def description(self) -> dict[str, Any]:
+        """Models and fusers with digests of their files, see `described`."""
+        return described(self.setup.config, self.cast, self.channel)
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Gives this model's answers keys of their own in lm-eval's ``--use_cache``."""
+        if cache_hook.dbdict is not None:
+            keep_apart(cache_hook.dbdict, cache_identity(self.setup, self.cast, self.description))
+        super().set_cache_hook(cache_hook)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval writes into its results file under ``config``; with latencies where they are asked for."""
+        if not self.setup.latency_samples:
+            return dict(self.description)
+        if not self.asked:
+            _logger.warning("Every answer came from the cache, so nothing was timed; leave --use_cache out for that.")
+        return {
+            **self.description,
+            "latency": latency_of(self.channel, self.asked, self.setup.latency_samples, self.setup.latency_warm_up),
+        }
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Any = None) -> Any:
+        """Builds the model from ``model_args`` and the flags beside them."""
+        return cls(**joined(arg_dict, additional_config or {}))
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Any = None) -> Any:
+        """Builds the model from ``model_args`` as text and the flags beside them."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
     def _refuse_unconditional(self, requests: Sequence[Any]) -> None:
         empty = next((r.task_name for r in requests if not r.args[0]), None)
         if empty is not None and not isinstance(self.channel, Single):
@@ -128,13 +189,19 @@ class ChannelLM(LM):
 
     def _metadata(self, instance: Any) -> Mapping[str, Any]:
         """How a task wants its sharer to be asked; only a text sharer is asked anything of its own."""
-        return task_index.metadata(instance.task_name) if isinstance(self.channel, TextToText) else {}
+        ours = isinstance(self.channel, TextToText) and (instance.doc or {}).keys() >= _CANONICAL
+        return _task_metadata(instance.task_name) if ours else {}
 
-    def _answers(self, asked: Sequence[Request]) -> list[Answer]:
-        answers, cut = [Answer()] * len(asked), self.work.cut_prompts
+    def _answer(self, asked: Sequence[Request], keep: Callable[[int, Answer], None]) -> None:
+        """Answers requests batch by batch; what is answered is kept at once, so that it outlives an error behind it."""
+        faults: list[Fault] = []
+        cut = self.work.cut_prompts
         for outcome in run(self.channel, [Arm(self.channel)], asked, self.budget, [self.work]):
             for index, answer in zip(outcome.indices, outcome.answers[0], strict=True):
-                answers[index] = answer
+                if answer.fault is None:
+                    keep(index, answer)
+                else:
+                    faults.append(answer.fault)
         if cut := self.work.cut_prompts - cut:
             _logger.warning(
                 "%d of %d prompts are too long for their model's context and were cut on the left, as lm-eval's hf "
@@ -142,44 +209,31 @@ class ChannelLM(LM):
                 cut,
                 len(asked),
             )
-        failed = [a.fault for a in answers if a.fault is not None]
-        if failed:
+        if faults:
             # lm-eval has no notion of an error; an invented answer would be scored.
-            raise RunError(f"{len(failed)} of {len(asked)} requests failed; the first said: {failed[0].message}")
-        return answers
+            raise RunError(f"{len(faults)} of {len(asked)} requests failed; the first said: {faults[0].message}")
+
+    def _remember(self, instances: Sequence[Any], asked: Sequence[Request]) -> None:
+        if self.cache_hook.dbdict is not None and isinstance(self.channel, TextToText):
+            check_told_apart(instances, asked)
+        if self.setup.latency_samples:
+            for instance, request in zip(instances, asked, strict=True):
+                self.asked.setdefault(str(instance.task_name), []).append(request)
 
 
-def channel_lm(name: str, batch_size: Any = 8, device: str | None = None, **arguments: Any) -> ChannelLM:
-    """Builds the model from lm-eval's ``--model_args``."""
-    config = _config(name, {**arguments, **({"device": device} if device else {})})
-    if config.device.startswith("cuda"):
-        import torch
+def channel_lm(model: Model, **arguments: Any) -> ChannelLM:
+    """Builds a model from lm-eval's ``--model_args``.
 
-        # lm-eval asks for cuda:0 unless told otherwise, also where there is none.
-        config = config if torch.cuda.is_available() else config.model_copy(update={"device": "cpu"})
-    cast = assemble(config)
-    if str(batch_size).startswith("auto"):
-        raise UserError("batch_size 'auto' is not supported; give a number.")
-    channel = cast.groups[0].channel
-    assert not answers_itself(channel)
-    asked = config.enable_thinking if "enable_thinking" in arguments else None
-    return ChannelLM(channel, int(batch_size), config.max_batch_tokens, replace(AS_LM_EVAL, thinking=asked))
+    Raises:
+        UserError: see `setup_of` and `assemble`.
+    """
+    setup = setup_of(model, arguments)
+    return ChannelLM(setup, assemble(setup.config))
 
 
-def _config(name: str, arguments: Mapping[str, Any]) -> RunConfig:
-    values: dict[str, Any] = {"channels": [name], "controls": [], "tasks": ["given-by-lm-eval"]}
-    for key, value in arguments.items():
-        if key in _DROPPED or value is None:
-            continue
-        renamed = _RENAMED.get(key, key)
-        if renamed in _LM_EVALS:
-            raise UserError(f"model_args has {key}, which is no matter of the model; use lm-eval's own flags for it.")
-        values[renamed] = str(value).split(";") if renamed in ("sharers", "fusers") else value
-    if values.get("backend", OWN) != OWN:
-        raise UserError(f"lm-eval runs its engine {values['backend']!r} itself; give it as --model.")
-    if "receiver" not in values:
-        raise UserError("model_args needs receiver=...; several sharers or fusers are joined by ';'.")
-    return build(values, "model_args")
+@functools.cache
+def _task_metadata(name: str) -> Mapping[str, Any]:
+    return task_index.metadata(name)
 
 
 @register_model("single")
@@ -187,8 +241,7 @@ class SingleLM(ChannelLM):
     """One model alone: ``--model single --model_args receiver=...``."""
 
     def __init__(self, **arguments: Any) -> None:
-        built = channel_lm("receiver", **arguments)
-        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens, built.reading)
+        vars(self).update(vars(channel_lm(SINGLE, **arguments)))
 
 
 @register_model("t2t")
@@ -196,8 +249,7 @@ class TextLM(ChannelLM):
     """A sharer that writes: ``--model t2t --model_args receiver=...,sharer=...``."""
 
     def __init__(self, **arguments: Any) -> None:
-        built = channel_lm("t2t", **arguments)
-        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens, built.reading)
+        vars(self).update(vars(channel_lm(T2T, **arguments)))
 
 
 @register_model("c2c")
@@ -205,5 +257,4 @@ class FusedLM(ChannelLM):
     """A sharer whose cache is fused: ``--model c2c --model_args receiver=...,sharer=...,fuser=...``."""
 
     def __init__(self, **arguments: Any) -> None:
-        built = channel_lm("c2c", **arguments)
-        super().__init__(built.channel, built.budget.batch_size, built.budget.max_batch_tokens, built.reading)
+        vars(self).update(vars(channel_lm(C2C, **arguments)))

@@ -103,7 +103,7 @@ def _loaded(
     config: RunConfig, requests: Sequence[Request], commits: Commits, places: Mapping[str, Snapshot]
 ) -> LoadedModels:
     needs = _needs(config)
-    receiver = _load(config, config.receiver, config.receiver_chat_template, commits)
+    receiver = _receiver(config, commits)
     named = config.sharers if "sharer" in needs else ()
     sharers = tuple(_load(config, reference, config.sharer_chat_template, commits) for reference in named)
     fusers: tuple[Fuser, ...] = ()
@@ -155,7 +155,7 @@ def fine_tuned(config: RunConfig, receiver: LM, commits: Commits) -> LM:
             f"tuned is {config.tuned!r}, which brings another chat template than the receiver {config.receiver!r}, but "
             "both have to read the same prompts; give one template for both with --receiver-chat-template."
         )
-    return replace(lm, tokenizer=receiver.tokenizer)
+    return replace(lm, tokenizer=receiver.tokenizer, max_length=receiver.max_length)
 
 
 def fitting_fuser(place: Snapshot, receiver: LM, sharer: LM) -> Fuser:
@@ -201,6 +201,21 @@ def _load(
     if config.chat:
         check_template(lm)  # a missing or broken template is refused before anything is asked
     return checked(lm)
+
+
+def _receiver(config: RunConfig, commits: Commits) -> LM:
+    base = config.receiver if config.peft else None
+    lm = _load(config, config.peft or config.receiver, config.receiver_chat_template, commits, base)
+    if config.peft and lm.reference.adapter is None:
+        raise UserError(f"peft is {config.peft!r}, which is no adapter; give the folder that peft wrote.")
+    if config.max_length is None:
+        return lm
+    if config.max_length > lm.max_length:
+        raise UserError(
+            f"max_length is {config.max_length}, but the context of {config.receiver!r} holds {lm.max_length} tokens; "
+            "give at most that."
+        )
+    return replace(lm, max_length=config.max_length)
 
 
 def _needs(config: RunConfig) -> set[str]:

@@ -11,17 +11,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from harness.accuracy import Item, to_sample
 from harness.channels.base import Channel, Work
-from harness.engine import Answer, answer_one
+from harness.engine import Answer, Request, answer_one
 from harness.machine_load import Spent, moment, spent_since
 from harness.records.schema import Sample, Timing
 from harness.timing import Clock
 
+T = TypeVar("T")
 Known = dict[tuple[str, str, str], Sample]
 ROUNDS = 2
 
@@ -64,13 +65,13 @@ def time_questions(
     """
     for item in items[:warm_up]:
         for channel in channels:
-            _once(channel, item, equal_tokens)
+            timed_alone(channel, item.request, equal_tokens)
     for round_ in range(ROUNDS):
         for number, item in enumerate(items):
             turn = (number + round_) % len(channels)
             turn_timings, failed = [], 0
             for channel in [*channels[turn:], *channels[:turn]]:
-                timed = _once(channel, item, equal_tokens)
+                timed = timed_alone(channel, item.request, equal_tokens)
                 failed += timed.answer.fault is not None
                 if timed.answer.fault is None and _of_length(timed.answer, item, equal_tokens):
                     turn_timings.append(_timing(channel, item, timed, known, round_, equal_tokens))
@@ -78,18 +79,18 @@ def time_questions(
             yield Turn(turn_timings, failed)
 
 
-def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+def draw(items: Sequence[T], count: int, seed: int) -> list[T]:
     """Picks the questions to time: a fixed draw by seed, in the order of the task."""
     chosen = random.Random(seed).sample(range(len(items)), min(count, len(items)))  # noqa: S311 - not for secrets
     return [items[i] for i in sorted(chosen)]
 
 
-def _once(channel: Channel, item: Item, equal_tokens: int | None) -> Timed:
+def timed_alone(channel: Channel, request: Request, equal_tokens: int | None = None) -> Timed:
+    """Answers one request alone, under a clock."""
     device = channel.answers.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     work = Work(clock=Clock(device))
-    request = item.request
     if equal_tokens is not None and not request.options:
         request = replace(request, exactly=equal_tokens, query=replace(request.query, room=equal_tokens))
     # Every channel pays for reading its prompts, once; nothing remembered from the accuracy pass may help one of them.
@@ -106,27 +107,33 @@ def _of_length(answer: Answer, item: Item, equal_tokens: int | None) -> bool:
 
 
 def _timing(channel: Channel, item: Item, timed: Timed, known: Known, round_: int, equal_tokens: int | None) -> Timing:
-    clock, answer, spent = timed
-    sample = to_sample(item, channel.name, "", answer)
+    sample = to_sample(item, channel.name, "", timed.answer)
     before = known.get((item.task, item.doc_id, channel.name))
     compared = before is not None and before.done and equal_tokens is None
-    last = "first_token" if item.request.options else "answered"
     return Timing(
         task=item.task,
         doc_id=item.doc_id,
         position=item.position,
         channel=channel.name,
         round=round_,
-        stages_s=clock.stages_s(),
-        ttft_s=clock.since_start_s("first_token"),
-        e2e_s=clock.since_start_s(last),
+        **measured(timed, item.request),
         tokens_out=sample.tokens_out,
         equal_length=equal_tokens is not None,
         same_answer=same_answer(sample, before) if compared and before is not None else None,
-        payload_bytes=answer.payload_bytes,
-        cpu_s=spent.cpu_s,
-        load=spent.load,
     )
+
+
+def measured(timed: Timed, request: Request) -> dict[str, Any]:
+    """What was measured of one answer, under the names of `Timing`."""
+    clock = timed.clock
+    return {
+        "stages_s": clock.stages_s(),
+        "ttft_s": clock.since_start_s("first_token"),
+        "e2e_s": clock.since_start_s("first_token" if request.options else "answered"),
+        "payload_bytes": timed.answer.payload_bytes,
+        "cpu_s": timed.spent.cpu_s,
+        "load": timed.spent.load,
+    }
 
 
 def same_answer(a: Sample, b: Sample) -> bool:

@@ -192,6 +192,10 @@ class ChatText(str):
         made.conversation = conversation
         return made
 
+    def __getnewargs__(self) -> tuple[str, Conversation]:  # type: ignore[override]
+        """What a copy, or a reader of its pickle, makes it of again."""
+        return str(self), self.conversation
+
 
 def from_history(history: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> Conversation:
     """Reads lm-eval's chat history; without a generation prompt its last turn is the answer's opening words."""

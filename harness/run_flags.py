@@ -21,7 +21,7 @@ from harness.paths import LEADERBOARDS, PAIR_NAME
 
 _REPEATED = {"sharers": "sharer", "fusers": "fuser"}
 _NUMBERS = {
-    "limit", "max_new_tokens", "t2t_tokens", "calibration_samples", "seed", "batch_size",
+    "limit", "max_length", "max_new_tokens", "t2t_tokens", "calibration_samples", "seed", "batch_size",
     "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
 }  # fmt: skip
 _FRACTIONS = {"max_error_rate"}

@@ -210,11 +210,6 @@ def test_batch_size_changes_nothing() -> None:
     assert [ll for ll, _ in one] == pytest.approx([ll for ll, _ in many], abs=1e-4)
 
 
-def test_batch_size_auto_is_refused() -> None:
-    with pytest.raises(UserError, match="batch_size 'auto'"):
-        SingleLM(receiver=MODEL, device="cpu", batch_size="auto")
-
-
 @pytest.mark.parametrize(
     "settings", [{"do_sample": True}, {"temperature": 0.7}, {"max_gen_toks": 0}, {"min_p": 0.1}], ids=str
 )
@@ -320,26 +315,55 @@ def test_a_published_fusers_name_may_hold_a_plus(tmp_path: Path) -> None:
     assert len(FusedLM(**both, device="cpu").channel.links) == 2
 
 
-@pytest.mark.parametrize("given", [["--include_path=mine"], ["--include_path", "mine"], []])
-def test_the_users_folder_of_tasks_stays(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def ran(given: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What lm-eval's command line is handed."""
     from harness import lm_eval as command
 
     seen: list[str] = []
     monkeypatch.setattr(sys, "argv", ["lm_eval", "run", *given])
-    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: seen.extend(sys.argv))
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: seen.extend(sys.argv[2:]))
     assert command.main() == 0
-    assert [word for word in seen[2:] if word.startswith("--include")] == (given[:1] or ["--include_path"])
+    return seen
+
+
+@pytest.mark.parametrize("given", [["--include_path=mine"], ["--include_path", "mine"], []])
+def test_the_users_folder_of_tasks_stays(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ran(given, monkeypatch) == given
+
+
+@pytest.mark.parametrize("given", [["--include_path=tasks"], ["--include_path", "tasks"]])
+def test_our_folder_is_found_from_everywhere(given: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "=".join(ran(given, monkeypatch)) == f"--include_path={ROOT / 'tasks'}"
+    (tmp_path / "tasks").mkdir()
+    assert ran(given, monkeypatch) == given
+
+
+def test_lm_evals_tasks_go_before_ours_of_the_same_name() -> None:
+    from harness.lm_eval import _with_our_tasks
+    from tasks.index import available
+
+    stock = Path(sys.modules[TaskManager.__module__].__file__ or "").parent
+    index = _with_our_tasks(TaskManager)().task_index
+    for name in ("openbookqa", "arc_challenge"):
+        assert Path(index[name].yaml_path).is_relative_to(stock)
+    assert Path(index["factworld_sharer_knows"].yaml_path).is_relative_to(ROOT)
+    assert available().keys() <= index.keys()
+    asked = _with_our_tasks(TaskManager)(include_path=str(ROOT / "tasks"), include_defaults=False).task_index
+    assert Path(asked["openbookqa"].yaml_path).is_relative_to(ROOT)
 
 
 def test_lm_evals_command_line_knows_our_models_and_tasks(tmp_path: Path) -> None:
     arguments = ",".join(f"{name}={path}" for name, path in PAIR_ARGUMENTS.items())
     command = [sys.executable, "-m", "harness.lm_eval", "run", "--model", "c2c", "--model_args", arguments]
     command += ["--tasks", "factworld_receiver_knows_letters", "--limit", "4", "--apply_chat_template"]
-    command += ["--batch_size", "2", "--device", "cpu", "--output_path", str(tmp_path)]
+    command += ["--batch_size", "2", "--output_path", str(tmp_path), "--use_cache", str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = tmp_path.rglob("results_*.json")
+    assert path.parent.name.startswith("receiver+sharer+fuser-")
     results = json.loads(path.read_text(encoding="utf-8"))
     assert not math.isnan(results["results"]["factworld_receiver_knows_letters"]["acc,none"])
     assert results["config"]["model"] == "c2c"
+    assert results["config"]["model_name"] == path.parent.name

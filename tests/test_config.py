@@ -15,6 +15,8 @@ from harness.errors import UserError
 
 CHANGED: dict[str, Any] = {
     "receiver": "org/receiver",
+    "peft": "org/adapter",
+    "max_length": 512,
     "sharers": ("org/a", "org/b"),
     "fusers": ("fuser-a", "fuser-b"),
     "self_fuser": "fuser-self",

@@ -20,6 +20,7 @@ from harness.assembly import assemble
 from harness.channels.base import Work
 from harness.config import build
 from harness.errors import UserError
+from harness.model_args import SINGLE
 from harness.models import Reference
 from harness.paths import PAIR
 from harness.records.schema import Sample
@@ -335,7 +336,7 @@ def test_arguments_about_a_vocabulary_are_no_secrets() -> None:
 
 def test_lm_evals_own_command_line_is_pointed_to_its_own_engines() -> None:
     with pytest.raises(UserError, match="--model"):
-        channel_lm("receiver", receiver="r", backend="vllm")
+        channel_lm(SINGLE, receiver="r", backend="vllm")
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,10 @@ class RunConfig(BaseModel):
     # the pair
     receiver: Identity[str] = ""
     """Model that answers: hub id, folder or GGUF file; empty = the embedded pair."""
+    peft: Identity[Annotated[str, Field(min_length=1)] | None] = None
+    """Adapter that is merged into the receiver, in every channel."""
+    max_length: Identity[Count | None] = None
+    """Context of the receiver in tokens, where it should be shorter than the model's own."""
     sharers: Identity[Names] = ()
     """Models that send messages, in order."""
     fusers: Identity[Names] = ()

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 OWN = "harness"
 CONTROLS = ("mismatched",)
-_OURS = ("device", "dtype", "attention", "trust_remote_code", "receiver_chat_template", "sharer_chat_template")
+_OURS = (
+    *("device", "dtype", "attention", "trust_remote_code", "receiver_chat_template", "sharer_chat_template"),
+    *("peft", "max_length"),
+)
 _FUSED = ("fusers", "self_fuser")
 _TIMED = ("latency_samples", "latency_equal_tokens")
 _HEADERS = {"header", "headers"}

@@ -54,7 +54,7 @@ def _rows(
     rows = []
     for arm, by_key in table.arms.items():
         samples, timed = list(by_key.values()), natural([t for t in ours if (t.channel, t.control) == arm])
-        fields = {**accuracy_fields(samples), **_answer_fields(samples), **_latency_fields(timed)}
+        fields = {**accuracy_fields(samples), **_answer_fields(samples), **latency_fields(timed)}
         if arm[0] in DERIVED:
             fields |= {"payload_bytes_mean": None, "tokens_out_mean": None}
         names = {"task": table.name, "channel": arm[0], "control": arm[1], "variant": variants.get(arm[0], "")}
@@ -96,7 +96,8 @@ def natural(timings: Sequence[Timing]) -> list[Timing]:
     return [timing for timing in timings if not timing.equal_length] or list(timings)
 
 
-def _latency_fields(timings: Sequence[Timing]) -> dict[str, Any]:
+def latency_fields(timings: Sequence[Timing]) -> dict[str, Any]:
+    """Quantiles of what was timed, under the names of `ResultRow`; empty where nothing was."""
     finite = [timing for timing in timings if math.isfinite(timing.e2e_s) and 0 <= timing.ttft_s <= timing.e2e_s]
     if not finite:
         return {}

@@ -1,0 +1,121 @@
+"""What a model behind lm-eval says of itself: its name, its record, and what tells its cached answers from others'.
+
+Guarantees that two models which may answer differently never share a key of lm-eval's ``--use_cache``: weights, fusers,
+templates and every setting that changes an answer are in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness import __version__
+from harness.assembly import Cast
+from harness.channels.base import Channel, Query
+from harness.config import RunConfig, identity
+from harness.engine import Request
+from harness.errors import UserError
+from harness.identity import fusers_of, models_of
+from harness.model_args import C2C, SINGLE, T2T, Setup
+
+_LONGEST_PART = 60
+_NAMED = {s: a.name for model in (SINGLE, T2T, C2C) for s, a in model.by_spelling.items()}
+
+
+def model_name(receiver: str, sharers: Sequence[str] = (), fusers: Sequence[str] = ()) -> str:
+    """A name for folders and tables: the reference itself for a model alone, as lm-eval has it for `hf`.
+
+    Models of a pair are named by the last part of their references, with a digest of the whole that keeps pairs apart.
+    """
+    if not sharers:
+        return receiver
+    whole = [receiver, *sharers, *fusers]
+    digest = hashlib.sha256(json.dumps([receiver, list(sharers), list(fusers)]).encode()).hexdigest()[:8]
+    return "+".join(_last_part(text) for text in whole) + f"-{digest}"
+
+
+def name_in(arguments: Mapping[str, Any]) -> str | None:
+    """The name of the model that lm-eval's ``model_args`` describe; None where they are those of another engine."""
+    read = {_NAMED[key]: str(value) for key, value in arguments.items() if key in _NAMED and value is not None}
+    if "receiver" not in read or ("receiver" not in arguments and "sharer" not in read):
+        return None
+    sharers, fusers = (read[part].split(";") if part in read else [] for part in ("sharer", "fuser"))
+    return model_name(read.get("peft", read["receiver"]), sharers, fusers)
+
+
+def described(config: RunConfig, cast: Cast, channel: Channel) -> dict[str, Any]:
+    """Models and fusers with their digests, and what lm-eval records of a model, under lm-eval's own names."""
+    models, fusers = models_of(cast), fusers_of(config, cast)
+    answering = models[0]
+    return {
+        "model_name": model_name(config.peft or config.receiver, config.sharers, config.fusers),
+        "model_num_parameters": answering.parameters,
+        "model_dtype": answering.dtype,
+        "model_revision": answering.revision,
+        "model_sha": answering.revision or answering.fingerprint,
+        "max_length": channel.answers.max_length,
+        "channel": channel.name,
+        "variant": channel.variant,
+        "models": [model.model_dump(mode="json") for model in models],
+        "fusers": fusers,
+    }
+
+
+def cache_identity(setup: Setup, cast: Cast, description: Mapping[str, Any]) -> str:
+    """Digest of everything that may change an answer to one and the same request."""
+    speakers = [lm for lm in (cast.receiver, *cast.sharers) if lm is not None]
+    parts = {
+        "config": identity(setup.config),
+        "reading": asdict(setup.reading),
+        "described": dict(description),
+        "templates": [str(lm.tokenizer.chat_template) for lm in speakers],
+        "harness": __version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def keep_apart(answers: Any, identity_of_model: str) -> None:
+    """Makes lm-eval's file of cached answers keep this model's under keys of its own.
+
+    lm-eval's keys hold the request alone, so a file that two models share would give one the other's answers.
+
+    Args:
+        answers: lm-eval's `SqliteDict`; None where nothing is cached.
+        identity_of_model: see `cache_identity`.
+
+    Raises:
+        UserError: lm-eval keeps its answers in another way.
+    """
+    if answers is None:
+        return
+    if not callable(getattr(answers, "encode_key", None)):
+        raise UserError(
+            "This release of lm-eval keeps cached answers so that models cannot be told apart; leave --use_cache out."
+        )
+    answers.encode_key = lambda key: f"{identity_of_model} {key}"
+
+
+def check_told_apart(instances: Sequence[Any], asked: Sequence[Request]) -> None:
+    """Refuses requests that lm-eval's cache takes for one, while their rows give a text sharer other questions.
+
+    Raises:
+        UserError: naming the tasks.
+    """
+    seen: dict[str, tuple[Query, str]] = {}
+    for instance, request in zip(instances, asked, strict=True):
+        query, task = request.query, str(instance.task_name)
+        first, other = seen.setdefault(json.dumps(instance.args), (query, task))
+        if (first.question, first.choices, first.t2t_prompt) != (query.question, query.choices, query.t2t_prompt):
+            raise UserError(
+                f"Rows of {other} and {task} have one prompt, but give the sharer other questions; --use_cache knows "
+                "the prompt alone, so leave it out or run them apart, each with a cache of its own."
+            )
+
+
+def _last_part(text: str) -> str:
+    name = text.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.@=-]+", "_", name)[:_LONGEST_PART]
