@@ -21,10 +21,11 @@ from lm_eval.utils import simple_parse_args_string
 
 from harness.asking import chat_text, decoding_request, one_prompt_each, rolling_requests, scoring_request
 from harness.assembly import Cast, assemble
+from harness.attempts import Fault
 from harness.channels.base import Work, answers_itself
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText
-from harness.engine import Answer, Arm, Budget, Fault, Request, run
+from harness.engine import Answer, Arm, Budget, Request, run
 from harness.errors import RunError, UserError
 from harness.model_args import C2C, SINGLE, T2T, Model, Setup, joined, setup_of
 from harness.model_record import cache_identity, check_told_apart, described, keep_apart
@@ -241,7 +242,7 @@ class SingleLM(ChannelLM):
     """One model alone: ``--model single --model_args receiver=...``."""
 
     def __init__(self, **arguments: Any) -> None:
-        vars(self).update(vars(channel_lm(SINGLE, **arguments)))
+        self.__dict__.update(vars(channel_lm(SINGLE, **arguments)))
 
 
 @register_model("t2t")
@@ -249,7 +250,7 @@ class TextLM(ChannelLM):
     """A sharer that writes: ``--model t2t --model_args receiver=...,sharer=...``."""
 
     def __init__(self, **arguments: Any) -> None:
-        vars(self).update(vars(channel_lm(T2T, **arguments)))
+        self.__dict__.update(vars(channel_lm(T2T, **arguments)))
 
 
 @register_model("c2c")
@@ -257,4 +258,4 @@ class FusedLM(ChannelLM):
     """A sharer whose cache is fused: ``--model c2c --model_args receiver=...,sharer=...,fuser=...``."""
 
     def __init__(self, **arguments: Any) -> None:
-        vars(self).update(vars(channel_lm(C2C, **arguments)))
+        self.__dict__.update(vars(channel_lm(C2C, **arguments)))

@@ -49,7 +49,7 @@ def _with_our_folder(arguments: list[str]) -> list[str]:
 def _with_our_tasks(usual: Any) -> Any:
     stock = Path(sys.modules[usual.__module__].__file__ or "").parent
 
-    class TaskManager(usual):  # type: ignore[misc]
+    class TaskManager(usual):
         """Knows our tasks as well, except where lm-eval has one of the same name."""
 
         def __init__(self, *, include_path: Any = None, **more: Any) -> None:

@@ -65,6 +65,15 @@ def test_a_merged_adapter_answers_as_the_model_that_was_trained(folder):
     assert not any(value.requires_grad for value in merged.model.parameters())
 
 
+def test_an_adapter_under_lm_eval_is_merged_into_the_model_that_is_named(folder):
+    from harness.adapter import SingleLM
+
+    lm = SingleLM(pretrained=RECEIVER, peft=str(folder), device="cpu")
+    assert loglikelihoods(lm.channel.answers) == loglikelihoods(load(str(folder), device="cpu"))
+    info = lm.get_model_info()
+    assert (info["model_name"], info["models"][0]["adapter_parameters"] > 0) == (str(folder), True)
+
+
 def test_its_identity_is_that_of_adapter_and_base(folder, idle):
     ours, other, base = (model_info("tuned", load(str(path), device="cpu")) for path in (folder, idle, RECEIVER))
     assert len({ours.fingerprint, other.fingerprint, base.fingerprint}) == 3
