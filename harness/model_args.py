@@ -190,7 +190,9 @@ def setup_of(model: Model, given: Mapping[str, Any]) -> Setup:
     read["receiver"] = _reference(read["receiver"], own.pop("revision", None), own.pop("gguf_file", None))
     _place(read, own.pop("parallelize", False))
     values = {(model.by_spelling[name].field or name): value for name, value in read.items()}
-    config = build({"channels": [model.channel], "controls": [], "tasks": ["given-by-lm-eval"], **values}, "model_args")
+    # lm-eval says with every request whether it is a chat, so a model without a template is no error yet.
+    fixed = {"channels": [model.channel], "controls": [], "tasks": ["given-by-lm-eval"], "chat": False}
+    config = build({**fixed, **values}, "model_args")
     return Setup(
         config,
         batch_size=_batch_size(own, config),

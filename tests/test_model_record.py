@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,16 @@ def test_a_shorter_context_is_kept_to() -> None:
 def test_an_adapter_is_merged_into_the_model_that_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no adapter"):
         SingleLM(receiver=PATHS["receiver"], device="cpu", peft=PATHS["sharer"])
+
+
+def test_a_model_without_a_template_reads_plain_prompts(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(PATHS["receiver"], folder, ignore=shutil.ignore_patterns("chat_template*"))
+    lm = SingleLM(receiver=str(folder), device="cpu")
+    assert lm.loglikelihood(asked("loglikelihood", ("Hi", " there")))[0][0] < 0
+    chat = lm.apply_chat_template([{"role": "user", "content": "Hi"}])
+    with pytest.raises(UserError, match="no chat template"):
+        lm.loglikelihood(asked("loglikelihood", (chat, " there")))
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:
