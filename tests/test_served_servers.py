@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -30,9 +31,12 @@ def server() -> Iterator[Api]:
 
 
 @pytest.fixture
-def api(server: Api) -> Api:
+def api(server: Api) -> Iterator[Api]:
     server.calm()
-    return server
+    logger = logging.getLogger("lm_eval.models.api_models")
+    level = logger.level
+    yield server
+    logger.setLevel(level)
 
 
 def command(api: Api, folder: Path, task: str, more: str = "", model: str = "receiver") -> list[str]:
@@ -75,11 +79,13 @@ def test_one_bad_question_does_not_pass_for_a_bad_server(api: Api, tmp_path: Pat
     assert cli.main(command(api, tmp_path / "run", LETTERS)) == 0
 
 
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.ERROR], ids=["usual", "quiet"])
 @pytest.mark.parametrize("more", ["", CONCURRENT])
 @pytest.mark.parametrize("task", [WORDS, LETTERS])
 def test_an_unknown_model_is_said_in_the_servers_own_words(
-    api: Api, tmp_path: Path, capfd: pytest.CaptureFixture[str], task: str, more: str
+    api: Api, tmp_path: Path, capfd: pytest.CaptureFixture[str], task: str, more: str, level: int
 ) -> None:
+    logging.getLogger("lm_eval.models.api_models").setLevel(level)
     assert cli.main(command(api, tmp_path / "run", task, more, model="other")) == 1
     lines = capfd.readouterr().err.splitlines()
     assert "The model `other` does not exist." in lines[-1]

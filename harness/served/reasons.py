@@ -24,18 +24,21 @@ _OF_FAILURES = ("API request failed", "Exception:", "Retry attempt")
 def failures_heard() -> Iterator[dict[int, str]]:
     """Collects the bodies of refused requests by HTTP status while the block runs; lm-eval only logs them."""
     bodies: dict[int, str] = {}
+    logger = logging.getLogger("lm_eval.models.api_models")
+    own_level, shown_from = logger.level, logger.getEffectiveLevel()
 
     def hear(record: logging.LogRecord) -> bool:
         said = record.getMessage()
         if logged := _LOGGED.match(said):
             bodies[int(logged.group(1))] = logged.group(2)
-        return not said.startswith(_OF_FAILURES)
+        return record.levelno >= shown_from and not said.startswith(_OF_FAILURES)
 
-    logger = logging.getLogger("lm_eval.models.api_models")
     logger.addFilter(hear)
+    logger.setLevel(min(shown_from, logging.WARNING))  # a quiet lm-eval would say nothing that could be heard
     try:
         yield bodies
     finally:
+        logger.setLevel(own_level)
         logger.removeFilter(hear)
 
 
