@@ -50,7 +50,7 @@ class Setting:
     fact: int = 1
 
 
-SHIPPED = Setting(n=800, discordance=0.05, arms=14, tasks=2, fact=4)
+SHIPPED = Setting(n=800, discordance=0.05, arms=9, tasks=2, fact=4)
 
 
 def drawn(setting: Setting, pairs: int, seed: int) -> tuple[Counts, Counts]:
@@ -128,8 +128,8 @@ def _enough(kinds: list[tuple[str, Setting]]) -> str:
     options = Options()
     found = (f"{needed(replace(kind, discordance=0.05, loss=0.03)):,} ({name})" for name, kind in kinds)
     return (
-        f"With a margin of {options.margin_points:g} point and a one-sided level of {100 * options.alpha:g}%, -3 points "
-        f"at 5% are found in 80% of the checks with this many questions: {'; '.join(found)}."
+        f"With a margin of {options.margin_points:g} point and a one-sided level of {100 * options.alpha:g}%, -3 "
+        f"points at 5% are found in 80% of the checks with this many questions: {'; '.join(found)}."
     )
 
 
