@@ -18,7 +18,6 @@ from harness.regression.pairing import ArmPair
 from harness.regression.verdicts import Options, Verdict, p_words
 from harness.results.wording import percent_text, points_text
 from harness.stats import PairedDifference, holm, paired
-from harness.stats.resampling import RESAMPLES as UNUSED
 
 Measure = Callable[[Sample], bool]
 
@@ -77,7 +76,7 @@ def _test(check: str, pair: ArmPair, measure: Measure, options: Options) -> _Tes
     before, after = [measure(sample) for sample in base], [measure(sample) for sample in head]
     level = 2 * options.level - 1  # a two-sided interval has this level where each bound alone has `options.level`
     names = units(base)
-    difference = paired(after, before, clusters=names, level=level, resamples=UNUSED)
+    difference = paired(after, before, clusters=names, level=level)
     turned = _turned(names or range(len(base)), before, after)
     return _Test(check, pair.subject, sum(before) / len(before), sum(after) / len(after), difference, turned)
 
