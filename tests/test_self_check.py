@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
+from harness.adapter import SingleLM
 from harness.attention import register
 from harness.channels.base import Work
 from harness.channels.c2c import CacheToCache, Link
 from harness.decoding import generate
+from harness.demo.tokenizer import save_tokenizer
 from harness.errors import UserError
 from harness.forward import FactorsChange
 from harness.models import Together, load
-from harness.self_check import checked, verdict
-from harness.self_check.compare import Plain, read_ids, sequences
+from harness.self_check import checked, sweep, verdict
+from harness.self_check.compare import TOLERANCE, Plain, read_ids, sequences
 from harness.self_check.small import LENGTH, small_config, small_model
-from harness.self_check.sweep import swept, table, tiny
+from harness.self_check.sweep import line, summary, swept, table, tiny
 from harness.self_check.verdict import small_lm
+from tests.helpers.numbered import numbered, numbered_words
 from tests.helpers.tiny import FOREIGN, random_fuser, random_lm, tokenizer
 
 READ = {
     "llama": "equal to a plain forward call",
-    "qwen2": "equal",
+    "olmo2": "equal",
+    "granite": "equal",
     "gemma3_text": "equal",
     "phi3": "equal",
     "gpt2": "equal",
@@ -36,6 +43,8 @@ READ = {
     "bloom": "options of one prompt are read one by one",
     "llama4_text": "rows of different lengths are read one by one",
 }
+EAGER_ONLY = ("gpt_oss", "mpt", "bloom", "gpt_neo")
+SIZE = 96  # of a small copy's vocabulary
 REFUSED = {
     "mamba": "not plain keys and values but LinearAttentionLayer",
     "lfm2_moe": "LinearAttentionLayer",
@@ -55,12 +64,56 @@ LONG = {
 }
 
 
+def forget(patch: pytest.MonkeyPatch) -> None:
+    """Checks every configuration again until the patch ends; what was checked before is kept."""
+    patch.setattr(verdict, "_verdict", functools.cache(verdict._verdict.__wrapped__))
+
+
 @pytest.mark.parametrize("kind", READ)
-def test_a_dozen_architectures_are_read_as_transformers_reads_them(kind: str) -> None:
-    row = next(iter(swept([kind])))
-    assert row.right, row
-    assert row.gap is not None, row
-    assert row.outcome.startswith(READ[kind])
+def test_a_dozen_architectures_answer_alone_as_transformers_does(kind: str, tmp_path: Path) -> None:
+    attention = "eager" if kind in EAGER_ONLY else "sdpa"
+    eager = tiny(kind, "eager")
+    eager.save_pretrained(tmp_path)
+    save_tokenizer(numbered_words(SIZE), tmp_path)
+    lm = SingleLM(receiver=str(tmp_path), device="cpu", attention=attention, batch_size=3)
+    assert lm.channel.answers.together.checked.startswith(READ[kind])
+    asked = sequences(SIZE, seed=7)
+    prompts = [numbered(row) for row in asked.prompts]
+    pairs = [(p, " " + numbered(option)) for p, own in zip(prompts, asked.options, strict=True) for option in own]
+    expected = [value for row in Plain(eager, asked).options for value in row]
+    scores = [value for value, _ in lm.loglikelihood(instances("loglikelihood", pairs))]
+    assert scores == pytest.approx(expected, abs=TOLERANCE)
+    texts = lm.generate_until(instances("generate_until", [(p, {"until": [], "max_gen_toks": 3}) for p in prompts]))
+    assert [text.split() for text in texts] == [greedy(eager, row, 3).split() for row in asked.prompts]
+
+
+def instances(kind: str, arguments: list[Any]) -> list[Instance]:
+    return [Instance(kind, {}, one, i, task_name="t", doc_id=i // 3, repeats=1) for i, one in enumerate(arguments)]
+
+
+def greedy(model: Any, ids: Sequence[int], n: int) -> str:
+    row = list(ids)
+    while len(row) < len(ids) + n:
+        row.append(int(model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1].argmax()))
+        if row[-1] == model.config.eos_token_id:
+            return numbered(row[len(ids) : -1])
+    return numbered(row[len(ids) :])
+
+
+def test_a_type_that_fails_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no such | luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "checked", fails)
+        late = next(iter(swept(["llama"])))
+    monkeypatch.setattr(sweep, "tiny", fails)
+    early, refused = swept(["llama", "mamba"])
+    assert [row.verdict for row in (late, early, refused)] == ["wrong", "not built", "refused"]
+    assert [row.right for row in (late, early, refused)] == [False, True, True]
+    assert "RuntimeError: no such / luck" in line(early)
+    assert summary([late, early, refused]).startswith("3 architectures: 1 refused, 1 not built, 1 wrong; ")
+    assert summary([late, early, refused]).endswith("; wrong: llama")
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -73,10 +126,9 @@ def test_attention_that_drops_something_is_refused_and_eager_named(monkeypatch: 
     register()
     assert checked(small_lm(tiny("granite_swa", "grouped"))).together.padded
     monkeypatch.setattr("harness.attention._softmax", lambda scores, sinks: scores.softmax(-1))
-    verdict._verdict.cache_clear()
+    forget(monkeypatch)
     with pytest.raises(UserError, match=r"\(granite_swa\) cannot be used: .*nats; use --attention eager"):
         checked(small_lm(tiny("granite_swa", "grouped")))
-    verdict._verdict.cache_clear()
 
 
 def test_an_unknown_argument_is_one_refusal_at_load() -> None:
@@ -91,10 +143,9 @@ def test_an_unknown_argument_is_one_refusal_at_load() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code, "forward", biased)
-        verdict._verdict.cache_clear()
+        forget(patch)
         with pytest.raises(UserError, match="'position_bias'"):
             checked(small_lm(model))
-    verdict._verdict.cache_clear()
 
 
 def test_sdpa_without_support_names_eager(tmp_path: Path) -> None:
@@ -108,8 +159,10 @@ def test_sdpa_without_support_names_eager(tmp_path: Path) -> None:
         load(str(tmp_path / "mamba"), device="cpu")
 
 
-def test_one_configuration_is_checked_once_and_the_random_numbers_of_the_caller_stay() -> None:
-    verdict._verdict.cache_clear()
+def test_one_configuration_is_checked_once_and_the_random_numbers_of_the_caller_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget(monkeypatch)
     lm, state = small_lm(tiny("llama", "sdpa")), torch.get_rng_state()
     assert checked(lm).together == checked(lm).together
     assert verdict._verdict.cache_info().misses == 1
@@ -188,5 +241,8 @@ def test_sequences_go_past_every_window_and_are_as_long_as_they_say() -> None:
 
 def test_the_table_has_a_line_an_architecture() -> None:
     rows = list(swept(["llama", "mamba"]))
+    assert rows[0].gap is not None
+    assert rows[0].gap <= TOLERANCE
+    assert rows[0].verdict == "equal"
     assert [re.split(r" *\| *", line)[1] for line in table(rows).splitlines()[2:]] == ["llama", "mamba"]
-    assert "refused" in rows[1].outcome
+    assert rows[1].verdict == "refused"

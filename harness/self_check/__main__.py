@@ -7,7 +7,7 @@ import sys
 
 from transformers.utils import logging
 
-from harness.self_check.sweep import HEAD, line, swept
+from harness.self_check.sweep import HEAD, line, summary, swept
 
 
 def main() -> int:
@@ -22,9 +22,8 @@ def main() -> int:
     for row in swept(asked.model_types, asked.attention):
         rows.append(row)
         print(line(row), flush=True)
-    wrong = [row.model_type for row in rows if not row.right]
-    print(f"\n{len(rows)} architectures, {sum(r.gap is not None for r in rows)} read, {len(wrong)} wrong {wrong or ''}")
-    return 1 if wrong else 0
+    print(f"\n{summary(rows)}")
+    return 0 if all(row.right for row in rows) else 1
 
 
 if __name__ == "__main__":

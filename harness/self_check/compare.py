@@ -29,7 +29,10 @@ _FIRST_ID = 8  # behind the special tokens of a small vocabulary
 
 @dataclass(frozen=True)
 class Sequences:
-    """What is read: rows of token ids, each a prompt with the tokens decoded behind it, and options of each prompt."""
+    """What is read: rows of token ids, each a prompt with the tokens decoded behind it, and options of each prompt.
+
+    Of three options one is what is decoded and one is a single token, so that the row itself knows their likelihoods.
+    """
 
     rows: tuple[tuple[int, ...], ...]
     options: tuple[tuple[tuple[int, ...], ...], ...]
@@ -49,29 +52,43 @@ def sequences(vocabulary: int, seed: int = 1) -> Sequences:
         return tuple(torch.randint(low, vocabulary, (n,), generator=source).tolist())
 
     rows = tuple(ids(n + _DECODED) for n in (LENGTH - 4, 6, LENGTH - 17))
-    return Sequences(rows, tuple((ids(3), ids(1), ids(2)) for _ in rows))
+    return Sequences(rows, tuple((ids(3), ids(1), row[-_DECODED:]) for row in rows))
 
 
 class Plain:
-    """What transformers computes without a cache, one row at a time; each sequence is read once."""
+    """What transformers computes without a cache, one row at a time; each sequence is read once.
+
+    Attributes:
+        rows: log-probabilities [1 + decoded, vocabulary] of each row, from the end of its prompt on.
+        options: loglikelihoods in nats of each row's options.
+    """
 
     def __init__(self, model: Any, asked: Sequences) -> None:
-        self.rows = [_reference(model, row)[-_DECODED - 1 :] for row in asked.rows]
-        self.options = [
-            [_loglikelihood(_reference(model, prompt + option), option) for option in options]
+        self.rows = [_reference(model, row, _DECODED) for row in asked.rows]
+        longest = [
+            _reference(model, prompt + options[0], len(options[0]))
             for prompt, options in zip(asked.prompts, asked.options, strict=True)
+        ]
+        self.options = [
+            [_loglikelihood(own, options[0]), *(_loglikelihood(row, option) for option in options[1:])]
+            for own, row, options in zip(longest, self.rows, asked.options, strict=True)
         ]
 
 
-def _reference(model: Any, ids: Sequence[int]) -> Tensor:
+def _reference(model: Any, ids: Sequence[int], decoded: int) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
-    return logits[0].float().log_softmax(-1)
+    return logits[0, -decoded - 1 :].float().log_softmax(-1)
 
 
-def _loglikelihood(logits: Tensor, option: Sequence[int]) -> float:
-    n = len(option)
-    return float(logits[-n - 1 : -1].gather(-1, torch.tensor(option)[:, None]).sum())
+def _loglikelihood(predicted: Tensor, option: Sequence[int]) -> float:
+    """Sums what was predicted for an option.
+
+    Args:
+        predicted: log-probabilities [at least len(option), vocabulary], of the option's first token first.
+        option: token ids.
+    """
+    return float(predicted[: len(option)].gather(-1, torch.tensor(option)[:, None]).sum())
 
 
 def read_ids(lm: LM, rows: Sequence[Sequence[int]]) -> Context:

@@ -52,6 +52,18 @@ _SIZES: dict[str, int] = {
     "original_max_position_embeddings": _ORIGINAL,
     "max_position_embeddings": 8 * LENGTH,
     "d_kv": _HEAD_DIM,
+    # Tables of bytes, n-grams, shapes and sounds.
+    **dict.fromkeys(("encoder_hash_byte_group_vocab", "ngram_vocab_size_base", "shape_vocab_size"), _VOCABULARY),
+    **dict.fromkeys(("pronunciation_vocab_size", "make_ngram_vocab_size_divisible_by"), _VOCABULARY),
+    **dict.fromkeys(("ple_embed_dim", "embedding_dim", "lru_width"), _WIDTH),
+    "hidden_size_global": 2 * _WIDTH,
+    **dict.fromkeys(("pronunciation_embed_dim", "shape_embed_dim"), 16),
+    **dict.fromkeys(("num_layers_per_stack", "split_ngram_parts"), 2),
+    # State space layers; their heads are counted by `_fit_state_space`.
+    **dict.fromkeys(("mamba_d_head", "mamba_headdim", "mamba_head_dim", "mamba_d_state"), 16),
+    **dict.fromkeys(("state_size", "ssm_state_size", "mamba_dt_rank", "time_step_rank"), 16),
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 16),
+    "expand": 1,
 }
 _KV_HEADS = (
     "num_key_value_heads",
@@ -131,7 +143,10 @@ def _pick_layers(config: Any, overrides: Mapping[int, Any]) -> list[int]:
     if getattr(config, "num_kv_shared_layers", 0):
         chosen = list(range(count))  # which layers share is counted from the last one
     chosen = chosen if len(chosen) > 1 else [0, 1]
-    config.num_hidden_layers = len(chosen)
+    try:
+        config.num_hidden_layers = len(chosen)
+    except NotImplementedError:  # of an encoder with a decoder, which count their layers apart
+        return list(range(count))
     for name, values in lists.items():
         setattr(config, name, [values[i] for i in chosen])
     return chosen
@@ -149,10 +164,21 @@ def _narrow(config: Any) -> None:
             setattr(config, name, size)
         elif isinstance(value, list | tuple) and value and all(isinstance(v, int) for v in value):
             setattr(config, name, [min(v, size) for v in value])
+    _fit_state_space(config)
     for number, name in enumerate(_SPECIAL):
         value = getattr(config, name, None)
         if value is not None:
             setattr(config, name, number)
+
+
+def _fit_state_space(config: Any) -> None:
+    """Heads times their width have to be the width of a state space layer."""
+    for heads, width in (("mamba_n_heads", "mamba_d_head"), ("n_mamba_heads", "mamba_headdim")):
+        if not isinstance(getattr(config, width, None), int) or not isinstance(getattr(config, heads, None), int):
+            continue
+        setattr(config, heads, config.mamba_expand * config.hidden_size // getattr(config, width))
+        if getattr(config, "mamba_d_ssm", None):
+            config.mamba_d_ssm = getattr(config, heads) * getattr(config, width)
 
 
 def _shorten(config: Any) -> None:
@@ -166,6 +192,8 @@ def _shorten(config: Any) -> None:
 def _shorten_rope(rope: Any, config: Any) -> None:
     if rope.get("original_max_position_embeddings"):
         rope["original_max_position_embeddings"] = _ORIGINAL
+    if "partial_rotary_factor" in rope and hasattr(config, "qk_rope_head_dim"):
+        rope["partial_rotary_factor"] = 1.0  # the rotated part has a width of its own
     half = int(_HEAD_DIM * rope.get("partial_rotary_factor", 1.0)) // 2
     for name in ("short_factor", "long_factor"):
         if name in rope:

@@ -6,6 +6,8 @@ Guarantees that it is asked of the model by one short forward call, never of its
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,24 +35,39 @@ def _shape(entry: Tensor) -> tuple[int, ...]:
     return (entry.shape[1], entry.shape[3])
 
 
-def foreign_cache(lm: LM) -> str | None:
-    """Says why a model's cache cannot be stored; None where it can.
+@dataclass(frozen=True)
+class Structure:
+    """What one forward call over a short row shows.
+
+    Attributes:
+        foreign: why the cache cannot be stored; None where it can.
+        logits: [tokens, vocabulary], as transformers alone computes them; None where `foreign` says why not.
+    """
+
+    foreign: str | None
+    logits: Tensor | None = None
+
+
+def structure(lm: LM, row: Sequence[int] = (1, 2, 3, 4, 5)) -> Structure:
+    """Reads one row of token ids and looks at what is stored.
 
     Args:
-        lm: reads one prompt of a few tokens.
+        lm: reads the row without anything of this harness.
+        row: a few token ids.
     """
     unusual = unusual_cache(lm.config)
     if unusual is not None:
-        return unusual
+        return Structure(unusual)
     layers = [_Recorder() for _ in range(lm.n_layers)]
-    ids = torch.arange(1, 6, device=lm.device)[None]
+    ids = torch.tensor([list(row)], device=lm.device)
     arguments = {"input_ids": ids, lm.cache_argument: Cache(layers=layers), "use_cache": True}
     try:
         with torch.inference_mode():
-            lm.model(**arguments)
+            logits: Tensor = lm.model(**arguments).logits[0].float()
     except Exception as error:  # a model that asks its cache for more raises whatever comes of it
-        return f"its forward call does not go with a cache of plain keys and values ({_short(error)})"
-    return _told([layer.stored for layer in layers])
+        return Structure(f"its forward call does not go with a cache of plain keys and values ({_short(error)})")
+    foreign = _told([layer.stored for layer in layers])
+    return Structure(foreign, logits if foreign is None else None)
 
 
 def _told(stored: list[list[tuple[tuple[int, ...], tuple[int, ...]]]]) -> str | None:

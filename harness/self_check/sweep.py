@@ -6,25 +6,32 @@ options, in decoding), refused in the sentence that a user would read, or named 
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.attention import register
+from harness.cache_kinds import unusual_cache
 from harness.errors import UserError
+from harness.models import EAGER, LM, PLAIN_CACHE
 from harness.self_check.check import checked
-from harness.self_check.compare import TOLERANCE, Plain, decoding_gap, options_gap, sequences
+from harness.self_check.compare import TOLERANCE, Plain, Sequences, decoding_gap, options_gap, sequences
 from harness.self_check.small import small_config, small_model
 from harness.self_check.verdict import small_lm
 
-HEAD = "| model type | attention | outcome | largest difference, nats |\n|---|---|---|---|"
+HEAD = "| model type | attention | verdict | detail | largest difference, nats |\n|---|---|---|---|---|"
+VERDICTS = EQUAL, ONE_BY_ONE, REFUSED, NOT_BUILT, WRONG = "equal", "one by one", "refused", "not built", "wrong"
 _OTHER_SEED = 7  # not the sequences that the self-check reads itself
 # What a default configuration lacks for a decoder that runs.
 _ADDED: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "ministral": {"head_dim": 16},
-    "nemotron": {"head_dim": 16},
+    "nemotron": {"head_dim": 16, "num_key_value_heads": 8},
+    "reformer": {"axial_pos_embds": False},
+    "xmod": {"default_language": "en_XX"},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_routed_experts": 4},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
@@ -38,19 +45,23 @@ class Row:
     Attributes:
         model_type: transformers' name.
         attention: the implementation that was used.
-        outcome: how it is read, or why it is not.
+        verdict: `EQUAL`, `ONE_BY_ONE`, `REFUSED`, `NOT_BUILT` or `WRONG`.
+        detail: how it is read, or why it is not.
         gap: largest difference in nats; None where it is not read.
+        seconds: CPU time of this process.
     """
 
     model_type: str
     attention: str
-    outcome: str
+    verdict: str
+    detail: str
     gap: float | None = None
+    seconds: float = 0.0
 
     @property
     def right(self) -> bool:
-        """Whether it is either equal or refused."""
-        return self.gap is None or self.gap <= TOLERANCE
+        """Whether nothing would be answered that differs from transformers."""
+        return self.verdict != WRONG
 
 
 def swept(names: Sequence[str] = (), attention: str | None = None) -> Iterator[Row]:
@@ -62,10 +73,10 @@ def swept(names: Sequence[str] = (), attention: str | None = None) -> Iterator[R
     """
     register()
     for name in names or model_types():
-        rows = [_row(name, one) for one in ([attention] if attention else ["sdpa"])]
-        if attention is None and rows[0].gap is None and "eager" in rows[0].outcome:
-            rows = [_row(name, "eager")]
-        yield rows[0]
+        row = _row(name, attention or "sdpa")
+        if attention is None and row.verdict == REFUSED and EAGER in row.detail:
+            row = _row(name, "eager")
+        yield row
 
 
 def model_types() -> list[str]:
@@ -75,46 +86,76 @@ def model_types() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def tiny(name: str, attention: str, **changes: Any) -> Any:
-    """Builds a tiny random model of a type, from its default configuration and `changes`."""
+def configuration(name: str, **changes: Any) -> Any:
+    """The default configuration of a type as a decoder, with `changes`."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     kind = CONFIG_MAPPING[name]
     decoder = {"is_decoder": True} if hasattr(kind, "is_decoder") else {}
-    config = kind(**{**decoder, **_ADDED.get(name, {}), **changes})
+    return kind(**{**decoder, **_ADDED.get(name, {}), **changes})
+
+
+def tiny(name: str, attention: str, **changes: Any) -> Any:
+    """Builds a tiny random model of a type, from its default configuration and `changes`."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = configuration(name, **changes)
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     architecture = found[0] if isinstance(found, tuple) else found
     if architecture.config_class is not type(config):
-        config = config.get_text_config()
+        config = config.get_text_config(decoder=True)
     return small_model(architecture, small_config(config), attention)
 
 
 def _row(name: str, attention: str) -> Row:
+    started = time.process_time()
+    found = _outcome(name, attention)
+    return replace(found, seconds=time.process_time() - started)
+
+
+def _outcome(name: str, attention: str) -> Row:
+    """Never raises: one type that fails is one line of the table."""
     try:
-        eager, model = tiny(name, "eager"), None
-        asked = sequences(int(eager.config.get_text_config().vocab_size), _OTHER_SEED)
+        eager = tiny(name, "eager")
+        asked = sequences(int(eager.config.get_text_config(decoder=True).vocab_size), _OTHER_SEED)
         plain = Plain(eager, asked)
     except Exception as error:
-        return Row(name, attention, f"transformers does not run it so: {type(error).__name__}: {_short(error)}")
+        return _not_built(name, attention, _short(error))
     try:
         model = tiny(name, attention)
     except Exception as error:
-        if "does not support" in str(error):
-            return Row(name, attention, f"refused: it does not go with {attention}; use --attention eager")
-        raise
+        return Row(name, attention, REFUSED, f"--attention {attention} does not go with it ({_short(error)}); {EAGER}")
     try:
-        lm = checked(small_lm(model))
+        return _read(name, attention, small_lm(model), plain, asked)
+    except Exception as error:
+        return Row(name, attention, WRONG, f"it fails after the self-check has passed ({_short(error)})")
+
+
+def _not_built(name: str, attention: str, why: str) -> Row:
+    """A type whose configuration is enough for a refusal is refused also where no small copy of it runs."""
+    try:
+        unusual = unusual_cache(configuration(name).get_text_config(decoder=True))
+    except Exception:
+        unusual = None
+    if unusual is not None:
+        return Row(name, attention, REFUSED, f"{unusual}; {PLAIN_CACHE}")
+    return Row(name, attention, NOT_BUILT, why)
+
+
+def _read(name: str, attention: str, lm: LM, plain: Plain, asked: Sequences) -> Row:
+    try:
+        lm = checked(lm)
     except UserError as error:
-        return Row(name, attention, f"refused: {str(error).partition('cannot be used: ')[2]}")
+        return Row(name, attention, REFUSED, str(error).partition("cannot be used: ")[2].rstrip("."))
     every = range(len(asked.rows))
     gaps = [decoding_gap(lm, plain, asked, [row]) for row in every]
     gaps += [decoding_gap(lm, plain, asked, every), options_gap(lm, plain, asked, every, side_by_side=True)]
-    return Row(name, attention, lm.together.checked, max(gaps))
+    kind = EQUAL if lm.together.padded and lm.together.branched else ONE_BY_ONE
+    return Row(name, attention, kind if max(gaps) <= TOLERANCE else WRONG, lm.together.checked, max(gaps))
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:80]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -125,4 +166,14 @@ def table(rows: Sequence[Row]) -> str:
 def line(row: Row) -> str:
     """Returns one row as Markdown."""
     gap = "" if row.gap is None else f"{row.gap:.0e}"
-    return f"| {row.model_type} | {row.attention} | {row.outcome.replace('|', '/')} | {gap} |"
+    return f"| {row.model_type} | {row.attention} | {row.verdict} | {row.detail.replace('|', '/')} | {gap} |"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Counts the verdicts, and names what is wrong and what took longest."""
+    counts = Counter(row.verdict for row in rows)
+    told = ", ".join(f"{counts[one]} {one}" for one in VERDICTS if counts[one])
+    wrong = "".join(f" {row.model_type}" for row in rows if not row.right)
+    slowest = max(rows, key=lambda row: row.seconds)
+    seconds = f"{sum(row.seconds for row in rows):.0f} s of CPU time, {slowest.model_type} {slowest.seconds:.1f} s"
+    return f"{len(rows)} architectures: {told}; {seconds}" + (f"; wrong:{wrong}" if wrong else "")

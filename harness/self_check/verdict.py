@@ -19,7 +19,7 @@ from harness.models import EAGER, LM, PLAIN_CACHE, Reference, Together, cache_ar
 from harness.self_check.compare import TOLERANCE, Plain, Sequences, decoding_gap, options_gap, sequences
 from harness.self_check.rope import factors_change
 from harness.self_check.small import small_config, small_model
-from harness.self_check.structure import foreign_cache
+from harness.self_check.structure import structure
 
 _ANOTHER = "no --attention cures it, so choose another model"
 
@@ -71,7 +71,7 @@ class _Keyed:
 def _verdict(architecture: Any, keyed: _Keyed, attention: str) -> Verdict:
     try:
         eager = small_model(architecture, keyed.config, "eager")
-        asked = sequences(int(keyed.config.get_text_config().vocab_size))
+        asked = sequences(int(keyed.config.get_text_config(decoder=True).vocab_size))
         plain = Plain(eager, asked)
     except Exception as error:
         return _unchecked(error)
@@ -99,7 +99,7 @@ def small_lm(model: Any) -> LM:
 
 
 def _judged(lm: LM, eager: LM, plain: Plain, asked: Sequences, attention: str) -> Verdict:
-    foreign = foreign_cache(eager)
+    foreign = structure(eager).foreign
     if foreign is not None:
         return Verdict(Together(), foreign, PLAIN_CACHE)
     everything = range(len(asked.rows))
@@ -111,7 +111,8 @@ def _judged(lm: LM, eager: LM, plain: Plain, asked: Sequences, attention: str) -
     branched = _holds(lambda: options_gap(lm, plain, asked, [0], side_by_side=True))
     together = replace(lm.together, padded=padded, branched=branched)
     lm = replace(lm, together=together)
-    failed = _fault("in a batch", lambda: decoding_gap(lm, plain, asked, everything)) or _fault(
+    failed = None if padded else _fault("in a batch", lambda: decoding_gap(lm, plain, asked, everything))
+    failed = failed or _fault(
         "with several options", lambda: options_gap(lm, plain, asked, everything, side_by_side=True)
     )
     if failed is not None:
