@@ -27,8 +27,15 @@ from harness.stats.latency import (
     tpot_s,
 )
 from harness.stats.paired import PairedDifference, mcnemar_p, paired
-from harness.stats.power import NOT_RESOLVED, holm, minimum_detectable_effect, verdict
-from harness.stats.repeated import Repeated, repeated
+from harness.stats.power import (
+    NOT_RESOLVED,
+    detectable_effect,
+    holm,
+    mcnemar_power,
+    minimum_detectable_effect,
+    verdict,
+)
+from harness.stats.repeated import Repeated, repeated, repeated_difference
 from harness.stats.scores import Score, score
 
 __all__ = [
@@ -47,12 +54,14 @@ __all__ = [
     "Score",
     "agreement",
     "complementarity",
+    "detectable_effect",
     "effect_difference",
     "holm",
     "invalid_rate",
     "letter_histogram",
     "mann_whitney",
     "mcnemar_p",
+    "mcnemar_power",
     "mean_effect",
     "minimum_detectable_effect",
     "paired",
@@ -61,6 +70,7 @@ __all__ = [
     "parser_disagreement",
     "percentiles",
     "repeated",
+    "repeated_difference",
     "score",
     "tpot_s",
     "verdict",

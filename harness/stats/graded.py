@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from harness.stats.clusters import left_out_variance, units_of
+from harness.stats.clusters import units_of
 from harness.stats.intervals import Interval
 from harness.stats.vectors import Floats, at_level, binary, finite, same_length
 
@@ -30,7 +30,9 @@ class MeanEffect:
     subjects: int  # 0 where the questions were taken as independent
 
 
-def mean_effect(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> MeanEffect:
+def mean_effect(
+    values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, strata: ArrayLike | None = None
+) -> MeanEffect:
     """Measures the mean of one value per question, ``[n]``.
 
     Raises:
@@ -39,14 +41,20 @@ def mean_effect(values: ArrayLike, clusters: ArrayLike | None = None, level: flo
     checked = finite(values)
     if len(checked) < 2:
         raise ValueError("a mean needs two values or more to have an interval.")
-    units = units_of(checked, clusters)
-    error = math.sqrt(float(left_out_variance(units.sums, units.sizes)))
-    mean, freedom = float(checked.mean()), len(units.sums) - 1
+    units = units_of(checked, clusters, strata)
+    error = math.sqrt(units.variance)
+    mean, freedom = float(checked.mean()), units.freedom
     half = error * float(stats.t.ppf((1 + at_level(level)) / 2, freedom))
     return MeanEffect(mean, len(checked), Interval(mean - half, mean + half), _p(mean, error, freedom), units.subjects)
 
 
-def paired_graded(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> MeanEffect:
+def paired_graded(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+    strata: ArrayLike | None = None,
+) -> MeanEffect:
     """Compares two channels whose scores are graded: mean of ``a - b`` over the same questions.
 
     Raises:
@@ -54,7 +62,7 @@ def paired_graded(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None,
     """
     first, second = finite(a, "a"), finite(b, "b")
     same_length(first, second, "a and b")
-    return mean_effect(first - second, clusters, level)
+    return mean_effect(first - second, clusters, level, strata)
 
 
 def effect_difference(
@@ -62,6 +70,7 @@ def effect_difference(
     second: tuple[ArrayLike, ArrayLike],
     clusters: ArrayLike | None = None,
     level: float = 0.95,
+    strata: ArrayLike | None = None,
 ) -> MeanEffect:
     """Compares two paired effects on the same questions, such as the content effects of two channels.
 
@@ -70,13 +79,14 @@ def effect_difference(
         second: the same for the second effect.
         clusters: the subject of each question, ``[n]``, or nothing where the task has none.
         level: of the interval.
+        strata: the part of fixed size that each question belongs to, ``[n]``, or nothing where the task has none.
 
     Raises:
         ValueError: if the vectors differ in length, hold a NaN or anything but 0 and 1.
     """
     one, two = _gains(first), _gains(second)
     same_length(one, two, "the two effects")
-    return mean_effect(one - two, clusters, level)
+    return mean_effect(one - two, clusters, level, strata)
 
 
 def _gains(effect: tuple[ArrayLike, ArrayLike]) -> Floats:

@@ -16,9 +16,11 @@ from scipy import stats
 
 from harness.stats.clusters import quantile, units_design_effect, units_of
 from harness.stats.intervals import Interval, tango_bounds
-from harness.stats.power import minimum_detectable_effect
+from harness.stats.power import detectable_effect
 from harness.stats.resampling import RESAMPLES, resampled_means, sign_flip_p, spread
 from harness.stats.vectors import Floats, binary, same_length
+
+_INNER_LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class PairedDifference:
     wins: int  # questions only the first got right
     losses: int  # questions only the second got right
     interval: Interval
+    inner: Interval  # at 90%, so that each end is a one-sided bound at 95%
     bootstrap: Interval
     mcnemar_p: float  # exact, questions taken as independent
-    p_value: float  # mcnemar_p, or the sign-flip test over subjects
+    p_value: float  # mcnemar_p, or the exact sign-flip test over subjects
     subjects: int  # 0 where the questions were taken as independent
     design_effect: float
 
@@ -43,10 +46,16 @@ class PairedDifference:
 
     @property
     def detectable(self) -> float | None:
-        """The smallest difference found with 80% power, or None where no two answers differ."""
-        if self.wins + self.losses == 0:
-            return None
-        return minimum_detectable_effect(self.n, self.discordance, design_effect=self.design_effect)
+        """The smallest difference found with 80% power by a single test at 5%, see ``detectable_at``."""
+        return self.detectable_at(0.05)
+
+    def detectable_at(self, alpha: float) -> float | None:
+        """The smallest difference that an exact test at level ``alpha`` finds with 80% power; None: not even 1."""
+        return detectable_effect(self.n / self.design_effect, self.discordance, alpha)
+
+    def same_within(self, margin: float) -> bool:
+        """Whether two one-sided tests at 5% each show a difference smaller than ``margin``, a fraction."""
+        return -margin < self.inner.low and self.inner.high < margin
 
 
 def paired(
@@ -56,6 +65,7 @@ def paired(
     seed: int = 0,
     level: float = 0.95,
     resamples: int = RESAMPLES,
+    strata: ArrayLike | None = None,
 ) -> PairedDifference:
     """Compares two channels question by question.
 
@@ -63,9 +73,10 @@ def paired(
         a: 0 or 1 per question for the first channel, ``[n]``.
         b: the same questions in the same order for the second, ``[n]``.
         clusters: the subject of each question, ``[n]``, or nothing where the task has none.
-        seed: of the bootstrap and of the test over subjects.
-        level: of both intervals.
-        resamples: of the bootstrap and of the test over subjects.
+        seed: of the bootstrap.
+        level: of the interval and the bootstrap.
+        resamples: of the bootstrap.
+        strata: the part of fixed size that each question belongs to, ``[n]``, or nothing where the task has none.
 
     Raises:
         ValueError: if the vectors differ in length, are empty, hold a NaN or anything but 0 and 1.
@@ -74,7 +85,7 @@ def paired(
     same_length(first, second, "a and b")
     gains = first - second
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
-    units = units_of(gains, clusters)
+    units = units_of(gains, clusters, strata)
     effect = units_design_effect(gains, units)
     exact = mcnemar_p(wins, losses)
     return PairedDifference(
@@ -82,10 +93,11 @@ def paired(
         n=len(gains),
         wins=wins,
         losses=losses,
-        interval=_score_interval(gains, effect, quantile(level, units.subjects)),
+        interval=_score_interval(gains, effect, quantile(level, units.subjects, units.parts)),
+        inner=_score_interval(gains, effect, quantile(_INNER_LEVEL, units.subjects, units.parts)),
         bootstrap=spread(resampled_means(units, seed, resamples), level),
         mcnemar_p=exact,
-        p_value=sign_flip_p(units.sums, seed, resamples) if units.subjects > 1 else exact,
+        p_value=sign_flip_p(units.sums) if units.subjects > 1 else exact,
         subjects=units.subjects,
         design_effect=effect,
     )

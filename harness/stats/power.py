@@ -5,6 +5,7 @@ Guarantees that the words "higher" and "lower" are only used where the interval 
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import Protocol
 
@@ -13,9 +14,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from harness.stats.intervals import Interval, normal_quantile
-from harness.stats.vectors import finite
+from harness.stats.vectors import Codes, Floats, finite
 
 NOT_RESOLVED = "not resolved at this n"
+_STEPS = 10_000  # of a difference, from 0 to 1
+_ROUNDING = 1e-9
 
 
 class Effect(Protocol):
@@ -54,6 +57,73 @@ def minimum_detectable_effect(
         )
     reach = normal_quantile(level) + float(stats.norm.ppf(power))
     return reach * math.sqrt(discordance * design_effect / n)
+
+
+def mcnemar_power(n: int, wins: float, losses: float, alpha: float = 0.05) -> float:
+    """How often the exact two-sided McNemar test rejects, summed over every number of discordant questions.
+
+    Args:
+        n: questions, taken as independent.
+        wins: the true share that only the first gets right.
+        losses: the true share that only the second gets right.
+        alpha: level of the test.
+
+    Raises:
+        ValueError: if ``n`` is not positive, a share or the level is out of range.
+    """
+    discordant = wins + losses
+    if n <= 0 or min(wins, losses) < 0 or discordant > 1 + _ROUNDING or not 0 < alpha < 1:
+        raise ValueError(f"no power for n={n}, shares {wins:g} and {losses:g}, level {alpha:g}.")
+    if discordant == 0:
+        return 0.0
+    return _power(_likely(n, min(discordant, 1.0)), alpha, wins / discordant)
+
+
+def detectable_effect(n: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
+    """The smallest difference that the exact McNemar test finds with the given power.
+
+    The share of discordant questions stays as seen. A difference cannot exceed it, so that a larger one is taken to
+    make all of its questions discordant in its own direction.
+
+    Args:
+        n: questions; of clustered ones the effective number, rounded down.
+        discordance: share of questions that only one of the two gets right.
+        alpha: two-sided level of the test.
+        power: how often the difference is to be found.
+
+    Returns:
+        A fraction, to four digits upwards; None where no difference at all is found so often.
+
+    Raises:
+        ValueError: if ``n`` is not positive or a share or the level is out of range.
+    """
+    if n <= 0 or not 0 <= discordance <= 1 or not 0 < alpha < 1 or not 0 < power < 1:
+        raise ValueError(f"no power for n={n:g}, discordance={discordance:g}, power={power:g}, level {alpha:g}.")
+    whole = max(1, int(n))
+
+    def finds(steps: int) -> bool:
+        share = max(discordance, steps / _STEPS)
+        return mcnemar_power(whole, (share + steps / _STEPS) / 2, (share - steps / _STEPS) / 2, alpha) >= power
+
+    if not finds(_STEPS):
+        return None
+    return bisect.bisect_left(range(_STEPS), x=True, lo=1, key=finds) / _STEPS
+
+
+def _likely(n: int, share: float) -> tuple[Codes, Floats]:
+    """Numbers of discordant questions with their probabilities; what is left out weighs less than 1e-9."""
+    low, high = stats.binom.ppf([1e-10, 1 - 1e-10], n, share)
+    counts = np.arange(int(low), int(high) + 1)
+    return counts, np.asarray(stats.binom.pmf(counts, n, share), dtype=np.float64)
+
+
+def _power(law: tuple[Codes, Floats], alpha: float, win: float) -> float:
+    counts, weights = law
+    # The largest number on the rarer side that still rejects; below zero where none does.
+    edge = stats.binom.ppf(alpha / 2, counts, 0.5)
+    edge = np.where(stats.binom.cdf(edge, counts, 0.5) <= alpha / 2, edge, edge - 1)
+    rejects = stats.binom.cdf(edge, counts, win) + stats.binom.cdf(edge, counts, 1 - win)
+    return float((weights * rejects).sum())
 
 
 def holm(p_values: ArrayLike) -> list[float]:

@@ -4,7 +4,8 @@ Guarantees an interval for the method and not for the trainings at hand: it allo
 another seed. The variance of the mean over trainings and that over questions are added. What moves single answers
 from training to training is in both, so the interval is a little too wide where trainings do not differ as a whole,
 which is the safer side. Two trainings that happen to end close together would pretend that all of them do: an
-interval takes three. ``docs/design/statistics.md`` has the measured coverage.
+interval takes three. Two things that were trained apart are compared without pairing their trainings: the first of
+one and the first of the other share a number and nothing else. ``docs/design/statistics.md`` has the measured coverage.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from harness.stats.clusters import left_out_variance, units_of
+from harness.stats.clusters import units_of
 from harness.stats.intervals import Interval
-from harness.stats.vectors import at_level, finite
+from harness.stats.vectors import Floats, at_level, finite
 
 FEWEST = 3  # trainings; intervals from two cover 88% where trainings differ much
 
@@ -27,20 +28,28 @@ class Repeated:
     """A mean over trainings and questions, as a fraction.
 
     Attributes:
-        each: of every training.
+        each: of every training; empty for a difference of things that were trained apart.
         n: questions.
         interval: None of fewer than three trainings, or where neither they nor the questions differ, so that nothing
             tells how far off the mean is.
+        p_value: Student's, two-sided, that the mean is zero; None where there is no interval.
+        trainings: how many, on each side of a difference of things that were trained apart.
     """
 
     mean: float
     each: tuple[float, ...]
     n: int
     interval: Interval | None
+    p_value: float | None = None
+    trainings: tuple[int, ...] = ()
 
 
 def repeated(
-    values: ArrayLike, clusters: ArrayLike | None = None, lowest: float = -1.0, level: float = 0.95
+    values: ArrayLike,
+    clusters: ArrayLike | None = None,
+    lowest: float = -1.0,
+    level: float = 0.95,
+    strata: ArrayLike | None = None,
 ) -> Repeated:
     """Averages over trainings, with Student's interval at Satterthwaite's degrees of freedom.
 
@@ -49,24 +58,67 @@ def repeated(
         clusters: the subject of each question, ``[n]``, or nothing where the task has none.
         lowest: what a value can be; bounds the interval, which ends at 1.
         level: of the interval.
+        strata: the part of fixed size that each question belongs to, ``[n]``, or nothing where the task has none.
 
     Raises:
         ValueError: if there are fewer than two trainings or questions, or any value is NaN.
     """
+    table = _table(values)
+    return _measured([table], table.mean(0), (clusters, strata), (lowest, level))
+
+
+def repeated_difference(
+    first: ArrayLike,
+    second: ArrayLike,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+    strata: ArrayLike | None = None,
+) -> Repeated:
+    """Compares two things that were trained apart: paired over questions, unpaired over trainings.
+
+    Args:
+        first: right or wrong per training and question, ``[trainings, n]``.
+        second: the same questions under the trainings of the other thing, ``[its trainings, n]``.
+        clusters: as for ``repeated``.
+        level: of the interval.
+        strata: as for ``repeated``.
+
+    Raises:
+        ValueError: if there are fewer than two trainings or questions on a side, the questions differ in number, or
+            any value is NaN.
+    """
+    ours, theirs = _table(first), _table(second)
+    if ours.shape[1] != theirs.shape[1]:
+        raise ValueError(f"{ours.shape[1]} questions against {theirs.shape[1]}; keep those that both sides answered.")
+    return _measured([ours, theirs], ours.mean(0) - theirs.mean(0), (clusters, strata), (-1.0, level))
+
+
+def _table(values: ArrayLike) -> Floats:
     table = np.stack([finite(row, "values") for row in np.asarray(values, dtype=np.float64)])
     trainings, n = table.shape
     if trainings < 2 or n < 2:
         raise ValueError(f"{trainings} trainings on {n} questions: how much they differ needs two of each.")
-    each = table.mean(1)
-    units = units_of(table.mean(0), clusters)
-    parts = np.array([each.var(ddof=1) / trainings, float(left_out_variance(units.sums, units.sizes))])
-    freedom = np.array([trainings - 1, len(units.sizes) - 1])
-    told = trainings >= FEWEST and parts.sum() > np.finfo(float).eps
-    interval = _student(float(each.mean()), parts, freedom, lowest, level) if told else None
-    return Repeated(float(each.mean()), tuple(map(float, each)), n, interval)
+    return table
 
 
-def _student(mean: float, parts: np.ndarray, freedom: np.ndarray, lowest: float, level: float) -> Interval:
-    degrees = parts.sum() ** 2 / (parts**2 / freedom).sum()
-    half = float(stats.t.ppf((1 + at_level(level)) / 2, degrees) * np.sqrt(parts.sum()))
-    return Interval(max(mean - half, lowest), min(mean + half, 1.0))
+def _measured(
+    sides: list[Floats],
+    by_question: Floats,
+    grouping: tuple[ArrayLike | None, ArrayLike | None],
+    limits: tuple[float, float],
+) -> Repeated:
+    units = units_of(by_question, *grouping)
+    parts = np.array([*(side.mean(1).var(ddof=1) / len(side) for side in sides), units.variance])
+    freedom = np.array([*(len(side) - 1 for side in sides), units.freedom])
+    mean, each = float(by_question.mean()), tuple(map(float, sides[0].mean(1))) if len(sides) == 1 else ()
+    trainings = tuple(map(len, sides))
+    if min(trainings) < FEWEST or parts.sum() <= np.finfo(float).eps:
+        return Repeated(mean, each, len(by_question), None, None, trainings)
+    interval, p_value = _student(mean, parts, freedom, *limits)
+    return Repeated(mean, each, len(by_question), interval, p_value, trainings)
+
+
+def _student(mean: float, parts: Floats, freedom: np.ndarray, lowest: float, level: float) -> tuple[Interval, float]:
+    degrees, error = parts.sum() ** 2 / (parts**2 / freedom).sum(), float(np.sqrt(parts.sum()))
+    half = float(stats.t.ppf((1 + at_level(level)) / 2, degrees)) * error
+    return Interval(max(mean - half, lowest), min(mean + half, 1.0)), float(2 * stats.t.sf(abs(mean) / error, degrees))

@@ -8,6 +8,7 @@ in blocks of bounded memory.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,7 @@ from harness.stats.vectors import Floats, at_level
 
 RESAMPLES = 10_000
 _BLOCK_VALUES = 2_000_000
+_TIE = 1e-12  # relative difference below which two sums are equal
 
 
 def blocks(resamples: int, width: int) -> Iterator[int]:
@@ -34,9 +36,18 @@ def spread(draws: Floats, level: float) -> Interval:
 
 
 def resampled_means(units: Units, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """Means of samples drawn unit by unit with replacement, ``[resamples]``."""
-    pairs, counts = np.unique(np.stack([units.sums, units.sizes], axis=1), axis=0, return_counts=True)
+    """Means of samples drawn unit by unit with replacement, each stratum at its own size, ``[resamples]``."""
     drawn = np.random.default_rng(seed)
+    means = np.zeros(resamples)
+    for code in range(units.parts):
+        part = units.strata == code
+        share = units.sizes[part].sum() / units.sizes.sum()
+        means += share * _resampled(units.sums[part], units.sizes[part], drawn, resamples)
+    return means
+
+
+def _resampled(sums: Floats, sizes: Floats, drawn: np.random.Generator, resamples: int) -> Floats:
+    pairs, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     total = int(counts.sum())
     means = [
         _means(drawn.multinomial(total, counts / total, size=rows), pairs) for rows in blocks(resamples, len(pairs))
@@ -49,18 +60,49 @@ def _means(times_drawn: np.ndarray[tuple[int, ...], np.dtype[np.int64]], pairs: 
     return np.asarray(totals[:, 0] / totals[:, 1], dtype=np.float64)
 
 
-def sign_flip_p(sums: Floats, seed: int, resamples: int = RESAMPLES) -> float:
+def sign_flip_p(sums: Floats, seed: int = 0, resamples: int = RESAMPLES) -> float:
     """Two-sided randomisation test that the sums per subject are symmetric about zero.
 
     Each subject's sum changes sign with probability one half; with one question a subject this is
-    the exact McNemar test. The smallest possible value is ``1 / (resamples + 1)``.
+    the exact McNemar test. Whole sums, as of right and wrong answers, give the exact p, however small. Others are
+    tested with drawn signs, whose smallest p is ``1 / (resamples + 1)``, or with every pattern of signs where there are
+    no more patterns than draws.
+
+    Args:
+        sums: one a subject, ``[subjects]``.
+        seed: of drawn signs.
+        resamples: of drawn signs.
     """
+    moved = np.abs(sums[sums != 0])
+    if np.array_equal(moved, np.round(moved)):
+        return _exact_p(moved.astype(np.int64), round(abs(float(sums.sum()))))
+    if 2 ** len(moved) <= resamples:
+        patterns = np.array(list(itertools.product((-1.0, 1.0), repeat=len(moved))))
+        return float(np.mean(np.abs(patterns @ moved) >= abs(float(sums.sum())) - _TIE * moved.sum()))
+    return _drawn_p(sums, seed, resamples)
+
+
+def _exact_p(sizes: np.ndarray[tuple[int, ...], np.dtype[np.int64]], seen: int) -> float:
+    """Convolves the laws of the single signed sums; only positive terms are added, so that small tails are exact."""
+    law = np.ones(1)  # of the part of all sizes whose sign is plus
+    for size in sizes:
+        grown = np.zeros(len(law) + size)
+        grown[: len(law)] = law
+        grown[size:] += law
+        law = grown / 2
+    total = int(sizes.sum())
+    # Plus minus minus is twice the plus part less the total.
+    tail = law[(total + seen + 1) // 2 :].sum()
+    return float(min(1.0, 2 * tail)) if seen else 1.0
+
+
+def _drawn_p(sums: Floats, seed: int, resamples: int) -> float:
     drawn = np.random.default_rng(seed)
     seen = abs(float(sums.sum()))
     as_extreme = 0
     for rows in blocks(resamples, len(sums)):
         signs = drawn.integers(0, 2, size=(rows, len(sums)), dtype=np.int8) * 2.0 - 1.0
-        as_extreme += int(np.count_nonzero(np.abs(signs @ sums) >= seen - 1e-9))
+        as_extreme += int(np.count_nonzero(np.abs(signs @ sums) >= seen - _TIE * np.abs(sums).sum()))
     return (as_extreme + 1) / (resamples + 1)
 
 

@@ -1,8 +1,8 @@
 """The accuracy of one channel, with an interval that keeps its promise.
 
 Guarantees about 95% coverage where it is claimed; ``docs/design/statistics.md`` has the measured
-figures. Without subjects the interval is Wilson's; with them it is Wilson's at the effective number
-of questions.
+figures. Without subjects the interval is Wilson's; with them, and with strata, it is Wilson's at the
+effective number of questions.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def score(
     seed: int = 0,
     level: float = 0.95,
     resamples: int = RESAMPLES,
+    strata: ArrayLike | None = None,
 ) -> Score:
     """Measures one channel.
 
@@ -45,14 +46,15 @@ def score(
         seed: of the bootstrap.
         level: of both intervals.
         resamples: of the bootstrap.
+        strata: the part of fixed size that each question belongs to, ``[n]``, or nothing where the task has none.
 
     Raises:
         ValueError: if ``correct`` is empty, holds a NaN or anything but 0 and 1.
     """
     values = binary(correct, "correct")
-    units = units_of(values, clusters)
+    units = units_of(values, clusters, strata)
     effect = units_design_effect(values, units)
     n, right = len(values), int(values.sum())
-    low, high = wilson_bounds(right / effect, n / effect, quantile(level, units.subjects))
+    low, high = wilson_bounds(right / effect, n / effect, quantile(level, units.subjects, units.parts))
     drawn = spread(resampled_means(units, seed, resamples), level)
     return Score(right / n, n, right, Interval(float(low), float(high)), drawn, units.subjects, effect)

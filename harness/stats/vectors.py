@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Labels = NDArray[Any]
+Codes = NDArray[np.int64]
 
 
 def finite(values: ArrayLike, what: str = "values") -> Floats:

@@ -1,10 +1,13 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from harness.stats import paired, score, wilson
+from harness.stats.resampling import sign_flip_p
 
 
 def vectors(both: int, wins: int, losses: int, neither: int) -> tuple[list[int], list[int]]:
@@ -62,13 +65,103 @@ def test_whole_subjects_that_flip_are_not_many_independent_questions() -> None:
     subject = np.repeat(np.arange(5), 40)
     seen = paired(a, b, subject)
     assert seen.mcnemar_p < 1e-9
-    assert seen.p_value == pytest.approx(0.375, abs=0.02)  # 12 of 32 sign patterns are as extreme
+    assert seen.p_value == pytest.approx(0.375)  # 12 of 32 sign patterns are as extreme
 
 
-def test_one_question_a_subject_is_mcnemar_again() -> None:
-    a, b = vectors(3, 9, 2, 6)
-    seen = paired(a, b, range(20), resamples=40_000)
-    assert seen.p_value == pytest.approx(seen.mcnemar_p, abs=0.01)
+@pytest.mark.parametrize("table", [(3, 9, 2, 6), (0, 1, 0, 3), (10, 90, 5, 200), (4, 6, 6, 4), (9, 0, 0, 1)])
+def test_one_question_a_subject_is_mcnemar_again(table: tuple[int, int, int, int]) -> None:
+    a, b = vectors(*table)
+    seen = paired(a, b, range(len(a)), resamples=1)
+    assert seen.p_value == pytest.approx(seen.mcnemar_p, rel=1e-9)
+
+
+@pytest.mark.parametrize("sums", [[3, -1, 2, 2, 0, -1, 4], [1, 1, -1], [2, -2], [5], [7, 1, 1, 1, -2, 3, -4, 6]])
+def test_the_test_over_subjects_counts_every_pattern_of_signs(sums: list[int]) -> None:
+    patterns = np.array(list(itertools.product((-1, 1), repeat=len(sums)))) @ np.array(sums)
+    expected = np.mean(np.abs(patterns) >= abs(sum(sums)))
+    assert sign_flip_p(np.array(sums, float), 0, 1) == pytest.approx(expected, rel=1e-12)
+    assert sign_flip_p(np.array(sums) * 0.3, 0) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_test_over_subjects_has_no_smallest_value() -> None:
+    a, subject = np.ones(400), np.arange(400) % 96
+    assert paired(a, 1 - a, subject, resamples=1).p_value == pytest.approx(2 * 0.5**96)
+
+
+def test_drawn_signs_stand_in_where_graded_sums_have_too_many_patterns() -> None:
+    sums = np.random.default_rng(0).normal(0.3, 1, 60)
+    assert sign_flip_p(sums, 1) == pytest.approx(stats.ttest_1samp(sums, 0).pvalue, abs=0.02)
+
+
+def test_answers_that_are_all_the_same_say_as_much_as_one_a_subject() -> None:
+    facts = np.arange(400) % 96
+    right = score([1] * 400, facts)
+    assert right.interval.low == pytest.approx(0.9606, abs=1e-4)  # Wilson's at 96 of 96, Student's quantile
+    assert score([0] * 400, facts).interval.high == pytest.approx(1 - right.interval.low)
+    for alike in ([1] * 400, [0] * 400):
+        same = paired(alike, alike, facts).interval
+        assert same.high == pytest.approx(1 - right.interval.low, abs=1e-4)
+    assert paired([1] * 400, [0] * 400, facts).interval.low == pytest.approx(
+        score([1] * 96, range(96)).interval.low, abs=0.05
+    )
+
+
+def test_each_subject_of_one_mind_counts_once_whatever_the_variance_between_parts() -> None:
+    a = np.repeat([1, 0], 400)
+    seen = score(a, np.arange(800) // 4, strata=np.repeat(["first", "second"], 400))
+    assert seen.design_effect == 4
+
+
+def test_subjects_with_equal_shares_are_independent_questions() -> None:
+    assert score([1, 0] * 40, np.arange(80) // 4).design_effect == 1
+
+
+def halves(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All right in a half, a quarter in the other, by facts of four questions."""
+    rng = np.random.default_rng(seed)
+    facts = np.arange(800) // 4
+    easy = np.arange(800) < 400
+    return np.where(easy, True, (rng.random(200) < 0.25)[facts]), facts, np.where(easy, "easy", "hard")
+
+
+def test_strata_take_out_what_differs_between_parts_of_fixed_size() -> None:
+    right, facts, half = halves()
+    plain, stratified = score(right, facts).interval, score(right, facts, strata=half).interval
+    hard = right[half == "hard"].reshape(100, 4).mean(1)
+    error = 0.5 * hard.std(ddof=1) / 10
+    assert stratified.high - stratified.low == pytest.approx(2 * stats.t.ppf(0.975, 198) * error, rel=0.02)
+    assert stratified.high - stratified.low < 0.7 * (plain.high - plain.low)
+
+
+def test_strata_enter_paired_differences_and_bootstraps() -> None:
+    right, facts, half = halves()
+    other = np.where(half == "easy", False, right)
+    plain, stratified = paired(right, other, facts), paired(right, other, facts, strata=half)
+    assert stratified.difference == plain.difference == 0.5
+    assert stratified.bootstrap.low == stratified.bootstrap.high == 0.5
+    assert stratified.interval.high - stratified.interval.low <= plain.interval.high - plain.interval.low
+
+
+def test_one_stratum_and_strata_of_single_units_change_nothing() -> None:
+    right, facts, _ = halves()
+    assert score(right, facts, strata=["all"] * 800) == score(right, facts)
+    assert score(right, facts, strata=facts) == score(right, facts)
+
+
+def test_strata_that_do_not_fit_the_questions_are_refused() -> None:
+    with pytest.raises(ValueError, match="strata"):
+        score([1, 0], strata=["a"])
+
+
+def test_equivalence_is_two_one_sided_tests() -> None:
+    a = np.arange(4000) % 2
+    assert paired(a, a).same_within(0.03)
+    assert not paired(a[:40], a[:40]).same_within(0.03)
+    worse = np.where(np.arange(4000) % 40 == 1, 0, a)  # 2.5 points below
+    assert not paired(worse, a).same_within(0.025)
+    assert paired(worse, a).same_within(0.04)
+    inner, outer = paired(worse, a).inner, paired(worse, a).interval
+    assert outer.low < inner.low < inner.high < outer.high
 
 
 def test_one_subject_alone_counts_as_independent_and_says_so() -> None:
@@ -89,9 +182,10 @@ def test_degenerate_answers_give_finite_bounds_around_the_estimate(
     assert seen.interval.low < seen.interval.high
 
 
-def test_what_could_be_found_is_unknown_where_nothing_differs() -> None:
+def test_what_too_few_questions_could_find_is_unknown() -> None:
     assert paired([1, 0], [1, 0]).detectable is None
-    assert paired([1, 0], [1, 1]).detectable is not None
+    assert paired([1, 0], [1, 1]).detectable is None  # no p of two questions is below 0.05
+    assert paired([1] * 40, [1] * 40).detectable is not None
 
 
 @pytest.mark.parametrize(

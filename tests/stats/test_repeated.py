@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats as laws
 
-from harness.stats import repeated
+from harness.stats import repeated, repeated_difference
 from tests.stats.simulate_trainings import coverage
 
 
@@ -65,3 +65,53 @@ def test_what_cannot_tell_is_refused(values: np.ndarray) -> None:
 def test_intervals_cover_a_new_training_on_new_questions(training_sd: float, answer_sd: float) -> None:
     share, _ = coverage(3, 200, training_sd, answer_sd, 600)
     assert 0.92 < share < 0.999
+
+
+def test_things_trained_apart_are_compared_whatever_the_order_of_their_trainings() -> None:
+    first, second = answers(3, 60), answers(4, 60, seed=1)
+    found = repeated_difference(first, second)
+    shuffled = repeated_difference(first[[2, 0, 1]], second[::-1])
+    assert shuffled.mean == pytest.approx(found.mean)
+    assert found.interval is not None
+    assert shuffled.interval is not None
+    assert (shuffled.interval.low, shuffled.interval.high) == pytest.approx((found.interval.low, found.interval.high))
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    assert (found.each, found.trainings) == ((), (3, 4))
+
+
+def test_trainings_apart_add_the_variances_of_both_sides() -> None:
+    ours = np.repeat(np.array([0.1, 0.2, 0.6])[:, None], 500, axis=1)
+    theirs = np.repeat(np.array([0.3, 0.5, 0.1])[:, None], 500, axis=1)
+    found = repeated_difference(ours, theirs)
+    expected = laws.ttest_ind(ours[:, 0], theirs[:, 0], equal_var=False)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.interval is not None
+    bounds = expected.confidence_interval()
+    assert (found.interval.low, found.interval.high) == pytest.approx((bounds.low, bounds.high))
+
+
+def test_two_trainings_on_a_side_have_no_interval_and_no_p() -> None:
+    found = repeated_difference(answers(3), answers(2, seed=1))
+    assert (found.interval, found.p_value) == (None, None)
+
+
+def test_p_and_interval_agree() -> None:
+    for seed in range(6):
+        found = repeated(answers(3, 40, seed) - 0.3)
+        assert found.interval is not None
+        assert found.p_value is not None
+        assert (found.p_value < 0.05) is not found.interval.covers(0.0)
+
+
+def test_other_questions_on_the_other_side_are_refused() -> None:
+    with pytest.raises(ValueError, match="40 questions against 39"):
+        repeated_difference(answers(3), answers(3, 39))
+
+
+def test_strata_narrow_the_interval_over_trainings() -> None:
+    half = np.repeat(["a", "b"], 20)
+    table = np.where(half == "a", 1.0, answers(3))
+    plain, stratified = repeated(table).interval, repeated(table, strata=half).interval
+    assert plain is not None
+    assert stratified is not None
+    assert stratified.high - stratified.low < plain.high - plain.low
