@@ -17,7 +17,7 @@ from harness.attempts import Failed, attempted
 from harness.channels.arms import Group
 from harness.channels.base import Message, PromptTooLong, Query, Work, answers_itself
 from harness.channels.c2c import CacheMessage, CacheToCache
-from harness.channels.controls import OF_OTHERS, Mismatched, Tamper, band_means
+from harness.channels.controls import LENDING, OF_OTHERS, Tamper, band_means
 from harness.channels.single import Single
 from harness.engine import Answer, Arm, Budget, Request, run
 from harness.errors import RunError
@@ -205,8 +205,8 @@ def _arms(group: Group, controls: Sequence[str], seed: int, means: Means) -> lis
             # Gates shut means the receiver's own computation: nothing is padded, cut or fused.
             arms.append(Arm(Single(group.channel.answers, group.channel.name), control))
             continue
-        if control == "mismatched":
-            arms.append(Arm(group.channel, control, Mismatched(seed)))
+        if control in LENDING:
+            arms.append(Arm(group.channel, control, LENDING[control](seed)))
             continue
         told: Means = ()
         if control == "mean" and not answers_itself(group.channel):

@@ -32,13 +32,13 @@ _PROBABILITY_BYTES = 4
 Tamper = Callable[[Message, Sequence[Query]], Message]
 # Donors that are asked for their message before a question's own error is its donor's.
 _DONORS_ASKED = 4
-_LENT_BY_OTHER = "A mismatched message is that of another question of like length, since its donor's could not be sent"
+_LENT_BY_OTHER = "A lent message is that of another question of like length, since its donor's could not be sent"
 
 
 class Trade(Protocol):
     """A control that gives each question the message of another one."""
 
-    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]]) -> Message:
+    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]], queries: Sequence[Query]) -> Message:
         """Returns the tampered message; `lent` says for each question in which message, and where, its donor's is."""
 
     def place(self, query: Query) -> int:
@@ -369,8 +369,9 @@ def _through_all(asking: _Asking, indices: list[int]) -> list[list[Answer]]:
 def _tampered(asking: _Asking, arm: Arm, message: Message, indices: list[int], work: Work) -> Message:
     if arm.tamper is None:
         return message
+    queries = [asking.requests[i].query for i in indices]
     if not trades(arm.tamper):
-        return arm.tamper(message, [asking.requests[i].query for i in indices])
+        return arm.tamper(message, queries)
     lent = []
     for index in indices:
         donor = asking.donors.first.get(index)
@@ -378,7 +379,7 @@ def _tampered(asking: _Asking, arm: Arm, message: Message, indices: list[int], w
             lent.append((message, indices.index(donor)))
         else:
             lent.append((_lent(asking, arm.tamper, index, work), 0))
-    return arm.tamper(message, lent)
+    return arm.tamper(message, lent, queries)
 
 
 def _lent(asking: _Asking, trade: Trade, index: int, work: Work) -> Message:

@@ -1,10 +1,10 @@
-"""Answer letters from generated text: the paper's lenient reading and a strict one.
+"""Answer letters from generated text as the paper reads them.
 
 Guarantees that `paper` returns, letter for letter, what the evaluator released with Cache-to-Cache
 (v2, March 2026) returns, oddities included ("The correct answer is Carbon dioxide." is C, the
-article "a" is A): published scores stay comparable. `strict` accepts an unambiguous answer only.
-Neither is better; both are reported, with how often they disagree. Questions with more than four
-options extend both parsers to the letters of those options and change nothing else.
+article "a" is A): published scores stay comparable. The strict reading is in `harness.strict_reading`; both are
+reported, with how often they disagree. Questions with more than four options extend the letters to those of the
+options and change nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import functools
 import re
 from dataclasses import dataclass
 from string import ascii_uppercase
+
+from harness.strict_reading import is_echo, strict
+
+__all__ = ["MOST_OPTIONS", "PAPER_OPTIONS", "is_echo", "paper", "strict"]
 
 LEAD_INS = (
     "answer:",
@@ -35,9 +39,6 @@ PAPER_OPTIONS = 4
 MOST_OPTIONS = len(ascii_uppercase)
 
 _REST_OF_LINE = tuple(re.compile(re.escape(lead_in) + r"\s*(.*)", re.IGNORECASE) for lead_in in LEAD_INS)
-_WRAP = r"[\s:*_\"'“”‘’(\[{]*"
-_END = r"(?=[\s*_\"'“”‘’)\]}]*(?:$|[.,:;!)\]}\n]))"
-_LEAD_IN = r"(?i:\b(?:answer|choice|option|response)\s*(?:\bis\b|:))"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,6 @@ class _Patterns:
     standalone: tuple[re.Pattern[str], ...]
     word: re.Pattern[str]
     capital: re.Pattern[str]
-    bare: re.Pattern[str]
-    declared: re.Pattern[str]
-    standalone_capital: re.Pattern[str]
 
 
 @functools.cache
@@ -62,9 +60,6 @@ def _patterns(options: int) -> _Patterns:
         standalone=tuple(re.compile(pattern, re.IGNORECASE) for pattern in standalone),
         word=re.compile(rf"\b({letter})\b", re.IGNORECASE),
         capital=re.compile(letter),
-        bare=re.compile(rf"{_WRAP}(?:(?i:option|choice)\s+)?({letter})[\s*_\"'“”‘’)\]}}.,:;!]*"),
-        declared=re.compile(rf"{_LEAD_IN}{_WRAP}(?:(?i:option)\s{_WRAP})?({letter}){_END}"),
-        standalone_capital=re.compile(rf"(?<![\w'’-])({letter})(?![\w'’-])"),
     )
 
 
@@ -96,29 +91,6 @@ def paper(text: str, options: int = PAPER_OPTIONS) -> str | None:
         return None if formula else str(words[-1]).upper()
     capitals = patterns.capital.findall(text)
     return str(capitals[-1]) if capitals else None
-
-
-def strict(text: str, options: int = PAPER_OPTIONS) -> str | None:
-    """Reads an answer letter only where nothing else could be meant.
-
-    Accepted are the bare capital ("B", "(B).", "option B") and a declaration ("The correct answer
-    is B", "Answer: **B**", "the answer is B) Berlin") whose capital stands alone and ends its clause.
-
-    Args:
-        text: what the model wrote, without special tokens.
-        options: how many options the question has; no other letter is an answer.
-
-    Returns:
-        A letter; None for any other text and for one that names two different letters.
-
-    Raises:
-        ValueError: if there are more options than letters.
-    """
-    patterns = _patterns(max(options, PAPER_OPTIONS))
-    if len(set(patterns.standalone_capital.findall(text))) != 1:
-        return None
-    found = patterns.bare.fullmatch(text) or patterns.declared.search(text)
-    return found.group(1) if found and found.group(1) in ascii_uppercase[:options] else None
 
 
 def _after_lead_in(text: str, patterns: _Patterns) -> str | None:

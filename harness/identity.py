@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.assembly import Cast
+from harness.channels.controls import LENDING
 from harness.config import RunConfig
 from harness.donors import DONORS
 from harness.loading_tasks import Benchmark
@@ -93,7 +94,8 @@ def extra_identity(
     benchmark: Benchmark, cast: Cast, models: list[ModelInfo], fusers: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What names alone do not pin; the prompts' digest catches an edited prompt without a new version."""
-    lent = {"donors": DONORS} if any("mismatched" in group.controls for group in cast.groups) else {}
+    lending = any(not LENDING.keys().isdisjoint(group.controls) for group in cast.groups)
+    lent = {"donors": DONORS} if lending else {}
     return {
         "weights": [m.fingerprint for m in models],
         "fuser_weights": [f["fingerprint"] for f in fusers],

@@ -35,6 +35,7 @@ class Benchmark:
         revisions: task -> data set and commit on the hub that its rows are from; local copies and rows that come with
             the task have none.
         majority: task -> the label that is usual in its other splits, or else in what is asked.
+        strata: groups whose tasks are strata, parts of fixed size.
     """
 
     items: dict[str, list[Item]]
@@ -44,6 +45,7 @@ class Benchmark:
     versions: dict[str, str]
     revisions: dict[str, str] = field(default_factory=dict)
     majority: dict[str, MajorityLabel] = field(default_factory=dict)
+    strata: tuple[str, ...] = ()
 
     @property
     def all_items(self) -> list[Item]:
@@ -98,7 +100,8 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     if config.limit is None:
         check_counts(loaded.values())
     majority = _majority(items, groups, loaded, config.datasets_dir)
-    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions, revisions, majority)
+    strata = tuple(name for name in groups if index.stratified(name))
+    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions, revisions, majority, strata)
 
 
 def _revision(task: Any, config: RunConfig) -> str:

@@ -24,7 +24,7 @@ _NUMBERS = {
     "limit", "max_length", "max_new_tokens", "t2t_tokens", "calibration_samples", "seed", "batch_size",
     "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
 }  # fmt: skip
-_FRACTIONS = {"max_error_rate"}
+_FRACTIONS = {"max_error_rate", "margin"}
 _SWITCHES = {"trust_remote_code", "enable_thinking", "with_options", "may_answer", "tensor_parallel", "resume"}
 _NEGATED = {"chat": "no-chat-template", "progress": "no-progress"}
 _NEGATED_HELP = {

@@ -141,6 +141,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         task_versions=benchmark.versions,
         groups=benchmark.groups,
         majority=benchmark.majority,
+        strata=list(benchmark.strata),
         packages=provenance.packages(),
         environment=provenance.environment(),
         hardware=hardware(),

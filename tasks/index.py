@@ -76,10 +76,22 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
     return list(tasks.values())
 
 
+def stratified(name: str) -> bool:
+    """Whether a group declares that its tasks are strata: parts whose sizes are fixed by design.
+
+    Raises:
+        UserError: if its file says anything but true or false.
+    """
+    declared = metadata(name).get("strata", False)
+    if not isinstance(declared, bool):
+        raise UserError(f"metadata.strata of task {name!r} is {declared!r}; allowed: true, false.")
+    return declared
+
+
 @functools.cache
 def metadata(name: str) -> Mapping[str, Any]:
-    """What the file of a task of this folder says of it, without its documents; nothing for other tasks."""
-    paths = [path for entry, kind, path in _entries() if (entry, kind) == (name, "task")]
+    """What the file of a task or group of this folder says of it, without its documents; nothing for others."""
+    paths = [path for entry, _, path in _entries() if entry == name]
     read: Any = yaml.load((TASKS / paths[0]).read_text(encoding="utf-8"), _Plain) if paths else {}  # noqa: S506 - a safe one
     return dict(read.get("metadata") or {})
 

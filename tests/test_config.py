@@ -51,6 +51,7 @@ CHANGED: dict[str, Any] = {
     "batch_size": 2,
     "max_batch_tokens": 4096,
     "max_error_rate": 0.0,
+    "margin": 1.5,
     "latency_samples": 0,
     "latency_warm_up": 1,
     "latency_equal_tokens": 8,

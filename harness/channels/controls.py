@@ -1,19 +1,19 @@
 """Controls: messages that keep their form and lose their content, or a part of it.
 
-`mismatched`, `mean` and `zeroed` leave nothing of what the question's own message said. `shuffled_tokens` takes the
-order away and `noise` all but each feature's mean and deviation over the message's tokens: what a message says on
-average, or by its tokens in any order, stays.
+`mismatched`, `mean`, `zeroed` and `noise` leave nothing of what the question's own message said: `noise` is drawn with
+each feature's mean and deviation over the tokens of another question's message. `shuffled_tokens` takes the order away
+and `noise_own` all but each feature's mean and deviation over the message's own tokens: what a message says on average,
+or by its tokens in any order, stays.
 
 Guarantees that what a question gets under a control depends on the question and the seed alone, never on how
-questions were batched. Which question lends its message under `mismatched` is fixed before anything runs, see
-`harness.donors`.
+questions were batched. Which question lends its message is fixed before anything runs, see `harness.donors`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +26,7 @@ from harness.channels.t2t import TextMessage
 BANDS = 16
 _EMPTY = "the other question's message is empty"
 # Made of other questions' messages; of a single question nothing would be left but its own.
-OF_OTHERS = ("mismatched", "mean")
+OF_OTHERS = ("mismatched", "mean", "noise")
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,20 @@ class Tamper:
             return torch.zeros_like(own)
         if self.control == "mean":
             return self.means[number][:, bands(tokens, own.device)].to(own.dtype)
-        generator = torch.Generator().manual_seed(_seed(self.seed, query))
         if self.control == "shuffled_tokens":
+            generator = torch.Generator().manual_seed(_seed(self.seed, query))
             return own[:, torch.randperm(tokens, generator=generator).to(own.device)]
-        drawn = torch.randn(own.shape, generator=generator).to(own.device)
-        # One head after another would need the head count here; a head's features are contiguous, so a mean and
-        # deviation for each feature match every head's in particular.
-        return (own.float().mean(1, True) + drawn * own.float().std(1, keepdim=True, correction=0)).to(own.dtype)
+        if self.control == "noise_own":
+            return drawn_like(own, tokens, _seed(self.seed, query))
+        raise ValueError(f"no control {self.control!r} of a message of tensors")
 
 
 @dataclass(frozen=True)
-class Mismatched:
-    """Gives each question the message of another one, cropped or repeated to the length of its own.
+class _Lent:
+    """Orders questions and checks messages for controls that need another question's message.
 
     Attributes:
-        seed: of the order of questions with prompts of one length.
+        seed: of the order of questions with prompts of one length, and of everything drawn.
     """
 
     seed: int = 0
@@ -106,7 +105,11 @@ class Mismatched:
             if not all(bool(part.isfinite().all()) for part in message.parts):
                 raise ArithmeticError("the other question's message holds numbers that are not finite")
 
-    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]]) -> Message:
+
+class Mismatched(_Lent):
+    """Gives each question the message of another one, cropped or repeated to the length of its own."""
+
+    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]], queries: Sequence[Query] = ()) -> Message:
         """Returns what the questions get; `lent` has their donors' messages, each with its place there."""
         if isinstance(message, TextMessage):
             texts = [other.texts[place] for other, place in lent if isinstance(other, TextMessage)]
@@ -116,6 +119,40 @@ class Mismatched:
             taken = [[stretched(part, n) for part in row] for row, n in zip(rows, message.lengths, strict=True)]
             return replace(message, parts=tuple(torch.cat(parts, dim=1) for parts in zip(*taken, strict=True)))
         raise TypeError(f"no control for {type(message).__name__}")
+
+
+class Noise(_Lent):
+    """Gives each question noise as long as its own message, with the mean and deviation of another one's message."""
+
+    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]], queries: Sequence[Query]) -> Message:
+        """Returns what the questions get; `lent` has their donors' messages, each with its place there."""
+        if not isinstance(message, CacheMessage):
+            raise TypeError(f"no control for {type(message).__name__}")
+        rows = [other.row(place) for other, place in lent if isinstance(other, CacheMessage)]
+        seeds = [_seed(self.seed, query) for query in queries]
+        drawn = [
+            [drawn_like(part, n, seed) for part in row]
+            for row, n, seed in zip(rows, message.lengths, seeds, strict=True)
+        ]
+        return replace(message, parts=tuple(torch.cat(parts, dim=1) for parts in zip(*drawn, strict=True)))
+
+
+# Controls that lend another question's message, by name.
+LENDING: Mapping[str, Callable[[int], Mismatched | Noise]] = {"mismatched": Mismatched, "noise": Noise}
+
+
+def drawn_like(message: Tensor, tokens: int, seed: int) -> Tensor:
+    """Normal noise `[entries, tokens, width]` with each feature's mean and deviation over a message's tokens.
+
+    One head after another would need the head count here; a head's features are contiguous, so a mean and deviation for
+    each feature match every head's in particular.
+    """
+    if message.shape[1] == 0:
+        raise ValueError(_EMPTY)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn((message.shape[0], tokens, message.shape[2]), generator=generator).to(message.device)
+    moments = message.float()
+    return (moments.mean(1, True) + drawn * moments.std(1, keepdim=True, correction=0)).to(message.dtype)
 
 
 def stretched(donor: Tensor, tokens: int) -> Tensor:

@@ -18,9 +18,9 @@ MessageKind = Literal["", "text", "tensors"]
 OTHER_COLOR = "#2b7a6b"
 CONTROLS_OF: dict[MessageKind, tuple[str, ...]] = {
     "text": ("mismatched", "zeroed", "shuffled_tokens"),
-    "tensors": ("mismatched", "mean", "zeroed", "noise", "shuffled_tokens", "closed"),
+    "tensors": ("mismatched", "mean", "zeroed", "noise", "noise_own", "shuffled_tokens", "closed"),
 }
-CONTROLS = ("mismatched", "mean", "zeroed", "noise", "closed", "self", "shuffled_tokens")
+CONTROLS = ("mismatched", "mean", "zeroed", "noise", "noise_own", "closed", "self", "shuffled_tokens")
 
 
 class Options(BaseModel):

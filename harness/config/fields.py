@@ -76,6 +76,8 @@ Channels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeVali
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(gt=0, lt=100)]
+MARGIN_POINTS = 3.0
 Device = Annotated[str, AfterValidator(_device)]
 DeviceMap = Annotated[str | dict[str, str | int], BeforeValidator(_placement)]
 Alignment = Annotated[Literal["auto", "off", "first", "longest"], BeforeValidator(_off)]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.config import rules
 from harness.config.fields import (
+    MARGIN_POINTS,
     Alignment,
     Attention,
     Channels,
@@ -24,6 +25,7 @@ from harness.config.fields import (
     FusionMode,
     GenKwargs,
     Identity,
+    Margin,
     Names,
     Runtime,
 )
@@ -118,6 +120,8 @@ class RunConfig(BaseModel):
     """Upper bound on tokens, padding included, of one batch."""
     max_error_rate: Runtime[Fraction] = 0.01
     """The run fails where a larger part of its samples are errors."""
+    margin: Runtime[Margin] = MARGIN_POINTS
+    """Points of accuracy below which two channels count as the same, where a test shows that they differ by less."""
 
     # the latency pass
     latency_samples: Runtime[CountOrZero] = 20

@@ -96,7 +96,7 @@ def _with_means(row: ResultRow, stored: ResultRow | None) -> ResultRow:
     """A record keeps no sizes of single answers: a row that was not stored has no mean, not one of zero."""
     if stored is None:
         return row.model_copy(update={"payload_bytes_mean": None, "tokens_out_mean": None})
-    taken = ("variant",) if not row.model_pass else ("payload_bytes_mean", "tokens_out_mean", "variant")
+    taken = ("variant",) if not row.model_pass else ("payload_bytes_mean", "tokens_out_mean", "variant", "echoes")
     return row.model_copy(update={name: getattr(stored, name) for name in taken})
 
 

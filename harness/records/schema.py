@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["started", "success", "error", "cancelled"]
 Kind = Literal["generate", "letters"]
@@ -194,6 +194,7 @@ class ResultRow(Record):
     accuracy_high: float
     accuracy_strict: float | None = None
     parsers_disagree: int = 0
+    echoes: int | None = Field(None, description="answers that repeat the labels of the instruction, such as A/B/C/D")
     letters: dict[str, int] = {}
     clusters: int = 0
     ttft_s_p50: float | None = None
@@ -236,6 +237,7 @@ class RunRecord(Record):
     task_versions: dict[str, str] = {}
     groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")
     majority: dict[str, MajorityLabel] = Field({}, description="task -> its majority label")
+    strata: list[str] = Field([], description="groups whose tasks are strata: parts whose sizes are fixed by design")
     packages: dict[str, str] = {}
     environment: dict[str, str] = Field({}, description="switches that change numbers")
     hardware: Hardware = Field(Hardware(), description="of the first process, which is the one that is timed")

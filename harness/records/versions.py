@@ -1,23 +1,23 @@
 """Records of an older schema load for ever; those of a newer one are refused.
 
-A change of shape raises `SCHEMA_VERSION` and adds one function to `MIGRATIONS`; a kind of record that did not
+A change of shape raises `SCHEMA_VERSION` and adds one function to
+`harness.records.migrations`; a kind of record that did not
 change needs none. Nothing on disk is rewritten: the migration happens on every read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from harness.errors import UserError, suggest
 from harness.records import schema
+from harness.records.migrations import STEPS
 
 R = TypeVar("R", bound=schema.Record)
 
-MIGRATIONS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""(name of the record, version it is in) -> the same record one version later."""
+MIGRATIONS = dict(STEPS)
 
 
 def upgrade(data: dict[str, Any], kind: str, where: str) -> dict[str, Any]:

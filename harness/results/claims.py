@@ -103,7 +103,8 @@ def compare(samples: Iterable[Sample], arm: Arm, base: Arm, facts: Facts = NO_FA
     for wanted in (arm, base):
         if wanted not in present:
             raise unknown("arm", arm_text(*wanted), [arm_text(*one) for one in present])
-    return [compared(table, arm, base) for table in found if arm in table.arms and base in table.arms]
+    both = (table for table in found if arm in table.arms and base in table.arms)
+    return [compared(table, arm, base, facts.margin) for table in both]
 
 
 def arms_of(text: str) -> tuple[Arm, Arm]:

@@ -1,17 +1,19 @@
 """What a channel changes, question by question: paired differences between arms of one run.
 
-Each effect has its own interval, exact McNemar p, Holm-adjusted p over everything returned together, and the
-smallest difference that the questions at hand could have shown. A pair with an error on either side is left
+Each effect has its own interval, exact p, Holm-adjusted p over a family of comparisons, and the smallest difference
+that the questions at hand could have shown at the level that Holm leaves to each. A family is what is shown together:
+the comparisons of a run, or on a board all comparisons of a task. A pair with an error on either side is left
 out and counted. The content effect (matched minus mean message) is the one that a message's mere form cannot give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from harness import stats
+from harness.config.fields import MARGIN_POINTS
 from harness.records.schema import Sample
 from harness.results.groups import (
     NO_FACTS,
@@ -71,8 +73,11 @@ class Effect:
         left_out: Pairs with an error on either side or a question that one side lacks.
         p: Exact McNemar, two-sided; where there are subjects a sign-flip test over them.
         p_holm: The same, adjusted over all effects returned together.
-        verdict: In words; a difference that only its unadjusted interval resolves says so.
-        minimum_detectable: Smallest difference that these pairs resolve with 80% power.
+        verdict: In words; a difference that only its unadjusted interval resolves says so, and one that is not
+            resolved but shown to be small is the same within the margin.
+        minimum_detectable: Smallest difference that an exact test of these pairs finds with 80% power at `level`; None
+            where they are too few to find any.
+        level: What Holm leaves to each test of the family: 0.05 over their number.
     """
 
     task: str
@@ -91,11 +96,16 @@ class Effect:
     p: float | None = None
     p_holm: float | None = None
     minimum_detectable: float | None = None
+    level: float | None = None
 
     @property
     def title(self) -> str:
         """What the comparison is called in text."""
         return BY_NAME[self.kind].title
+
+
+# A comparison and what it was computed from; None where nothing is left to compare.
+Measured = tuple[Effect, stats.PairedDifference | None]
 
 
 def effects(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Effect]:
@@ -109,19 +119,34 @@ def effects(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Effect]:
     Returns:
         By task, channel and kind; p adjusted by Holm over the whole list.
     """
+    return [effect for effect, _ in adjusted(measured(samples, facts))]
+
+
+def measured(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Measured]:
+    """Compares the arms of every top-level task or group, without adjusting for a family."""
     found = list(samples)
     shown = top_level(facts.groups, (sample.task for sample in found))
-    listed = [effect for table in tables(found, facts) if table.name in shown for effect in _table_effects(table)]
-    return _adjusted(listed)
+    return [one for table in tables(found, facts) if table.name in shown for one in _table_effects(table, facts.margin)]
 
 
-def compared(table: Table, arm: Arm, base: Arm) -> Effect:
+def adjusted(family: Sequence[Measured]) -> list[Measured]:
+    """Adjusts the p-values of a family by Holm, and what each comparison could have found."""
+    tested = [effect.p for effect, _ in family if effect.p is not None]
+    p_holm = iter(stats.holm(tested) if tested else [])
+    level = LEVEL / max(len(tested), 1)
+    return [
+        (effect if effect.p is None else _in_family(effect, pair, next(p_holm), level), pair) for effect, pair in family
+    ]
+
+
+def compared(table: Table, arm: Arm, base: Arm, margin: float = MARGIN_POINTS / 100) -> Effect:
     """Compares any two arms of a table, adjusted for no other comparison.
 
     Raises:
         KeyError: the table lacks one of them.
     """
-    return _effect(table, Comparison(arm[0], AGAINST, arm, base))
+    effect, pair = _effect(table, Comparison(arm[0], AGAINST, arm, base), margin)
+    return effect if pair is None else replace(effect, minimum_detectable=pair.detectable_at(LEVEL), level=LEVEL)
 
 
 def comparisons(arms: Iterable[Arm]) -> Iterator[Comparison]:
@@ -149,11 +174,11 @@ def _channel_comparisons(channel: str, channel_arms: set[Arm]) -> Iterator[Compa
         yield Comparison(channel, TO_MISMATCHED, matched, mismatched)
 
 
-def _table_effects(table: Table) -> list[Effect]:
-    return [_effect(table, comparison) for comparison in comparisons(table.arms)]
+def _table_effects(table: Table, margin: float) -> list[Measured]:
+    return [_effect(table, comparison, margin) for comparison in comparisons(table.arms)]
 
 
-def _effect(table: Table, comparison: Comparison) -> Effect:
+def _effect(table: Table, comparison: Comparison, margin: float) -> Measured:
     arm, base = table.arms[comparison.arm], table.arms[comparison.base]
     kept = [key for key in arm if key in base and arm[key].done and base[key].done]
     empty = Effect(
@@ -166,32 +191,42 @@ def _effect(table: Table, comparison: Comparison) -> Effect:
         left_out=len(arm.keys() | base.keys()) - len(kept),
         verdict=NOTHING,
     )
-    return _measured(empty, [arm[key] for key in kept], base) if kept else empty
+    if not kept:
+        return empty, None
+    found = _paired(table, [arm[key] for key in kept], [base[key] for key in kept])
+    return _filled(empty, found, margin), found
 
 
-def _measured(empty: Effect, arm: Sequence[Sample], base: Mapping[tuple[str, str], Sample]) -> Effect:
-    ours = [bool(sample.correct) for sample in arm]
-    theirs = [bool(base[(sample.task, sample.doc_id)].correct) for sample in arm]
-    found = stats.paired(ours, theirs, clusters=clusters(arm))
+def _paired(table: Table, arm: Sequence[Sample], base: Sequence[Sample]) -> stats.PairedDifference:
+    ours, theirs = ([bool(sample.correct) for sample in side] for side in (arm, base))
+    # The bootstrap beside the score interval is not shown.
+    return stats.paired(ours, theirs, clusters=clusters(arm), resamples=1, strata=table.strata(arm))
+
+
+def _filled(empty: Effect, found: stats.PairedDifference, margin: float) -> Effect:
     return replace(
         empty,
-        verdict=stats.verdict(found),
+        verdict=stats.verdict(found, margin),
         difference=found.difference,
         low=found.interval.low,
         high=found.interval.high,
         wins=found.wins,
         losses=found.losses,
         p=found.p_value,
-        minimum_detectable=found.detectable,
     )
 
 
-def _adjusted(listed: Sequence[Effect]) -> list[Effect]:
-    tested = [effect.p for effect in listed if effect.p is not None]
-    adjusted = iter(stats.holm(tested) if tested else [])
-    return [effect if effect.p is None else _with_holm(effect, next(adjusted)) for effect in listed]
+def _in_family(effect: Effect, found: stats.PairedDifference | None, p_holm: float, level: float) -> Effect:
+    return replace(
+        effect,
+        p_holm=p_holm,
+        verdict=after_holm(effect.verdict, p_holm),
+        minimum_detectable=None if found is None else found.detectable_at(level),
+        level=level,
+    )
 
 
-def _with_holm(effect: Effect, p_holm: float) -> Effect:
-    alone = p_holm > LEVEL and effect.verdict != stats.NOT_RESOLVED
-    return replace(effect, p_holm=p_holm, verdict=f"{effect.verdict}{NOT_AFTER_HOLM}" if alone else effect.verdict)
+def after_holm(verdict: str, p_holm: float) -> str:
+    """Says of a difference that was called higher or lower when the family takes that away."""
+    alone = p_holm > LEVEL and verdict in (stats.HIGHER, stats.LOWER)
+    return f"{verdict}{NOT_AFTER_HOLM}" if alone else verdict

@@ -28,7 +28,8 @@ _PARTS = {
     "low": (NUMBER, "lower bound of its 95% interval"),
     "high": (NUMBER, "upper bound of its 95% interval"),
     "p_holm": (NUMBER, "its p, adjusted by Holm"),
-    "minimum_detectable": (NUMBER, "smallest difference found with 80% power, as a fraction"),
+    "minimum_detectable": (NUMBER, "smallest difference found with 80% power at `level`, as a fraction"),
+    "level": (NUMBER, "what Holm leaves to each test of the family"),
     "n": (COUNT, "questions compared"),
     "left_out": (COUNT, "questions left out: an error on either side, or not asked"),
     "verdict": (TEXT, "in words"),
@@ -48,6 +49,7 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "accuracy_high": (NUMBER, "upper bound of its 95% interval"),
     "accuracy_strict": (NUMBER, "accuracy by the strict parser"),
     "parsers_disagree": (COUNT, "answers that the two parsers read differently"),
+    "echoes": (COUNT, "answers that repeat the labels of the instruction"),
     "n": (COUNT, "questions asked, errors included"),
     "errors": (COUNT, "questions without an answer"),
     "invalid": (COUNT, "answers without a label"),
@@ -62,6 +64,8 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "speed_up": (NUMBER, "end-to-end time of T2T over this arm's"),
     "speed_up_low": (NUMBER, "lower bound of its 95% interval"),
     "speed_up_high": (NUMBER, "upper bound of its 95% interval"),
+    "speed_up_n": (COUNT, "questions that both answered next to each other"),
+    "speed_up_lost": (COUNT, "questions that were timed, but not through both"),
     "payload_bytes": (NUMBER, "message, mean, bytes"),
     "tokens_out": (NUMBER, "answer, mean, tokens"),
     "peak_memory_bytes": (COUNT, "peak of the whole run, bytes"),
@@ -169,6 +173,7 @@ class _Found:
             fields |= {"verdict": claim.verdict, "verdict_text": claim.text}
         if one := self._faster.get(where):
             fields |= {"speed_up": one.ratio, "speed_up_low": one.low, "speed_up_high": one.high}
+            fields |= {"speed_up_n": one.n, "speed_up_lost": one.lost}
         base = self._first.get(row.task)
         if base and row.ttft_s_p50 is not None:
             fields["ttft_ratio"] = row.ttft_s_p50 / base

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.channels.composed import whole_tasks
 from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.spec import channel_of
+from harness.config.fields import MARGIN_POINTS
 from harness.records.schema import MajorityLabel, ResultRow, RunRecord, Sample
 from harness.results.baselines import with_baselines
 
@@ -25,7 +26,9 @@ RECEIVER: Arm = ("receiver", "")
 SHARER: Arm = ("sharer", "")
 TUNED: Arm = ("tuned", "")
 T2T: Arm = ("t2t", "")
-CONTROL_ORDER = ("", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise", "closed", "self", "random")
+CONTROL_ORDER = (
+    "", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise", "noise_own", "closed", "self", "random",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,15 @@ class Facts:
         groups: group -> its tasks; a group is reported as a micro average over their questions.
         majority: task -> its majority label, where other splits told it.
         baselines: add the rows without a model pass, see `harness.results.baselines`.
+        strata: groups whose tasks are strata, parts whose sizes are fixed by design.
+        margin: difference below which two accuracies count as the same, as a fraction.
     """
 
     groups: Groups = field(default_factory=dict)
     majority: Mapping[str, MajorityLabel] = field(default_factory=dict)
     baselines: bool = False
+    strata: Collection[str] = ()
+    margin: float = MARGIN_POINTS / 100
 
 
 NO_FACTS = Facts()
@@ -48,15 +55,30 @@ NO_FACTS = Facts()
 
 @dataclass(frozen=True)
 class Table:
-    """The samples of one task or group: arm -> (task, doc_id) -> sample."""
+    """The samples of one task or group: arm -> (task, doc_id) -> sample.
+
+    Attributes:
+        stratified: whether its tasks are strata.
+    """
 
     name: str
     arms: Mapping[Arm, Mapping[Key, Sample]]
+    stratified: bool = False
+
+    def strata(self, samples: Sequence[Sample]) -> list[str] | None:
+        """Returns one stratum name a sample, or None where the questions are of one stratum."""
+        return [sample.task for sample in samples] if self.stratified else None
 
 
 def facts_of(record: RunRecord, groups: Groups | None = None) -> Facts:
     """Returns what a record says of its tasks; `groups` where the record keeps them elsewhere."""
-    return Facts(record.groups if groups is None else groups, record.majority, baselines=True)
+    return Facts(
+        record.groups if groups is None else groups,
+        record.majority,
+        baselines=True,
+        strata=record.strata,
+        margin=float(record.config.get("margin", MARGIN_POINTS)) / 100,
+    )
 
 
 def place(name: str, order: Sequence[str]) -> tuple[int, str]:
@@ -124,12 +146,15 @@ def tables(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Table]:
     for whole in whole_tasks(facts.groups, sorted(by_task)) if facts.baselines else ():
         present = {task: by_task[task] for task in whole if task in by_task}
         parts.update(with_baselines(present, facts.majority))
-    return [_joined(name, [parts[task] for task in inside]) for name, inside in members(facts.groups, parts).items()]
+    return [
+        Table(name, _joined([parts[task] for task in inside]), name in facts.strata)
+        for name, inside in members(facts.groups, parts).items()
+    ]
 
 
-def _joined(name: str, parts: Sequence[Mapping[Arm, Mapping[Key, Sample]]]) -> Table:
+def _joined(parts: Sequence[Mapping[Arm, Mapping[Key, Sample]]]) -> dict[Arm, dict[Key, Sample]]:
     arms = sorted({arm for part in parts for arm in part}, key=arm_order)
-    return Table(name, {arm: {key: s for part in parts for key, s in part.get(arm, {}).items()} for arm in arms})
+    return {arm: {key: s for part in parts for key, s in part.get(arm, {}).items()} for arm in arms}
 
 
 def clusters(samples: Sequence[Sample]) -> list[str] | None:

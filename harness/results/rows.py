@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness import stats
+from harness.extraction import is_echo
 from harness.records.schema import ResultRow, Sample, Timing
 from harness.results.baselines import DERIVED, chance_row
 from harness.results.groups import NO_FACTS, Facts, Table, arm_order, clusters, members, tables
@@ -54,7 +55,7 @@ def _rows(
     rows = []
     for arm, by_key in table.arms.items():
         samples, timed = list(by_key.values()), natural([t for t in ours if (t.channel, t.control) == arm])
-        fields = {**accuracy_fields(samples), **_answer_fields(samples), **latency_fields(timed)}
+        fields = {**_accuracy_fields(table, samples), **_answer_fields(samples), **latency_fields(timed)}
         if arm[0] in DERIVED:
             fields |= {"payload_bytes_mean": None, "tokens_out_mean": None}
         names = {"task": table.name, "channel": arm[0], "control": arm[1], "variant": variants.get(arm[0], "")}
@@ -62,11 +63,11 @@ def _rows(
     return rows
 
 
-def accuracy_fields(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Returns n, errors, right answers over n and a 95% interval: by cluster where there are subjects."""
+def _accuracy_fields(table: Table, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Returns n, errors, right answers over n and a 95% interval: by cluster and stratum where there are any."""
     right = [bool(sample.correct) and sample.done for sample in samples]
-    groups = clusters(samples)
-    found = stats.score(right, groups, resamples=1)  # the bootstrap beside the score interval is not shown
+    # The bootstrap beside the score interval is not shown.
+    found = stats.score(right, clusters(samples), resamples=1, strata=table.strata(samples))
     return {
         "n": len(samples),
         "errors": sum(not sample.done for sample in samples),
@@ -84,11 +85,18 @@ def _answer_fields(samples: Sequence[Sample]) -> dict[str, Any]:
     return {
         "invalid": sum(sample.predicted is None for sample in done),
         "accuracy_strict": sum(strict) / len(samples) if strict else None,
+        "echoes": _echoes(done),
         "parsers_disagree": sum(s.predicted != s.predicted_strict for s in done if s.correct_strict is not None),
         "letters": dict(sorted(letters.items())),
         "payload_bytes_mean": _mean([sample.payload_bytes for sample in done]),
         "tokens_out_mean": _mean([sample.tokens_out for sample in done]),
     }
+
+
+def _echoes(done: Sequence[Sample]) -> int | None:
+    """Counts answers that repeat the labels; None where none was generated, or texts are not kept."""
+    generated = [(sample.text, max(len(sample.labels), 2)) for sample in done if sample.text is not None]
+    return sum(is_echo(text, options) for text, options in generated) if generated else None
 
 
 def natural(timings: Sequence[Timing]) -> list[Timing]:

@@ -97,6 +97,8 @@ def score_cells(rows: pd.DataFrame) -> pd.DataFrame:
             **{name: rows[name].map(_or_blank(str)) for name in ("n", "errors", "invalid")},
             **{name: rows[column].map(_or_blank(seconds_text)) for name, column in times.items()},
             "speed-up": rows["speed_up"].map(_or_blank(ratio_text)),
+            "timed": rows["speed_up_n"].map(_or_blank(str)),
+            "lost": rows["speed_up_lost"].map(lambda count: "" if pd.isna(count) or not count else str(count)),
             "payload": rows["payload_bytes"].map(_or_blank(bytes_text)),
             "choices": rows["variant"],
         }
@@ -109,7 +111,7 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns arm, comparison, and those of one comparison in `harness.results.frame`, without its name before them.
     """
-    parts = ("difference", "low", "high", "p_holm", "minimum_detectable", "n", "left_out", "verdict")
+    parts = ("difference", "low", "high", "p_holm", "minimum_detectable", "level", "n", "left_out", "verdict")
     pieces = []
     for kind in KINDS:
         names = {part_column(kind.name, part): part for part in parts}
@@ -157,6 +159,7 @@ def _everything(task: str, rows: pd.DataFrame, width: int) -> Iterator[str]:
     compared = differences(rows)
     if not compared.empty:
         yield folded(difference_cells(compared), _WORDS, width)
+        yield from (fill(detectable_text(level), width) for level in compared["level"].dropna().unique())
     yield from (fill(sentence, width) for sentence in rows["verdict_text"] if sentence)
 
 

@@ -51,6 +51,12 @@ def p_text(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def detectable_text(level: float) -> str:
+    """Says what the column "detectable" means, with the level that Holm leaves to one of a family of tests."""
+    tests = round(0.05 / level)
+    return f"detectable: found with 80% power by an exact test at level {level:.2g} (0.05 over {tests} tests)"
+
+
 def ratio_text(ratio: float | None) -> str:
     """Writes a speed-up, ``3.8123 -> '3.81x'``."""
     return BLANK if ratio is None else f"{ratio:.3g}x"

@@ -28,6 +28,8 @@ from harness.stats.latency import (
 )
 from harness.stats.paired import PairedDifference, mcnemar_p, paired
 from harness.stats.power import (
+    HIGHER,
+    LOWER,
     NOT_RESOLVED,
     detectable_effect,
     holm,
@@ -39,7 +41,9 @@ from harness.stats.repeated import Repeated, repeated, repeated_difference
 from harness.stats.scores import Score, score
 
 __all__ = [
+    "HIGHER",
     "INVALID",
+    "LOWER",
     "NOT_RESOLVED",
     "Agreement",
     "Complementarity",

@@ -16,7 +16,7 @@ from scipy import stats
 from harness.stats.intervals import Interval, normal_quantile
 from harness.stats.vectors import Codes, Floats, finite
 
-NOT_RESOLVED = "not resolved at this n"
+HIGHER, LOWER, NOT_RESOLVED = "higher", "lower", "not resolved at this n"
 _STEPS = 10_000  # of a difference, from 0 to 1
 _ROUNDING = 1e-9
 
@@ -29,11 +29,20 @@ class Effect(Protocol):
         """The interval of the difference."""
 
 
-def verdict(effect: Effect) -> str:
-    """Says whether the first of the two is "higher", "lower" or "not resolved at this n"."""
-    if effect.interval.covers(0.0):
-        return NOT_RESOLVED
-    return "higher" if effect.interval.low > 0 else "lower"
+def verdict(effect: Effect, margin: float | None = None) -> str:
+    """Says whether the first of the two is "higher", "lower" or "not resolved at this n".
+
+    Args:
+        effect: the difference.
+        margin: as a fraction; a difference that is not resolved and that two one-sided tests show to be smaller is
+            "same within ... points". Only an effect that has `same_within` can be tested so.
+    """
+    if not effect.interval.covers(0.0):
+        return HIGHER if effect.interval.low > 0 else LOWER
+    same_within = getattr(effect, "same_within", None)
+    if margin is not None and same_within is not None and same_within(margin):
+        return f"same within {100 * margin:g} points"
+    return NOT_RESOLVED
 
 
 def minimum_detectable_effect(

@@ -13,7 +13,7 @@ from helpers.work import query
 from harness.accuracy import Tally, answer_task, left_out, mean_message, missing, needs_mean
 from harness.assembly import Cast, assemble
 from harness.channels.c2c import CacheMessage
-from harness.channels.controls import Mismatched, Tamper, band_means, stretched
+from harness.channels.controls import OF_OTHERS, Mismatched, Noise, Tamper, band_means, stretched
 from harness.channels.t2t import TextMessage
 from harness.config import RunConfig
 from harness.engine import Budget
@@ -24,7 +24,7 @@ from harness.records.schema import Sample
 
 LENGTHS = (5, 3, 21, 4)
 QUERIES = [query(f"question {i}") for i in range(len(LENGTHS))]
-CONTROLS = ("mismatched", "mean", "zeroed", "noise", "closed", "shuffled_tokens")
+CONTROLS = ("mismatched", "mean", "zeroed", "noise", "noise_own", "closed", "shuffled_tokens")
 TASKS = {"letters": "factworld_sharer_knows_letters", "words": "factworld_sharer_knows"}
 BUDGETS = (Budget(1), Budget(2), Budget(3), Budget(8), Budget(64, max_batch_tokens=90))
 
@@ -101,17 +101,37 @@ def test_zeroed_is_zero_and_keeps_its_size() -> None:
     assert not any(row.any() for row in rows(heard))
 
 
-def test_noise_has_the_messages_mean_and_deviation_in_every_feature() -> None:
-    long = message((4000,), 5)
-    heard = rows(Tamper("noise")(long, QUERIES[:1]))[0]
-    own = rows(long)[0]
+NOISES = {
+    "noise_own": lambda sent, lent: Tamper("noise_own")(sent, QUERIES[:1]),
+    "noise": lambda sent, lent: Noise()(sent, [(lent, 0)], QUERIES[:1]),
+}
+
+
+@pytest.mark.parametrize("control", NOISES)
+def test_noise_has_the_mean_and_deviation_of_a_message_in_every_feature(control: str) -> None:
+    sent, lent = message((4000,), 5), CacheMessage((2 * message((300,), 6).parts[0] - 7,), (300,))
+    heard = rows(NOISES[control](sent, lent))[0]
+    assert heard.shape == rows(sent)[0].shape
+    own = rows(lent if control == "noise" else sent)[0]
     torch.testing.assert_close(heard.mean(1), own.mean(1), rtol=0, atol=0.25)
-    torch.testing.assert_close(heard.std(1), own.std(1), rtol=0.06, atol=0)
+    torch.testing.assert_close(heard.std(1), own.std(1, correction=0), rtol=0.06, atol=0)
+    own = rows(sent)[0]
     correlation = ((heard - heard.mean(1, True)) * (own - own.mean(1, True))).mean(1) / (heard.std(1) * own.std(1))
     assert correlation.abs().max() < 0.08
 
 
-@pytest.mark.parametrize("control", ["noise", "shuffled_tokens"])
+def test_noise_says_nothing_of_the_questions_own_message() -> None:
+    lent = [(message(seed=9), place) for place in (1, 0, 3, 2)]
+    heard, again = (rows(Noise()(message(seed=seed), lent, QUERIES)) for seed in (1, 2))
+    assert all(map(torch.equal, heard, again))
+    assert not torch.equal(heard[2], rows(Noise()(message(), lent, QUERIES[::-1]))[2])
+    alone = Noise()(CacheMessage((rows(message())[2],), LENGTHS[2:3]), lent[2:3], QUERIES[2:3])
+    assert torch.equal(rows(alone)[0], heard[2])
+    with pytest.raises(TypeError, match="TextMessage"):
+        Noise()(TextMessage(("a",), ("asked",)), [(message(), 1)], QUERIES[:1])
+
+
+@pytest.mark.parametrize("control", ["noise_own", "shuffled_tokens"])
 def test_what_is_drawn_depends_on_question_and_seed_alone(control: str) -> None:
     together, again, other = tampered(control), tampered(control), tampered(control, seed=1)
     assert all(map(torch.equal, together, again))
@@ -121,7 +141,7 @@ def test_what_is_drawn_depends_on_question_and_seed_alone(control: str) -> None:
     assert torch.equal(rows(alone)[0], together[2])
 
 
-@pytest.mark.parametrize("control", ["noise", "shuffled_tokens"])
+@pytest.mark.parametrize("control", ["noise_own", "shuffled_tokens"])
 def test_two_questions_with_one_message_draw_differently(control: str) -> None:
     part = rows(message())[2]
     heard = rows(Tamper(control)(CacheMessage((torch.cat([part, part], 1),), (LENGTHS[2],) * 2), QUERIES[:2]))
@@ -206,7 +226,7 @@ def test_a_single_question_has_no_control_that_needs_another(kind: str) -> None:
     (whole,) = load_benchmark(config(kind)).items.values()
     items = whole[:1]
     for group in cast().groups:
-        own = [c for c in group.controls if c not in ("mismatched", "mean")]
+        own = [c for c in group.controls if c not in OF_OTHERS]
         made = [s for batch, _ in answer_task(group, items, set(), Budget(8), 0, (), Tally()) for s in batch]
         assert [s.control for s in made] == ["", *own]
         assert all(s.done for s in made)
@@ -214,7 +234,7 @@ def test_a_single_question_has_no_control_that_needs_another(kind: str) -> None:
         assert missing(group, items, set()) == 1 + len(own)
         done = {(s.task, s.doc_id, s.channel, s.control) for s in made}
         assert missing(group, items, done) == 0
-        assert left_out(group, items) == [c for c in group.controls if c in ("mismatched", "mean")]
+        assert left_out(group, items) == [c for c in group.controls if c in OF_OTHERS]
         assert left_out(group, whole[:2]) == []
 
 
@@ -236,7 +256,7 @@ def test_controls_change_what_is_read() -> None:
         assert any(a.loglikelihoods != pytest.approx(b.loglikelihoods, abs=1e-3) for a, b in pairs), control
 
 
-@pytest.mark.parametrize("control", ["mismatched", "zeroed", "noise", "closed", "shuffled_tokens"])
+@pytest.mark.parametrize("control", ["mismatched", "zeroed", "noise", "noise_own", "closed", "shuffled_tokens"])
 def test_controls_never_ask_the_sharer_again(control: str) -> None:
     work = answered("words", 3)[1].work
     sharer_share = work["c2c"].counters.forwards - work["c2c/zeroed"].counters.forwards

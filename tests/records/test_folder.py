@@ -267,7 +267,7 @@ def test_folder_without_write_permission(tmp_path: Path) -> None:
         ('{"run_id": ', "not valid JSON"),
         ("[]", "one JSON object"),
         ("{}", "field 'run_id'"),
-        (run_record().model_dump_json().replace('version":1', 'version":2'), "update the harness"),
+        (run_record().model_dump_json().replace('version":2', 'version":3'), "update the harness"),
     ],
 )
 def test_broken_run_json_is_a_sentence(tmp_path: Path, content: str, message: str) -> None:

@@ -93,10 +93,10 @@ def test_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b"[1]", "one JSON object"),
-        (b'{"schema_version": 1}', "field 'task'"),
+        (b'{"schema_version": 2}', "field 'task'"),
         (LINES[0].replace(b'"text"', b'"texts"'), "Did you mean 'text'"),
-        (LINES[0].replace(b'"schema_version": 1', b'"schema_version": 99'), "update the harness"),
-        (LINES[0].replace(b'"schema_version": 1', b'"schema_version": true'), "whole number"),
+        (LINES[0].replace(b'"schema_version": 2', b'"schema_version": 99'), "update the harness"),
+        (LINES[0].replace(b'"schema_version": 2', b'"schema_version": true'), "whole number"),
     ],
 )
 def test_json_that_is_no_sample_is_refused_even_as_last_line(tmp_path: Path, line: bytes, message: str) -> None:
