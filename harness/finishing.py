@@ -26,7 +26,7 @@ from harness.records.folder import RunFolder
 from harness.records.loading import LoadedRun, finite, latest
 from harness.records.schema import Timing
 from harness.replay import lm_eval_results
-from harness.results import facts_of, frame, render_ranking, summarise
+from harness.results import facts_of, frame, lost_timings, render_ranking, summarise
 from harness.served.throughput import throughput_lines, throughput_of
 from harness.session import Session
 
@@ -135,7 +135,7 @@ def _finish(session: Session, folder: RunFolder, work: Work) -> None:
     facts = facts_of(folder.record)
     rows = summarise(samples, session.timings, facts, variants)
     warnings = [*folder.record.warnings, *folder.warnings, *arms_left_out(session)]
-    warnings += _differing_answers(session.timings)
+    warnings += [*_differing_answers(session.timings), *lost_timings(session.timings)]
     if session.untimed:
         warnings.append(f"{session.untimed} answers of the latency pass failed; its figures are over the others.")
     update = {

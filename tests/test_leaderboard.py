@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 from subprocess import run as run_process
@@ -15,7 +16,9 @@ from harness.leaderboard import add_record, check, export_record, write
 from harness.leaderboard.escape import csv_cell, markdown
 from harness.leaderboard.export import serialise
 from harness.leaderboard.published import published_rows
-from harness.leaderboard.reading import read_record
+from harness.leaderboard.reading import read_record, read_records
+from harness.leaderboard.rows import EntryBoard, distinct_rows, entry_boards
+from harness.records import LoadedRun
 from harness.results import effects, facts_of, summarise
 from tests.synthetic import SUBJECTS, Plan, run
 from tests.synthetic import write as write_run
@@ -260,3 +263,37 @@ def test_escapes() -> None:
 def test_leaderboards_never_import_a_model_library() -> None:
     code = "import sys, harness.leaderboard; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert run_process([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def board_of(folder: Path, *runs: LoadedRun) -> list[EntryBoard]:
+    for number, made in enumerate(runs):
+        add_record(folder / "boards", write_run(made, folder / str(number)))
+    return entry_boards(read_records(folder / "boards"))
+
+
+def test_a_verdict_does_not_depend_on_the_arms_that_ran_beside(tmp_path: Path) -> None:
+    rich = run([Plan(n=60)], run_id="rich")
+    few = [s for s in rich.samples if s.arm in (("receiver", ""), ("c2c", ""))]
+    record = rich.record.model_copy(update={"run_id": "poor", "identity_fields": {"seed": 9}})
+    boards = board_of(tmp_path, rich, replace(rich, record=record, samples=few, timings=[]))
+    gains = [e for board in boards for e in board.effects if (e.kind, e.arm) == ("to_receiver", ("c2c", ""))]
+    assert len(gains) == 2
+    assert gains[0].verdict == gains[1].verdict
+    assert gains[0].p_holm == pytest.approx(gains[1].p_holm)
+    tests = sum(len(board.effects) for board in boards)
+    assert {e.level for board in boards for e in board.effects} == {0.05 / tests}
+
+
+def test_weights_that_were_run_twice_are_one_row_and_one_test(tmp_path: Path) -> None:
+    once = board_of(tmp_path / "once", run([Plan(n=60)], run_id="a"))
+    fields = {"channels": ["receiver", "c2c"]}  # which arms took part decides no answer
+    twice = board_of(
+        tmp_path / "twice",
+        run([Plan(n=60)], run_id="a"),
+        run([Plan(n=60)], run_id="b", started_at="2026-12-24T00:00:00+00:00", identity_fields=fields),
+    )
+    assert len(distinct_rows([row for board in twice for row in board.rows])) == len(once[0].rows)
+    kept = distinct_rows([row for board in twice for row in board.rows])
+    assert {(row.run_id, row.also) for row in kept} == {("b", ("a",))}
+    effects = [effect for board in twice for effect in board.effects]
+    assert [e.p_holm for e in effects] == pytest.approx([e.p_holm for e in once[0].effects])

@@ -15,6 +15,7 @@ from harness.results import (
     effects,
     frame,
     headline,
+    lost_timings,
     points_text,
     render_all,
     seconds_text,
@@ -199,3 +200,77 @@ def test_any_two_arms_give_finite_rows_and_antisymmetric_counts(left: list[str],
 def test_results_never_import_a_model_library() -> None:
     code = "import sys, harness.results; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert run_process([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def facts_of_halves(right: float) -> list[Sample]:
+    """Two parts of 40 questions on ten facts each: all right in the first, a share of whole facts in the second."""
+    made = []
+    for task in ("easy", "hard"):
+        for doc in range(40):
+            known = task == "easy" or doc // 4 < 10 * right
+            made.append(sample(doc, "receiver", known, task=task, subject=f"fact {doc // 4}"))
+    return made
+
+
+def test_parts_of_fixed_size_are_strata_where_the_task_says_so() -> None:
+    made, groups = facts_of_halves(0.3), {"world": ["easy", "hard"]}
+    plain = summarise(made, facts=Facts(groups))[0]
+    stratified = summarise(made, facts=Facts(groups, strata=["world"]))[0]
+    assert (plain.task, plain.accuracy) == (stratified.task, stratified.accuracy) == ("world", 0.65)
+    assert stratified.accuracy_high - stratified.accuracy_low < 0.8 * (plain.accuracy_high - plain.accuracy_low)
+    alone = {row.task: row for row in summarise(made, facts=Facts(groups, strata=["world"]))}
+    assert alone["hard"] == summarise([item for item in made if item.task == "hard"])[0]
+    assert alone["easy"].accuracy_low == pytest.approx(stats.score([1] * 10, range(10)).interval.low)
+
+
+def test_strata_enter_differences() -> None:
+    made = facts_of_halves(0.3)
+    better = [item.model_copy(update={"channel": "c2c", "correct": True}) for item in made]
+    groups = {"world": ["easy", "hard"]}
+    (plain,), (stratified,) = (effects([*made, *better], Facts(groups, strata=s)) for s in ((), ("world",)))
+    assert stratified.high - stratified.low < plain.high - plain.low
+
+
+def test_what_is_detectable_is_at_the_level_of_the_family() -> None:
+    made = arms(receiver="0" * 40, t2t="1" * 20 + "0" * 20, c2c="1" * 12 + "0" * 28)
+    found, (alone,) = effects(made), effects([item for item in made if item.channel != "t2t"])
+    assert [effect.level for effect in found] == [0.05 / len(found)] * len(found)
+    assert alone.level == 0.05
+    assert alone.minimum_detectable < max(effect.minimum_detectable for effect in found if effect.kind == "to_receiver")
+    assert f"at level {0.05 / len(found):.2g} (0.05 over {len(found)} tests)" in render_table([], found)
+
+
+def test_a_difference_that_is_shown_to_be_small_is_the_same_within_the_margin() -> None:
+    made = arms(receiver="10" * 600, c2c="10" * 600)
+    assert effects(made)[0].verdict == "same within 3 points"
+    assert effects(made, Facts(margin=0.001))[0].verdict == "not resolved at this n"
+    assert effects(arms(receiver="10" * 20, c2c="10" * 20))[0].verdict == "not resolved at this n"
+
+
+def test_rounds_of_one_question_are_no_further_questions() -> None:
+    rounds = [
+        timing(doc, channel, seconds * (1 + 0.001 * turn), round=turn)
+        for turn in range(10)
+        for doc in range(5)
+        for channel, seconds in (("t2t", 4.0 + doc), ("c2c", 1.0))
+    ]
+    (found,) = speed_ups(rounds)
+    assert (found.n, found.low, found.high) == (5, None, None)
+    assert found.ratio == pytest.approx(6.0)
+
+
+def test_lost_timings_are_noticed() -> None:
+    timed = [timing(doc, channel, 1.0 + doc) for doc in range(8) for channel in ("t2t", "c2c")]
+    assert lost_timings(timed) == []
+    broken = [t.model_copy(update={"e2e_s": float("nan")}) if i == 1 else t for i, t in enumerate(timed)]
+    for fewer in (timed[:-1], broken):
+        (found,) = speed_ups(fewer)
+        assert (found.n, found.lost) == (7, 1)
+        assert lost_timings(fewer) == ["c2c on quiz: 7 of 8 timings; latency is over those."]
+
+
+def test_echoes_are_counted() -> None:
+    texts = ["A", "The correct answer is A/B/C/D.", "A, B, C or D"]
+    made = [sample(i, "receiver", True, text=text, labels=list("ABCD")) for i, text in enumerate(texts)]
+    assert summarise(made)[0].echoes == 2
+    assert summarise(arms(receiver="1"))[0].echoes is None

@@ -1,10 +1,12 @@
 """Runs of several trainings, averaged on the boards."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import stats
 from harness.leaderboard import add_record, write
 from harness.leaderboard.reading import read_records
 from harness.leaderboard.trainings import TrainingsRow, trainings_rows
@@ -65,7 +67,9 @@ def test_a_training_that_was_run_twice_counts_once(board: Path) -> None:
     found = rows(board)
     assert len(found["c2c"].found.each) == 3
     assert len(found["c2c/self"].found.each) == 4
-    assert len(found["c2c − c2c/self"].found.each) == 3
+    apart = found["c2c − c2c/self"]
+    assert (apart.found.each, apart.found.trainings) == ((), (3, 4))
+    assert apart.weights == ("fuser a", "fuser b", "fuser c") * 2 + ("fuser c",)
 
 
 def test_other_models_questions_or_settings_are_other_things(board: Path) -> None:
@@ -110,6 +114,35 @@ def test_the_page_shows_them(board: Path) -> None:
     found = rows(board)["c2c − c2c/mean"].found
     assert f"| {100 * found.mean:+.1f} |" in line
     assert line.endswith("| 50 | 0 | fuser a, fuser b, fuser c |")
+
+
+def test_things_trained_apart_are_no_pairs_whatever_runs_they_met_in(tmp_path: Path) -> None:
+    for name, own in (("one", "xyz"), ("other", "zxy")):
+        for number, fuser in enumerate("abc"):
+            made = run([Plan(n=50, arms=ARMS, seed=number)])
+            answers = {
+                s.doc_id: s
+                for s in run([Plan(n=50, arms=ARMS, seed=10 + ord(own[number]))]).samples
+                if s.control == "self"
+            }
+            samples = [answers[s.doc_id] if s.control == "self" else s for s in made.samples]
+            fields = {"run_id": f"run-{number}", "fusers": fusers_of(fuser, own[number], seed=number)}
+            fields["identity_fields"] = {"seed": 0}
+            mixed = replace(made, samples=samples, record=made.record.model_copy(update=fields))
+            add_record(tmp_path / name, write_run(mixed, tmp_path / f"{name}-{number}"))
+    first, second = (rows(tmp_path / name)["c2c − c2c/self"].found for name in ("one", "other"))
+    assert first.mean == pytest.approx(second.mean)
+    assert first.interval is not None
+    assert second.interval is not None
+    assert (first.interval.low, first.interval.high) == pytest.approx((second.interval.low, second.interval.high))
+
+
+def test_differences_over_trainings_are_one_family(board: Path) -> None:
+    found = [row for row in rows(board).values() if row.quantity.base is not None]
+    expected = stats.holm([row.found.p_value or 0.0 for row in found])
+    assert [row.p_holm for row in found] == pytest.approx(expected)
+    assert all(row.verdict for row in found)
+    assert all(row.p_holm is None for row in rows(board).values() if row.quantity.base is None)
 
 
 def test_one_training_makes_no_table(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def source_text(row: BoardRow) -> str:
     if row.kind == REPORTED:
         return f"**{REPORTED}**: {markdown(', '.join(part for part in (row.source, row.hardware) if part))}"
     commit = f"{row.commit[:12]}{' (modified)' if row.dirty else ''}"
-    return ", ".join(f"{markdown(part)}" for part in (row.source, row.started_at[:10], commit, row.hardware) if part)
+    parts = (row.source, row.started_at[:10], commit, row.hardware, *(f"also run {run_id}" for run_id in row.also))
+    return ", ".join(f"{markdown(part)}" for part in parts if part)
 
 
 def effect_cells(run_id: str, effect: Effect) -> list[str]:
@@ -87,7 +88,9 @@ def trainings_cells(row: TrainingsRow) -> list[str]:
         row.quantity.title,
         write(found.mean),
         interval_text(*bounds, signed=signed),
-        ", ".join(map(write, found.each)),
+        p_text(row.p_holm).replace("<", "&lt;"),
+        row.verdict,
+        ", ".join(map(write, found.each)) or f"{' against '.join(map(str, found.trainings))}, no pairs",
         str(found.n),
         str(row.left_out),
         markdown(", ".join(row.weights)),
@@ -110,11 +113,14 @@ def end_to_end_text(row: BoardRow) -> str:
     return f"{seconds_text(row.e2e_s_mean)} (mean)" if row.e2e_s_mean else _two(row.e2e_s_p50, row.e2e_s_p90)
 
 
-def speed_up_text(value: Value) -> str:
-    """Writes a speed-up with its interval where there is one."""
-    if value.low is None or value.high is None:
-        return ratio_text(value.value)
-    return f"{ratio_text(value.value)} [{value.low:.3g}, {value.high:.3g}]"
+def speed_up_text(row: BoardRow) -> str:
+    """Writes a speed-up with its interval where there is one, and over how many questions it is."""
+    value, parts = row.speed_up, [ratio_text(row.speed_up.value)]
+    if value.low is not None and value.high is not None:
+        parts.append(f"[{value.low:.3g}, {value.high:.3g}]")
+    if row.speed_up_n is not None:
+        parts.append(f"(n = {row.speed_up_n}{f', {row.speed_up_lost} lost' if row.speed_up_lost else ''})")
+    return " ".join(part for part in parts if part)
 
 
 def _cells(row: BoardRow) -> list[str]:
@@ -128,7 +134,7 @@ def _cells(row: BoardRow) -> list[str]:
         difference_text(row.content),
         _two(row.ttft_s_p50, row.ttft_s_p90),
         end_to_end_text(row),
-        speed_up_text(row.speed_up),
+        speed_up_text(row),
         bytes_text(row.payload_bytes),
         bytes_text(row.peak_memory_bytes),
         *("" if count is None else str(count) for count in (row.n, row.errors, row.invalid)),
@@ -144,9 +150,10 @@ def csv_text(rows: Iterable[BoardRow]) -> str:
     """Renders rows as CSV: every figure in its own column, unrounded to six digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([name for field in fields(BoardRow) for name in _names(field.name)])
+    shown = [field.name for field in fields(BoardRow) if field.name != "made_by"]
+    writer.writerow([name for field in shown for name in _names(field)])
     for row in rows:
-        writer.writerow([cell for field in fields(row) for cell in _raw(getattr(row, field.name))])
+        writer.writerow([cell for field in shown for cell in _raw(getattr(row, field))])
     return stream.getvalue()
 
 

@@ -12,9 +12,10 @@ from harness.leaderboard.escape import markdown
 from harness.leaderboard.origins import HEADINGS, LEFT, Origin, origins, origins_cells, shared_text
 from harness.leaderboard.published import published_rows, title
 from harness.leaderboard.reading import Entry
-from harness.leaderboard.rows import BoardRow, EntryBoard, entry_board
+from harness.leaderboard.rows import BoardRow, EntryBoard, distinct_rows, entry_boards
 from harness.leaderboard.trainings import TrainingsRow, trainings_rows
 from harness.records.naming import file_name
+from harness.results.wording import detectable_text
 
 MARK = "<!-- Generated from records/; do not edit. -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -37,6 +38,8 @@ _TRAININGS_HEADINGS = (
     "comparison",
     "mean",
     "95% interval",
+    "p (Holm)",
+    "verdict",
     "each training",
     "questions",
     "left out",
@@ -44,16 +47,20 @@ _TRAININGS_HEADINGS = (
 )
 _TRAININGS = """Runs that differ in their trained parts alone, averaged where the trainings share their settings (seed,
 rows held out and data file may differ and stand below). The interval allows for other questions and for other
-trainings, from three on; those above speak of the weights that were run."""
+trainings, from three on; those above speak of the weights that were run. Things that were trained apart, such as a
+fuser and an adapter, are compared without pairing their trainings. p is adjusted by Holm over this table."""
 _TRAINED = "As the files of the weights say; rows are named by a digest of the training data."
 _SHARED = "Settings that all trainings of a part share:"
 _OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs receiver", "content effect", "from")
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
-subjects as clusters where a task has them. Differences are paired, question by question, in points; p by exact McNemar
-(by subject: sign flips), adjusted by Holm over one run; "detectable" is the smallest difference that these questions
-show with 80% power. The content effect is the matched minus the mean message. Latency is of questions answered alone
-after warm-up; the speed-up is the ratio of medians on the same questions. Reported rows were not run here: their
-interval is Wilson's from the reported accuracy and n, their time a mean. Blank means not measured."""
+subjects as clusters and parts of fixed size as strata where a task has them. Differences are paired, question by
+question, in points; p by exact McNemar (by subject: exact sign flips), adjusted by Holm over all comparisons of the
+task on this page; "detectable" is the smallest difference that an exact test of these questions finds with 80% power at the
+level that Holm leaves, which stands above the differences. What is not resolved but shown by two one-sided tests to be
+below 3 points is "same within 3 points". Weights that were run twice stand once. The content effect is the matched
+minus the mean message. Latency is of questions answered alone after warm-up; the speed-up is the ratio of medians over the
+same questions. Reported rows were not run here: their interval is Wilson's from the reported accuracy and n, their time
+a mean. Blank means not measured."""
 
 
 def render(entries: Sequence[Entry]) -> dict[str, str]:
@@ -62,10 +69,11 @@ def render(entries: Sequence[Entry]) -> dict[str, str]:
     Raises:
         UserError: if a task's name cannot be a file name.
     """
-    boards = [entry_board(entry) for entry in entries]
-    rows = sorted((*(row for board in boards for row in board.rows), *published_rows()), key=lambda row: row.order)
+    boards = entry_boards(entries)
+    every = sorted((*(row for board in boards for row in board.rows), *published_rows()), key=lambda row: row.order)
+    rows = distinct_rows(every)
     trainings = trainings_rows(entries)
-    pages = {"README.md": _overview(rows), "overview.csv": cells.csv_text(rows)}
+    pages = {"README.md": _overview(every, rows), "overview.csv": cells.csv_text(rows)}
     for task in sorted({row.task for row in rows}):
         if not _NAME.fullmatch(task):
             raise UserError(f"Task name {task!r} cannot name a page; allowed are letters, digits, '_', '.' and '-'.")
@@ -94,9 +102,13 @@ def _task_page(
     parts = [MARK, f"# {markdown(title(task))}", f"Task `{task}`. {links}."]
     parts += [cells.board_table(rows)]
     if effects:
-        parts += ["## Differences", cells.table(_EFFECT_HEADINGS, effects, left={0, 1, 2, 3, 10})]
+        parts += [
+            "## Differences",
+            *_family(task, boards),
+            cells.table(_EFFECT_HEADINGS, effects, left={0, 1, 2, 3, 10}),
+        ]
     if trainings:
-        table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 5, 8})
+        table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 6, 7, 10})
         parts += ["## Over trainings", _TRAININGS, table]
     if trained:
         table = cells.table(HEADINGS, origins_cells(trained), left=LEFT)
@@ -104,11 +116,19 @@ def _task_page(
     return _joined([*parts, "## How to read this", _READING])
 
 
-def _overview(rows: Sequence[BoardRow]) -> str:
+def _family(task: str, boards: Sequence[EntryBoard]) -> list[str]:
+    levels = {effect.level for board in boards for effect in board.effects if effect.task == task and effect.level}
+    return [f"{detectable_text(level).capitalize()}." for level in levels]
+
+
+def _overview(every: Sequence[BoardRow], distinct: Sequence[BoardRow]) -> str:
+    """A line a run; of a run that only repeats others there is none."""
+    new = {(row.task, _run_key(row)) for row in distinct}
     lines = [
         _overview_line(task, list(group))
-        for task in sorted({row.task for row in rows})
-        for _, group in groupby((row for row in rows if row.task == task), key=_run_key)
+        for task in sorted({row.task for row in every})
+        for run, group in groupby((row for row in every if row.task == task), key=_run_key)
+        if (task, run) in new
     ]
     table = cells.table(_OVERVIEW_HEADINGS, lines, left={0, 1, 7})
     return _joined([MARK, "# Leaderboards", "One page a task; [all rows as CSV](overview.csv).", table, _READING])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from harness.leaderboard.distinct import arm_identity
 from harness.leaderboard.reading import Entry
 from harness.pins import open_pins
 from harness.records.schema import ResultRow, RunRecord
-from harness.results import Effect, effects, facts_of, headline, speed_ups
+from harness.results import Effect, SpeedUp, facts_of, headline, speed_ups
+from harness.results.effects import Measured, adjusted, measured
 from harness.results.groups import Arm, arm_order
 
 MEASURED, REPORTED = "measured", "reported, not re-run"
@@ -56,6 +60,8 @@ class BoardRow:
     e2e_s_p90: float | None = None
     e2e_s_mean: float | None = None
     speed_up: Value = NO_VALUE
+    speed_up_n: int | None = None
+    speed_up_lost: int | None = None
     payload_bytes: float | None = None
     peak_memory_bytes: int | None = None
     n: int | None = None
@@ -68,6 +74,8 @@ class BoardRow:
     commit: str = ""
     dirty: bool | None = None
     hardware: str = ""
+    also: tuple[str, ...] = ()  # further runs of the same weights
+    made_by: str = ""  # what decides the answers; "" where that is not known
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -83,28 +91,95 @@ class BoardRow:
 
 
 class EntryBoard(NamedTuple):
-    """What one record gives: its rows and all of its effects."""
+    """What one record gives: its rows, and those of its effects that no other record gives better."""
 
     run_id: str
     rows: list[BoardRow]
     effects: list[Effect]
 
 
-def entry_board(entry: Entry) -> EntryBoard:
-    """Computes the rows and effects of one record; tasks inside a group show through their group."""
-    groups = entry.record.groups
-    found = effects(entry.samples, facts_of(entry.record.run, groups))
-    faster = {(s.task, s.arm): Value(s.ratio, s.low, s.high) for s in speed_ups(entry.timings, groups)}
-    rows = [
-        _row(entry, row, found, faster.get((row.task, (row.channel, row.control)), NO_VALUE))
-        for row in headline(entry.rows, groups)
+def entry_boards(entries: Sequence[Entry]) -> list[EntryBoard]:
+    """Computes the rows and effects of records; tasks inside a group show through their group.
+
+    The comparisons of a task in all records together are one family for Holm, each counted once however often the same
+    weights were run, so that a verdict does not depend on the arms that happened to run beside.
+    """
+    shown: dict[_Compared, tuple[tuple[object, ...], int, Measured]] = {}
+    for index, entry in enumerate(entries):
+        for one in measured(entry.samples, facts_of(entry.record.run, entry.record.groups)):
+            key, place = _compared(entry, one[0]), _preference(entry, one[0].arm)
+            if key not in shown or place > shown[key][0]:
+                shown[key] = (place, index, one)
+    families: dict[str, list[_Compared]] = {}
+    for key in shown:
+        families.setdefault(key.task, []).append(key)
+    judged: dict[_Compared, Effect] = {}
+    for keys in families.values():
+        judged |= dict(zip(keys, (effect for effect, _ in adjusted([shown[key][2] for key in keys])), strict=True))
+    own = [[effect for key, effect in judged.items() if shown[key][1] == index] for index in range(len(entries))]
+    return [
+        EntryBoard(entry.record.run.run_id, _entry_rows(entry, judged), effects)
+        for entry, effects in zip(entries, own, strict=True)
     ]
-    return EntryBoard(entry.record.run.run_id, rows, found)
 
 
-def _row(entry: Entry, row: ResultRow, found: Sequence[Effect], speed_up: Value) -> BoardRow:
+def distinct_rows(rows: Sequence[BoardRow]) -> list[BoardRow]:
+    """Keeps one row of those that the same weights gave to the same questions; rows that were reported stay."""
+    alike: dict[object, list[BoardRow]] = {}
+    for number, row in enumerate(rows):
+        alike.setdefault(row.made_by or number, []).append(row)
+    chosen = []
+    for same in alike.values():
+        best = max(same, key=_newer)
+        chosen.append(replace(best, also=tuple(sorted(row.run_id for row in same if row is not best))))
+    return sorted(chosen, key=lambda row: row.order)
+
+
+def _newer(row: BoardRow) -> tuple[object, ...]:
+    return (row.e2e_s_p50 is not None, row.started_at, row.run_id)
+
+
+class _Compared(NamedTuple):
+    """What makes two comparisons one: task, kind and what answered on both sides."""
+
+    task: str
+    kind: str
+    arm: str
+    base: str
+
+
+def _compared(entry: Entry, effect: Effect) -> _Compared:
+    sides = (_made_by(entry, effect.task, arm) for arm in (effect.arm, effect.base))
+    return _Compared(effect.task, effect.kind, *sides)
+
+
+def _made_by(entry: Entry, task: str, arm: Arm) -> str:
+    tasks = sorted({*entry.record.groups.get(task, [task])} & entry.record.questions.keys())
+    asked = [entry.record.questions[name].ids for name in tasks]
+    return (
+        f"{task} {arm_identity(entry.record.run, tasks, arm)} {hashlib.sha256(json.dumps(asked).encode()).hexdigest()}"
+    )
+
+
+def _preference(entry: Entry, arm: Arm) -> tuple[object, ...]:
+    timed = any((timing.channel, timing.control) == arm for timing in entry.timings)
+    return (timed, entry.record.run.started_at, entry.record.run.run_id)
+
+
+def _entry_rows(entry: Entry, judged: Mapping[_Compared, Effect]) -> list[BoardRow]:
+    groups = entry.record.groups
+    faster = {(s.task, s.arm): s for s in speed_ups(entry.timings, groups)}
+    rows = []
+    for row in headline(entry.rows, groups):
+        arm = (row.channel, row.control)
+        made_by = _made_by(entry, row.task, arm)
+        found = [effect for key, effect in judged.items() if (key.task, key.arm) == (row.task, made_by)]
+        rows.append(_row(entry, row, made_by, found, faster.get((row.task, arm))))
+    return rows
+
+
+def _row(entry: Entry, row: ResultRow, made_by: str, found: Sequence[Effect], faster: SpeedUp | None) -> BoardRow:
     run = entry.record.run
-    arm: Arm = (row.channel, row.control)
     return BoardRow(
         task=row.task,
         receiver=_references(entry, "receiver")[0],
@@ -113,14 +188,16 @@ def _row(entry: Entry, row: ResultRow, found: Sequence[Effect], speed_up: Value)
         control=row.control,
         variant=row.variant,
         accuracy=Value(row.accuracy, row.accuracy_low, row.accuracy_high),
-        to_receiver=_difference(found, row.task, arm, "to_receiver"),
-        to_t2t=_difference(found, row.task, arm, "to_t2t"),
-        content=_difference(found, row.task, arm, "content"),
+        to_receiver=_difference(found, "to_receiver"),
+        to_t2t=_difference(found, "to_t2t"),
+        content=_difference(found, "content"),
         ttft_s_p50=row.ttft_s_p50,
         ttft_s_p90=row.ttft_s_p90,
         e2e_s_p50=row.e2e_s_p50,
         e2e_s_p90=row.e2e_s_p90,
-        speed_up=speed_up,
+        speed_up=NO_VALUE if faster is None else Value(faster.ratio, faster.low, faster.high),
+        speed_up_n=None if faster is None else faster.n,
+        speed_up_lost=None if faster is None else faster.lost,
         payload_bytes=row.payload_bytes_mean,
         peak_memory_bytes=run.peak_memory_bytes.get("process"),
         n=row.n,
@@ -132,6 +209,7 @@ def _row(entry: Entry, row: ResultRow, found: Sequence[Effect], speed_up: Value)
         commit=run.git.commit,
         dirty=run.git.dirty,
         hardware=run.hardware.gpu or run.hardware.cpu,
+        made_by=made_by,
     )
 
 
@@ -145,8 +223,8 @@ def _references(entry: Entry, role: str) -> tuple[str, ...]:
     return tuple(model.reference for model in entry.record.run.models if model.role.startswith(role)) or ("",)
 
 
-def _difference(found: Iterable[Effect], task: str, arm: Arm, kind: str) -> Difference:
+def _difference(found: Iterable[Effect], kind: str) -> Difference:
     for effect in found:
-        if (effect.task, effect.arm, effect.kind) == (task, arm, kind):
+        if effect.kind == kind:
             return Difference(effect.difference, effect.low, effect.high, effect.p_holm, effect.verdict)
     return Difference()

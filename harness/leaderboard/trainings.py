@@ -1,22 +1,24 @@
 """Runs that differ in what was trained and in nothing else, read together: a method and not one lucky training of it.
 
 Guarantees that no training counts twice, on either side of a difference; that trainings are averaged only where their
-files tell the same settings; that an error is no right answer in an accuracy; and that a question with an error on any
-side is left out of a difference and counted.
+files tell the same settings; that two things which were trained apart, such as a fuser and an adapter, are no pairs
+whatever their seeds and the runs they met in; that an error is no right answer in an accuracy; and that a question with
+an error on any side is left out of a difference and counted. The p-values of a task's differences are one family.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from harness import stats
 from harness.leaderboard.origins import ADAPTER, FUSER, SELF_FUSER, Origin, trained_parts
 from harness.leaderboard.reading import Entry
 from harness.records.schema import RunRecord, Sample
-from harness.results.effects import BY_NAME, comparisons
+from harness.results.effects import BY_NAME, after_holm, comparisons
 from harness.results.groups import TUNED, Arm, Facts, Key, Table, arm_order, clusters, tables, top_level
 from harness.results.wording import arm_text
 
@@ -47,8 +49,11 @@ class TrainingsRow(NamedTuple):
     """A quantity over several trainings of one pair, as fractions.
 
     Attributes:
-        weights: what was trained, a name a training.
+        weights: what was trained, a name a training; of a difference of two trained things those of the first arm, then
+            those of the second.
         left_out: questions that a difference leaves out.
+        p_holm: of a difference, adjusted over all differences of the task; None where there is no interval.
+        verdict: of a difference, in words.
     """
 
     task: str
@@ -58,6 +63,8 @@ class TrainingsRow(NamedTuple):
     weights: tuple[str, ...]
     found: stats.Repeated
     left_out: int
+    p_holm: float | None = None
+    verdict: str = ""
 
 
 class _Run(NamedTuple):
@@ -67,12 +74,55 @@ class _Run(NamedTuple):
     table: Table
 
 
+class _Side(NamedTuple):
+    """The distinct trainings of one thing, each with a run that answered with it.
+
+    Attributes:
+        arms: the arm of the first side of a difference and, where both sides are of the same training or the base was
+            not trained, its base.
+        weights: a name a training.
+        runs: a run a training.
+    """
+
+    arms: tuple[Arm, ...]
+    weights: tuple[str, ...]
+    runs: tuple[_Run, ...]
+
+
 def trainings_rows(entries: Sequence[Entry]) -> list[TrainingsRow]:
     """Averages what at least two trainings of the same thing answered, by pair, task and arm."""
     alike: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda entry: entry.record.run.run_id):
         alike[_same(entry.record.run)].append(entry)
-    return [row for group in alike.values() if len(group) > 1 for row in _group_rows(group)]
+    rows = [row for group in alike.values() if len(group) > 1 for row in _group_rows(group)]
+    by_task: dict[str, list[TrainingsRow]] = defaultdict(list)
+    for row in rows:
+        by_task[row.task].append(row)
+    judged = {task: iter(_judged(family)) for task, family in by_task.items()}
+    return [next(judged[row.task]) for row in rows]
+
+
+def _judged(family: Sequence[TrainingsRow]) -> list[TrainingsRow]:
+    """Adjusts the differences of a task by Holm and says what they show."""
+    tested = [_difference_p(row) for row in family]
+    p_holm = iter(stats.holm([p for p in tested if p is not None]) if any(p is not None for p in tested) else [])
+    return [row if p is None else _with_verdict(row, next(p_holm)) for row, p in zip(family, tested, strict=True)]
+
+
+def _difference_p(row: TrainingsRow) -> float | None:
+    return None if row.quantity.base is None else row.found.p_value
+
+
+def _with_verdict(row: TrainingsRow, p_holm: float) -> TrainingsRow:
+    interval = row.found.interval
+    assert interval is not None
+    return row._replace(p_holm=p_holm, verdict=after_holm(stats.verdict(_Bounded(interval)), p_holm))
+
+
+class _Bounded(NamedTuple):
+    """A difference with an interval, see `harness.stats.verdict`."""
+
+    interval: stats.Interval
 
 
 def _same(run: RunRecord) -> str:
@@ -86,46 +136,48 @@ def _group_rows(group: Sequence[Entry]) -> Iterator[TrainingsRow]:
     by_task: dict[str, list[_Run]] = defaultdict(list)
     for entry in group:
         shown = top_level(entry.record.groups, (sample.task for sample in entry.samples))
-        for table in tables(entry.samples, Facts(entry.record.groups)):
+        for table in tables(entry.samples, Facts(entry.record.groups, strata=entry.record.run.strata)):
             if table.name in shown:
                 by_task[table.name].append(_Run(entry.record.run, table))
     models = group[0].record.run.models
     sharers = tuple(model.reference for model in models if model.role.startswith("sharer"))
     for task, runs in sorted(by_task.items()):
-        for quantity, alike in _quantities(runs):
-            if (found := _average(alike, quantity)) is not None:
-                weights = tuple(_trained(run.record, quantity)[0].reference for run in alike)
+        for quantity, sides in _quantities(runs):
+            if (found := _average(sides, quantity)) is not None:
+                weights = tuple(name for side in sides for name in side.weights)
                 yield TrainingsRow(task, models[0].reference, sharers, quantity, weights, *found)
 
 
-def _quantities(runs: Sequence[_Run]) -> Iterator[tuple[Quantity, list[_Run]]]:
-    """Every quantity with the runs of trainings of one kind, at least two, no training twice."""
+def _quantities(runs: Sequence[_Run]) -> Iterator[tuple[Quantity, tuple[_Side, ...]]]:
+    """Every quantity with its sides: one, or two where base and arm were trained apart; at least two trainings each."""
     arms = sorted({arm for run in runs for arm in run.table.arms}, key=arm_order)
     differences = [Quantity(BY_NAME[one.kind.name].title, one.arm, one.base) for one in comparisons(arms)]
     for quantity in (*(Quantity("accuracy", arm) for arm in arms), *differences):
-        kinds: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
-        for run in runs:
-            if set(quantity.arms) <= set(run.table.arms) and (made := _trained(run.record, quantity)):
-                kinds[tuple(map(_settings, made))].append(run)
-        chosen = (_distinct(alike, quantity) for settings, alike in sorted(kinds.items()) if all(settings))
-        yield from ((quantity, alike) for alike in chosen if len(alike) > 1)
+        apart = quantity.base is not None and "" not in (parts := [_part(arm) for arm in quantity.arms])
+        if apart and len(set(parts)) > 1:
+            ours, theirs = (_sides(runs, (arm,)) for arm in quantity.arms)
+            yield from ((quantity, pair) for pair in itertools.product(ours, theirs))
+        else:
+            yield from ((quantity, (side,)) for side in _sides(runs, quantity.arms))
 
 
-def _distinct(runs: Sequence[_Run], quantity: Quantity) -> list[_Run]:
-    """Leaves out runs that repeat a training."""
-    seen: set[str] = set()
-    chosen = []
+def _sides(runs: Sequence[_Run], arms: tuple[Arm, ...]) -> list[_Side]:
+    """The trainings of each kind that answered through all these arms, no training twice."""
+    kinds: dict[tuple[str, ...], list[tuple[str, _Run]]] = defaultdict(list)
+    seen: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for run in runs:
-        own = {one.fingerprint for one in _trained(run.record, quantity)}
-        if not own & seen:
-            chosen.append(run)
-            seen |= own
-    return chosen
+        made = _trained(run.record, arms) if set(arms) <= set(run.table.arms) else []
+        settings, own = tuple(map(_settings, made)), {one.fingerprint for one in made}
+        if made and all(settings) and not own & seen[settings]:
+            seen[settings] |= own
+            kinds[settings].append((made[0].reference, run))
+    chosen = [kind for _, kind in sorted(kinds.items()) if len(kind) > 1]
+    return [_Side(arms, tuple(name for name, _ in kind), tuple(run for _, run in kind)) for kind in chosen]
 
 
-def _trained(run: RunRecord, quantity: Quantity) -> list[Origin]:
-    """The trained weights that a quantity's arms answer with, those of the first arm first."""
-    parts = dict.fromkeys(map(_part, quantity.arms))
+def _trained(run: RunRecord, arms: Iterable[Arm]) -> list[Origin]:
+    """The trained weights that arms answer with, those of the first arm first."""
+    parts = dict.fromkeys(map(_part, arms))
     return [one for part in parts for one in trained_parts(run) if one.part == part]
 
 
@@ -144,23 +196,27 @@ def _settings(origin: Origin) -> str:
     return json.dumps(kept, sort_keys=True) if origin.training else ""
 
 
-def _average(runs: Sequence[_Run], quantity: Quantity) -> tuple[stats.Repeated, int] | None:
+def _average(sides: Sequence[_Side], quantity: Quantity) -> tuple[stats.Repeated, int] | None:
     """Averages, and says how many questions a difference leaves out; None where too few are left."""
-    columns = [run.table.arms[arm] for run in runs for arm in quantity.arms]
+    columns = [run.table.arms[arm] for side in sides for run in side.runs for arm in side.arms]
     asked = list(dict.fromkeys(key for column in columns for key in column))
     kept = [key for key in asked if all(key in column for column in columns)]
     if quantity.base is not None:
         kept = [key for key in kept if all(column[key].done for column in columns)]
     if len(kept) < 2:
         return None
-    values = [[_value(run.table, quantity, key) for key in kept] for run in runs]
-    named = clusters([columns[0][key] for key in kept])
-    lowest = 0.0 if quantity.base is None else -1.0
-    return stats.repeated(values, named, lowest=lowest), len(asked) - len(kept)
+    values = [[[_value(run.table, side.arms, key) for key in kept] for run in side.runs] for side in sides]
+    table, shown = sides[0].runs[0].table, [columns[0][key] for key in kept]
+    grouping = {"clusters": clusters(shown), "strata": table.strata(shown)}
+    if len(values) == 2:
+        found = stats.repeated_difference(*values, **grouping)
+    else:
+        found = stats.repeated(values[0], lowest=0.0 if quantity.base is None else -1.0, **grouping)
+    return found, len(asked) - len(kept)
 
 
-def _value(table: Table, quantity: Quantity, key: Key) -> float:
-    right = [_right(table.arms[arm][key]) for arm in quantity.arms]
+def _value(table: Table, arms: Sequence[Arm], key: Key) -> float:
+    right = [_right(table.arms[arm][key]) for arm in arms]
     return right[0] - sum(right[1:])
 
 

@@ -8,7 +8,7 @@ from harness.results.claims import Claim, arms_of, claims, compare
 from harness.results.effects import Effect, effects
 from harness.results.frame import COLUMNS, frame
 from harness.results.groups import Facts, facts_of, headline, top_level
-from harness.results.latency import SpeedUp, speed_ups
+from harness.results.latency import SpeedUp, lost_timings, speed_ups
 from harness.results.rows import summarise
 from harness.results.table import render_all, render_comparison, render_ranking
 from harness.results.wording import bytes_text, points_text, seconds_text
@@ -27,6 +27,7 @@ __all__ = [
     "facts_of",
     "frame",
     "headline",
+    "lost_timings",
     "points_text",
     "render_all",
     "render_comparison",

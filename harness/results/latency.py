@@ -10,13 +10,17 @@ from harness import stats
 from harness.records.schema import Timing
 from harness.results.groups import T2T, Arm, Groups, arm_order, members
 from harness.results.rows import natural
+from harness.results.wording import arm_text
 
 
 @dataclass(frozen=True)
 class SpeedUp:
     """Seconds of T2T over seconds of an arm, end to end: above 1 the arm is faster.
 
-    The bounds are None where too few questions were timed for an interval.
+    Attributes:
+        low: None, like `high`, where too few questions were timed for an interval.
+        n: questions that both answered next to each other, each counted once.
+        lost: questions that were timed in this run, but not through both.
     """
 
     task: str
@@ -25,6 +29,7 @@ class SpeedUp:
     low: float | None
     high: float | None
     n: int
+    lost: int = 0
 
 
 def speed_ups(timings: Iterable[Timing], groups: Groups | None = None) -> list[SpeedUp]:
@@ -35,12 +40,12 @@ def speed_ups(timings: Iterable[Timing], groups: Groups | None = None) -> list[S
         groups: Group -> tasks.
 
     Returns:
-        The ratio of medians with its 95% bootstrap interval, where both sides have timings.
+        The ratio of medians over questions with its 95% bootstrap interval, where both sides have timings.
     """
-    kept = natural([timing for timing in timings if 0 < timing.e2e_s < math.inf])
+    known = natural(list(timings))
     found = []
-    for name, inside in members(groups, (timing.task for timing in kept)).items():
-        ours = [timing for timing in kept if timing.task in inside]
+    for name, inside in members(groups, (timing.task for timing in known)).items():
+        ours = [timing for timing in known if timing.task in inside]
         arms = sorted({(timing.channel, timing.control) for timing in ours} - {T2T}, key=arm_order)
         found += [speed_up for arm in arms if (speed_up := _speed_up(name, arm, ours)) is not None]
     return found
@@ -51,11 +56,28 @@ def _speed_up(name: str, arm: Arm, timings: Sequence[Timing]) -> SpeedUp | None:
     pairs = sorted(ours.keys() & text.keys())
     if not pairs:
         return None
-    found = stats.paired_ratio([text[pair] for pair in pairs], [ours[pair] for pair in pairs])
+    questions = [f"{task}/{doc_id}" for task, doc_id, _ in pairs]
+    found = stats.paired_ratio([text[p] for p in pairs], [ours[p] for p in pairs], questions=questions)
     ratio, interval = found.ratio_of_medians.value, found.ratio_of_medians.interval
     low, high = (None, None) if interval is None else (interval.low, interval.high)
-    return SpeedUp(name, arm, ratio, low, high, len(pairs))
+    timed = {(timing.task, timing.doc_id) for timing in timings}
+    return SpeedUp(name, arm, ratio, low, high, found.n, len(timed) - found.n)
+
+
+def lost_timings(timings: Iterable[Timing]) -> list[str]:
+    """Says of each task which arms have fewer usable timings than another arm of it."""
+    known = natural(list(timings))
+    notes = []
+    for task in dict.fromkeys(timing.task for timing in known):
+        ours = [timing for timing in known if timing.task == task]
+        expected = {(timing.doc_id, timing.round) for timing in ours}
+        for arm in sorted({(timing.channel, timing.control) for timing in ours}, key=arm_order):
+            usable = len(_seconds(ours, arm))
+            if usable < len(expected):
+                notes.append(f"{arm_text(*arm)} on {task}: {usable} of {len(expected)} timings; latency is over those.")
+    return notes
 
 
 def _seconds(timings: Sequence[Timing], arm: Arm) -> dict[tuple[str, str, int], float]:
-    return {(t.task, t.doc_id, t.round): t.e2e_s for t in timings if (t.channel, t.control) == arm}
+    own = (t for t in timings if (t.channel, t.control) == arm and 0 < t.e2e_s < math.inf)
+    return {(t.task, t.doc_id, t.round): t.e2e_s for t in own}

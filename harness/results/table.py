@@ -18,6 +18,7 @@ from harness.results.tabulated import WIDTH, folded
 from harness.results.wording import (
     arm_text,
     bytes_text,
+    detectable_text,
     interval_text,
     p_text,
     percent_text,

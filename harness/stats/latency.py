@@ -16,7 +16,7 @@ from scipy import stats
 
 from harness.stats.intervals import Interval
 from harness.stats.resampling import RESAMPLES, resampled_median_ratios, resampled_quantiles, spread
-from harness.stats.vectors import Floats, finite, same_length
+from harness.stats.vectors import Floats, Labels, finite, same_length
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class PairedRatio:
-    """How many times as long the first takes on the same questions, from interleaved pairs."""
+    """How many times as long the first takes on the same questions, from interleaved pairs.
+
+    Attributes:
+        n: questions, each counted once however often it was timed.
+    """
 
     n: int
     ratio_of_medians: Estimate
@@ -66,15 +70,34 @@ def percentiles(values: ArrayLike, seed: int = 0, level: float = 0.95, resamples
 
 
 def paired_ratio(
-    a_s: ArrayLike, b_s: ArrayLike, seed: int = 0, level: float = 0.95, resamples: int = 2_000
+    a_s: ArrayLike,
+    b_s: ArrayLike,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 2_000,
+    questions: ArrayLike | None = None,
 ) -> PairedRatio:
     """Compares the seconds of two channels on the same questions, measured in turns.
+
+    The question is the unit: rounds of one question are read as their median first, since they say little of others.
+
+    Args:
+        a_s: seconds of the first channel, ``[pairs]``.
+        b_s: seconds of the second next to it, ``[pairs]``.
+        seed: of the bootstrap.
+        level: of the intervals.
+        resamples: of the bootstrap.
+        questions: the question of each pair, ``[pairs]``; None where every pair is a question of its own.
 
     Raises:
         ValueError: if the lengths differ, there are none, or any is NaN or not above zero.
     """
     first, second = _seconds(a_s, "a_s"), _seconds(b_s, "b_s")
     same_length(first, second, "a_s and b_s")
+    if questions is not None:
+        names = np.asarray(questions)
+        same_length(first, names, "questions")
+        first, second = (_medians(seconds, names) for seconds in (first, second))
     medians = float(np.median(first) / np.median(second))
     draws = resampled_median_ratios(first, second, seed, resamples)
     interval = spread(draws, level) if _bounds(0.5, len(first), level) else None
@@ -104,6 +127,13 @@ def tpot_s(latency_s: float, ttft_s: float, tokens_out: int) -> float | None:
     if tokens_out < 2:
         return None
     return (latency_s - ttft_s) / (tokens_out - 1)
+
+
+def _medians(seconds: Floats, names: Labels) -> Floats:
+    """The median of every question's seconds, questions by name."""
+    distinct, codes = np.unique(names.astype(str), return_inverse=True)
+    codes = codes.reshape(-1)
+    return np.array([float(np.median(seconds[codes == code])) for code in range(len(distinct))])
 
 
 def _seconds(values: ArrayLike, what: str) -> Floats:

@@ -25,7 +25,7 @@ function sentence(row) {
   const name = channelName(row.channel), base = rowOf("receiver"), gain = effectOf(row.channel, "to_receiver");
   const scored = `${name} answers ${percent(row.accuracy)}% of ${state.task.name} right`;
   if (!base || row === base || !gain) return `${scored}.`;
-  const word = gain.verdict.startsWith("not") || gain.verdict.includes(",") ? "a difference that this run does not resolve" : `${points(gain.difference)} points`;
+  const word = gain.verdict.startsWith("same") ? gain.verdict : gain.verdict.startsWith("not") || gain.verdict.includes(",") ? "a difference that this run does not resolve" : `${points(gain.difference)} points`;
   return `${scored}, the receiver alone ${percent(base.accuracy)}%: ${word}.`;
 }
 
@@ -38,7 +38,7 @@ function renderHero() {
     effectTile("vs receiver, points", effectOf(row.channel, "to_receiver")),
     effectTile("vs T2T, points", effectOf(row.channel, "to_t2t")),
     effectTile("content effect, points", effectOf(row.channel, "content")),
-    faster ? tile("faster than T2T, end to end", `${significant(faster.ratio)}×`, faster.low === null ? `${faster.n} pairs` : `[${significant(faster.low)}, ${significant(faster.high)}] ${faster.n} pairs`) : null,
+    faster ? tile("faster than T2T, end to end", `${significant(faster.ratio)}×`, `${faster.low === null ? "" : `[${significant(faster.low)}, ${significant(faster.high)}] `}${faster.n} questions${faster.lost ? `, ${faster.lost} lost` : ""}` : null,
   ].filter(Boolean));
   byId("notices").replaceChildren(...notices());
 }
