@@ -55,12 +55,12 @@ _OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs re
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
 subjects as clusters and parts of fixed size as strata where a task has them. Differences are paired, question by
 question, in points; p by exact McNemar (by subject: exact sign flips), adjusted by Holm over all comparisons of the
-task on this page; "detectable" is the smallest difference that an exact test of these questions finds with 80% power at the
-level that Holm leaves, which stands above the differences. What is not resolved but shown by two one-sided tests to be
-below 3 points is "same within 3 points". Weights that were run twice stand once. The content effect is the matched
-minus the mean message. Latency is of questions answered alone after warm-up; the speed-up is the ratio of medians over the
-same questions. Reported rows were not run here: their interval is Wilson's from the reported accuracy and n, their time
-a mean. Blank means not measured."""
+task on this page; "detectable" is the smallest difference that an exact test of these questions finds with 80%
+power at the level that Holm leaves, which stands above the differences. What is not resolved but shown by two
+one-sided tests to be below 3 points is "same within 3 points". Weights that were run twice stand once. The content
+effect is the matched minus the mean message. Latency is of questions answered alone after warm-up; the speed-up is
+the ratio of medians over the same questions. Reported rows were not run here: their interval is Wilson's from the
+reported accuracy and n, their time a mean. Blank means not measured."""
 
 
 def render(entries: Sequence[Entry]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as laws
 
-from harness.stats import paired, score
+from harness.stats import paired, paired_ratio, score
 from harness.stats.clusters import design_effect, left_out_variance, quantile
 from harness.stats.intervals import normal_quantile, tango_bounds, wilson_bounds
 from harness.stats.resampling import sign_flip_p
@@ -108,7 +108,7 @@ def sign_flip_rejections(p: float, sizes: np.ndarray, rho: float, repetitions: i
     """How often the test over subjects is below 0.05 although nothing differs."""
     drawn = draw(shares(p), sizes, rho, repetitions)
     sums = (drawn.wins - drawn.losses).astype(float)
-    return float(np.mean([sign_flip_p(row, seed, 1000) < 0.05 for seed, row in enumerate(sums)]))
+    return float(np.mean([sign_flip_p(row) < 0.05 for row in sums]))
 
 
 def expand(drawn: Drawn, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,6 +136,44 @@ def bootstrap_coverage(cells: tuple[float, float], sizes: np.ndarray, rho: float
         )
         hits += whole.bootstrap.covers(cells[0] - cells[1])
     return hits / repetitions
+
+
+def strata_coverage(accuracies: Sequence[float], subjects: int, rho: float, repetitions: int, known: bool) -> float:
+    """Coverage of the accuracy over parts of 400 questions each, with their strata known or not."""
+    sizes = subject_sizes(400, subjects, True)
+    drawn = [draw((p, 0.0), sizes, rho, repetitions, seed).wins for seed, p in enumerate(accuracies)]
+    sums, both = np.concatenate(drawn, -1).astype(float), np.tile(sizes, len(accuracies))
+    strata = np.repeat(np.arange(len(accuracies)), subjects) if known else None
+    right, n = sums.sum(-1), both.sum()
+    effect = design_effect(sums, both, right, strata)
+    t = quantile(0.95, len(both), len(accuracies) if known else 1)
+    return covered(*wilson_bounds(right / effect, n / effect, t), float(np.mean(accuracies)))
+
+
+def speed_up_coverage(questions: int, rounds: int, repetitions: int, by_question: bool = True) -> float:
+    """Coverage of a ratio of medians of 3 where questions differ more than rounds of one question."""
+    rng, hits = np.random.default_rng(0), 0
+    names = np.tile(np.arange(questions), rounds)
+    for _ in range(repetitions):
+        difficulty = rng.normal(0, 0.4, (2, questions))
+        seconds = np.exp(difficulty[:, names] + rng.normal(0, 0.05, (2, len(names))))
+        pairs = (3 * seconds[0], seconds[1])
+        found = paired_ratio(*pairs, resamples=400, questions=names if by_question else None).ratio_of_medians.interval
+        hits += found is not None and found.covers(3.0)
+    return hits / repetitions
+
+
+def print_other(repetitions: int) -> None:
+    """Prints coverage of accuracies over strata, and of speed-ups by rounds."""
+    print("| accuracies of two halves | strata known | strata ignored |\n|---|---|---|")
+    for halves in ((0.9, 0.3), (0.99, 0.27), (0.6, 0.5)):
+        cells = [strata_coverage(halves, 96, 0.15, repetitions, known) for known in (True, False)]
+        print(f"| {halves[0]}, {halves[1]} | " + " | ".join(f"{100 * cell:.1f}" for cell in cells) + " |", flush=True)
+    print("| questions | rounds | by question | by timing |\n|---|---|---|---|")
+    for questions, rounds in ((20, 1), (20, 3), (20, 10), (50, 10)):
+        few = max(repetitions // 20, 100)
+        cells = [speed_up_coverage(questions, rounds, few, by_question) for by_question in (True, False)]
+        print(f"| {questions} | {rounds} | " + " | ".join(f"{100 * cell:.1f}" for cell in cells) + " |", flush=True)
 
 
 def _row(n: int, p: float, repetitions: int) -> str:
@@ -171,6 +209,8 @@ def main(repetitions: int) -> None:
     for n in (50, 200, 1000):
         for p in (0.05, 0.5, 0.95):
             print(_row(n, p, repetitions), flush=True)
+    print()
+    print_other(repetitions)
 
 
 if __name__ == "__main__":

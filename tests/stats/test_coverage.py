@@ -58,3 +58,17 @@ def test_what_is_simulated_is_what_is_reported() -> None:
     right, _, subject = simulate.expand(one, 0)
     alone = score(right, subject).interval
     assert (alone.low, alone.high) == pytest.approx(np.ravel(simulate.clustered_bounds(one, True)), abs=1e-12)
+
+
+@pytest.mark.parametrize("halves", [(0.9, 0.3), (0.6, 0.5)])
+def test_strata(halves: tuple[float, float]) -> None:
+    assert promised(simulate.strata_coverage(halves, 96, 0.15, REPETITIONS, known=True))
+
+
+def test_ignoring_strata_would_be_wider_than_promised() -> None:
+    assert simulate.strata_coverage((0.9, 0.3), 96, 0.15, REPETITIONS, known=False) > 0.97
+
+
+def test_rounds_do_not_break_the_interval_of_a_speed_up() -> None:
+    assert simulate.speed_up_coverage(20, 10, 300) > 0.9
+    assert simulate.speed_up_coverage(20, 10, 300, by_question=False) < 0.75
