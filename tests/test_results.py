@@ -23,6 +23,7 @@ from harness.results import (
     summarise,
     top_level,
 )
+from harness.results.wording import detectable_text
 from tests.synthetic import Plan, run
 
 
@@ -237,7 +238,7 @@ def test_what_is_detectable_is_at_the_level_of_the_family() -> None:
     assert [effect.level for effect in found] == [0.05 / len(found)] * len(found)
     assert alone.level == 0.05
     assert alone.minimum_detectable < max(effect.minimum_detectable for effect in found if effect.kind == "to_receiver")
-    assert f"at level {0.05 / len(found):.2g} (0.05 over {len(found)} tests)" in render_table([], found)
+    assert f"at level {0.05 / len(found):.2g} (0.05 over {len(found)} tests)" in detectable_text(found[0].level)
 
 
 def test_a_difference_that_is_shown_to_be_small_is_the_same_within_the_margin() -> None:

@@ -6,12 +6,13 @@ Guarantees that the words "higher" and "lower" are only used where the interval 
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from harness.stats.intervals import Interval, normal_quantile
 from harness.stats.vectors import Codes, Floats, finite
@@ -85,7 +86,7 @@ def mcnemar_power(n: int, wins: float, losses: float, alpha: float = 0.05) -> fl
         raise ValueError(f"no power for n={n}, shares {wins:g} and {losses:g}, level {alpha:g}.")
     if discordant == 0:
         return 0.0
-    return _power(_likely(n, min(discordant, 1.0)), alpha, wins / discordant)
+    return _power(n, min(discordant, 1.0), alpha, wins / discordant)
 
 
 def detectable_effect(n: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
@@ -121,18 +122,26 @@ def detectable_effect(n: float, discordance: float, alpha: float = 0.05, power: 
 
 def _likely(n: int, share: float) -> tuple[Codes, Floats]:
     """Numbers of discordant questions with their probabilities; what is left out weighs less than 1e-9."""
-    low, high = stats.binom.ppf([1e-10, 1 - 1e-10], n, share)
-    counts = np.arange(int(low), int(high) + 1)
-    return counts, np.asarray(stats.binom.pmf(counts, n, share), dtype=np.float64)
+    centre, reach = n * share, 7 * math.sqrt(n * share * (1 - share)) + 12
+    counts = np.arange(max(0, math.floor(centre - reach)), min(n, math.ceil(centre + reach)) + 1)
+    ways = special.gammaln(n + 1) - special.gammaln(counts + 1) - special.gammaln(n - counts + 1)
+    return counts, np.exp(ways + special.xlogy(counts, share) + special.xlog1py(n - counts, -share))
 
 
-def _power(law: tuple[Codes, Floats], alpha: float, win: float) -> float:
-    counts, weights = law
-    # The largest number on the rarer side that still rejects; below zero where none does.
-    edge = stats.binom.ppf(alpha / 2, counts, 0.5)
-    edge = np.where(stats.binom.cdf(edge, counts, 0.5) <= alpha / 2, edge, edge - 1)
-    rejects = stats.binom.cdf(edge, counts, win) + stats.binom.cdf(edge, counts, 1 - win)
-    return float((weights * rejects).sum())
+@functools.lru_cache(maxsize=64)
+def _edges(n: int, alpha: float) -> Codes:
+    """For 0 to ``n`` discordant questions the largest count of the rarer side that rejects; -1 where none does."""
+    counts = np.arange(n + 1)
+    edge = np.maximum(stats.binom.ppf(alpha / 2, counts, 0.5), 0).astype(np.int64)
+    return np.where(special.bdtr(edge, counts, 0.5) <= alpha / 2, edge, edge - 1)
+
+
+def _power(n: int, discordant: float, alpha: float, win: float) -> float:
+    counts, weights = _likely(n, discordant)
+    edge = _edges(n, alpha)[counts]
+    held, some = np.maximum(edge, 0), edge >= 0
+    rejects = special.bdtr(held, counts, win) + special.bdtr(held, counts, 1 - win)
+    return float((weights[some] * rejects[some]).sum())
 
 
 def holm(p_values: ArrayLike) -> list[float]:
