@@ -207,11 +207,11 @@ def _average(sides: Sequence[_Side], quantity: Quantity) -> tuple[stats.Repeated
         return None
     values = [[[_value(run.table, side.arms, key) for key in kept] for run in side.runs] for side in sides]
     table, shown = sides[0].runs[0].table, [columns[0][key] for key in kept]
-    grouping = {"clusters": clusters(shown), "strata": table.strata(shown)}
+    named, parts = clusters(shown), table.strata(shown)
     if len(values) == 2:
-        found = stats.repeated_difference(*values, **grouping)
+        found = stats.repeated_difference(values[0], values[1], named, strata=parts)
     else:
-        found = stats.repeated(values[0], lowest=0.0 if quantity.base is None else -1.0, **grouping)
+        found = stats.repeated(values[0], named, lowest=0.0 if quantity.base is None else -1.0, strata=parts)
     return found, len(asked) - len(kept)
 
 

@@ -133,7 +133,7 @@ def _edges(n: int, alpha: float) -> Codes:
     """For 0 to ``n`` discordant questions the largest count of the rarer side that rejects; -1 where none does."""
     counts = np.arange(n + 1)
     edge = np.maximum(stats.binom.ppf(alpha / 2, counts, 0.5), 0).astype(np.int64)
-    return np.where(special.bdtr(edge, counts, 0.5) <= alpha / 2, edge, edge - 1)
+    return np.asarray(np.where(special.bdtr(edge, counts, 0.5) <= alpha / 2, edge, edge - 1), dtype=np.int64)
 
 
 def _power(n: int, discordant: float, alpha: float, win: float) -> float:
