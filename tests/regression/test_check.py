@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from harness.errors import UserError
+from harness.records.schema import SCHEMA_VERSION
 from harness.regression import Options, check, main
 from harness.regression.sources import load
 
@@ -87,8 +88,8 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = head / "run.json"
     path.write_text(
         path.read_text()
-        .replace('"schema_version":1', '"schema_version":99')
-        .replace('"schema_version": 1', '"schema_version": 99')
+        .replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":99')
+        .replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
     )
     with pytest.raises(UserError):
         main(base, head, echo=lambda _: None)
