@@ -38,7 +38,7 @@ function renderHero() {
     effectTile("vs receiver, points", effectOf(row.channel, "to_receiver")),
     effectTile("vs T2T, points", effectOf(row.channel, "to_t2t")),
     effectTile("content effect, points", effectOf(row.channel, "content")),
-    faster ? tile("faster than T2T, end to end", `${significant(faster.ratio)}×`, `${faster.low === null ? "" : `[${significant(faster.low)}, ${significant(faster.high)}] `}${faster.n} questions${faster.lost ? `, ${faster.lost} lost` : ""}` : null,
+    faster ? tile("faster than T2T, end to end", `${significant(faster.ratio)}×`, `${faster.low === null ? "" : `[${significant(faster.low)}, ${significant(faster.high)}] `}${faster.n} questions${faster.lost ? `, ${faster.lost} lost` : ""}`) : null,
   ].filter(Boolean));
   byId("notices").replaceChildren(...notices());
 }
