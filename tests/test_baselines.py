@@ -77,6 +77,11 @@ def test_only_those_who_ask_for_baselines_get_them() -> None:
     assert {effect.channel for effect in effects(samples)} == {"sharer"}
 
 
+def test_rows_without_a_model_pass_are_no_channels_of_the_family_of_tests() -> None:
+    samples = [*answers("receiver", "10", "AB"), *answers("sharer", "01", "AB")]
+    assert {effect.channel for effect in effects(samples, BOTH)} == {"sharer"}
+
+
 def test_a_limited_run_draws_by_its_seed() -> None:
     draws = [sample_of(500, 100, seed, "openbookqa") for seed in range(3)]
     assert all(draw == sorted(draw) and len(set(draw)) == 100 for draw in draws)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from harness import stats
 from harness.config.fields import MARGIN_POINTS
 from harness.records.schema import Sample
+from harness.results.baselines import DERIVED
 from harness.results.groups import (
     NO_FACTS,
     RECEIVER,
@@ -152,7 +153,7 @@ def compared(table: Table, arm: Arm, base: Arm, margin: float = MARGIN_POINTS / 
 def comparisons(arms: Iterable[Arm]) -> Iterator[Comparison]:
     """Yields the comparisons that the arms at hand allow."""
     present = list(arms)
-    for channel in dict.fromkeys(channel for channel, _ in present):
+    for channel in dict.fromkeys(channel for channel, _ in present if channel not in DERIVED):
         for comparison in _channel_comparisons(channel, channel_arms=set(present)):
             if comparison.arm in present and comparison.base in present:
                 yield comparison
