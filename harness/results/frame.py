@@ -7,7 +7,7 @@ missing (`NaN`, `NA` or an empty text).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pandas as pd
 
@@ -125,7 +125,7 @@ def typed(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     table: pd.DataFrame = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
     for name, (dtype, _) in _ALL.items():
         column = table[name].astype(object)
-        table[name] = column.where(column.notna(), "") if dtype == TEXT else column.astype(dtype)
+        table[name] = column.where(column.notna(), "") if dtype == TEXT else column.astype(cast(Any, dtype))
     return table
 
 
