@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.config import RunConfig
 
 _SUMMARY = {
-    "run": "compare channels on tasks; without arguments the embedded pair on its own task",
+    "run": "compare channels on tasks; without flags the embedded pair on its own task",
     "resume": "go on with a run that was stopped",
     "report": "print a run's results, add it to the leaderboards, write a page or plots",
     "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable, 3 not shown",
@@ -55,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(given: list[str]) -> int:
-    if not given:
-        given = ["run"]
-    if given[0] in ("-h", "--help"):
+    if not given or given[0] in ("-h", "--help"):
         print(_overview())
         return 0
     name, rest = given[0], given[1:]

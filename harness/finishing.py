@@ -69,14 +69,16 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
 
 
 def publish(config: RunConfig, path: Path) -> None:
-    """Adds the run to the leaderboards where it is to be added."""
-    if config.leaderboards_dir is None:
-        return
+    """Writes the run's own leaderboard page into its folder, and adds it to the leaderboards that were named."""
     from harness import leaderboard
 
+    leaderboard.write_own(path)
+    print(f"Leaderboard: {path / leaderboard.OWN_PAGE}; to publish: run_eval.py report --add {path}", file=sys.stderr)
+    if config.leaderboards_dir is None:
+        return
     leaderboard.add_record(Path(config.leaderboards_dir), path)
     leaderboard.write(Path(config.leaderboards_dir))
-    print(f"Leaderboard: {config.leaderboards_dir}", file=sys.stderr)
+    print(f"Leaderboards: {config.leaderboards_dir}", file=sys.stderr)
 
 
 def _compose(session: Session, folder: RunFolder) -> None:

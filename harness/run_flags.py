@@ -15,9 +15,9 @@ from harness.channels.registry import CHANNELS
 from harness.channels.spec import channel_of, spec_text
 from harness.config import RunConfig, build, read_yaml
 from harness.config.rules import refuse_retired
-from harness.config.served import OWN, with_served_defaults
+from harness.config.served import with_served_defaults
 from harness.errors import UserError
-from harness.paths import LEADERBOARDS, PAIR_NAME
+from harness.paths import PAIR_NAME
 
 _REPEATED = {"sharers": "sharer", "fusers": "fuser"}
 _NUMBERS = {
@@ -109,15 +109,12 @@ def _pairs(text: str) -> dict[str, Any]:
 def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     """Fills in the embedded pair where no model is named, and its task where no task is."""
     filled = with_served_defaults(values)
-    ours = filled.get("backend", OWN) == OWN
     if not any(filled.get(n) for n in ("receiver", "sharers")):
         filled |= {"receiver": str(PAIR_NAME / "receiver"), "sharers": [str(PAIR_NAME / "sharer")]}
         if not filled.get("fusers") and _needs_fuser(filled):
             filled["fusers"] = [str(PAIR_NAME / "fuser")]
         if "tasks" not in filled:
             filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]
-            if ours:
-                filled.setdefault("leaderboards_dir", str(LEADERBOARDS))
         if "channels" not in filled:
             filled.setdefault("controls", _DEFAULT_CONTROLS.split(","))
     if not filled.get("tasks"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from harness.results import Facts, arms_of, claims, compare, frame, render_all, 
 from harness.results.claims import Claim
 from harness.results.frame import COLUMNS
 from harness.results.ranking import MOST_ROWS, ranking
+from harness.run_flags import configuration
 from tests.synthetic import SUBJECTS, Plan, run, write
 from tests.test_results import arms
 
@@ -89,11 +91,12 @@ def test_nothing_is_corrected_inside_and_other_arms_change_no_verdict() -> None:
 def test_the_sentence_says_whether_the_majority_label_is_passed() -> None:
     made = arms(receiver=BAD, sharer=BAD, c2c=HALF, c2c_mean=BAD)
     above, below = (
-        claims([one.model_copy(update={"key": key(one.position)}) for one in made], Facts(baselines=True))[0]
-        for key in (lambda i: "ABCDEFGHIJ"[i % 10], lambda i: "A")
+        claims([one.model_copy(update={"key": keys[one.position % len(keys)]}) for one in made], Facts(baselines=True))
+        for keys in ("ABCDEFGHIJ", "A")
     )
-    assert "; above the majority label" in above.text
-    assert "; not above the majority label" in below.text
+    assert "; above the majority label" in above[0].text
+    assert "; not above the majority label" in below[0].text
+    assert (above[0].verdict, below[0].verdict) == ("communicates", "not resolved")
 
 
 def test_the_frame_has_a_row_an_arm_and_task_and_explains_its_columns() -> None:
@@ -155,3 +158,13 @@ def test_report_of_a_run_prints_its_ranking_and_writes_nothing(
     assert "c2c/mismatched" in capsys.readouterr().out
     for flags in (["--all"], [folder, "--all", "--add"], [folder, "--all", "--compare", "a,b"], [folder, "--check"]):
         assert cli.main(["report", *flags]) == 2
+
+
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "usage: run_eval.py COMMAND" in capsys.readouterr().out
+
+
+def test_a_run_without_flags_publishes_nowhere() -> None:
+    parser = argparse.ArgumentParser()
+    assert configuration(parser, []).leaderboards_dir is None

@@ -3,23 +3,27 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from subprocess import Popen
 from subprocess import run as run_process
+from typing import Any
 
 import pytest
 
 from harness.errors import UserError
-from harness.leaderboard import add_record, check, export_record, write
+from harness.leaderboard import add_record, check, export_record, write, write_own
 from harness.leaderboard.escape import csv_cell, markdown
 from harness.leaderboard.export import serialise
-from harness.leaderboard.published import published_rows
-from harness.leaderboard.reading import read_record, read_records
-from harness.leaderboard.rows import EntryBoard, distinct_rows, entry_boards
+from harness.leaderboard.families import board_effects, board_frame
+from harness.leaderboard.pictures import drawn_data
+from harness.leaderboard.published import published_frame
+from harness.leaderboard.reading import Entry, read_record, read_records
 from harness.records import LoadedRun
-from harness.results import effects, facts_of, summarise
+from harness.results import effects, facts_of, frame, summarise
 from tests.synthetic import SUBJECTS, Plan, run
 from tests.synthetic import write as write_run
 
@@ -29,11 +33,17 @@ PLANS = (
 )
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("written")
+    add_record(home / "boards", write_run(run(PLANS), home / "run"))
+    write(home / "boards")
+    return home / "boards"
+
+
 @pytest.fixture
-def board(tmp_path: Path) -> Path:
-    add_record(tmp_path / "boards", write_run(run(PLANS), tmp_path / "run"))
-    write(tmp_path / "boards")
-    return tmp_path / "boards"
+def board(written: Path, tmp_path: Path) -> Path:
+    return Path(copytree(written, tmp_path / "boards"))
 
 
 def record_path(board: Path) -> Path:
@@ -91,23 +101,113 @@ def test_an_edited_aggregate_is_found(board: Path) -> None:
 
 
 def test_published_figures_are_marked_and_keep_to_the_paper() -> None:
-    rows = {
-        (row.task, row.sharers[0], row.channel): row for row in published_rows() if not row.control and row.e2e_s_mean
-    }
-    assert len(rows) == 60
-    row = rows[("mmlu_redux", "Qwen/Qwen2.5-0.5B-Instruct", "c2c")]
-    assert (row.accuracy.value, row.e2e_s_mean, row.n) == (pytest.approx(0.4292), 0.40, 5632)
-    assert row.kind == "reported, not re-run"
+    rows = published_frame()
+    timed = rows[(rows["control"] == "") & rows["e2e_s_mean"].notna()]
+    assert len(timed) == 60
+    own = timed[(timed["task"] == "mmlu_redux") & (timed["sharers"] == "Qwen/Qwen2.5-0.5B-Instruct")]
+    row = own[own["channel"] == "c2c"].iloc[0]
+    assert (row["accuracy"], row["e2e_s_mean"], row["n"]) == (pytest.approx(0.4292), 0.40, 5632)
+    assert set(rows["kind"]) == {"reported, not re-run"}
 
 
-def test_measured_and_reported_rows_stand_on_one_page(board: Path) -> None:
+def test_measured_and_reported_rows_stand_apart_on_one_page(board: Path) -> None:
     page = (board / "openbookqa.md").read_text()
-    assert "**reported, not re-run**: Cache-to-Cache" in page
+    here, reported = page.split("## Reported by others")
+    assert "Cache-to-Cache" not in here
+    assert "Cache-to-Cache, v2" in reported
     assert "run 20260101-openbookqa, 2026-01-01, 0123456789ab, NVIDIA A100" in page
+    assert "rerun: <code>python run\\_eval.py run" in page or "rerun: <code>python run_eval.py run" in page
     rows = list(csv.DictReader(io.StringIO((board / "openbookqa.csv").read_text())))
-    fused = next(row for row in rows if (row["channel"], row["control"], row["kind"]) == ("c2c", "", "measured"))
+    fused = next(row for row in rows if (row["arm"], row["kind"]) == ("c2c", "measured"))
     assert (fused["n"], fused["peak_memory_bytes"]) == ("60", "3600000000")
     assert float(fused["speed_up"]) > 3
+    overview = (board / "README.md").read_text()
+    first, second = overview.split("## Reported by others")
+    assert first.count("(openbookqa.md)") == 1
+    assert second.count("(openbookqa.md)") == 5
+
+
+def test_the_first_screen_is_a_ranking_and_a_sentence(board: Path) -> None:
+    page = (board / "openbookqa.md").read_text()
+    first = page.split("<picture>")[0]
+    table = [line for line in first.splitlines() if line.startswith("| ") and "channel" not in line]
+    assert 2 <= len(table) <= 8
+    assert "c2c/" not in first
+    assert re.search(r"(communicates|adapts|not resolved|harms)", first)
+    assert "<details>" in page
+
+
+def test_several_trainings_are_one_row(tmp_path: Path) -> None:
+    for number in range(3):
+        settings = {"fingerprint": str(number) * 64, "training": {"steps": 9, "seed": number}}
+        fields: dict[str, Any] = {
+            "identity_fields": {"fuser_weights": [number]},
+            "fusers": [{"reference": f"f{number}", **settings}],
+        }
+        write_run(run([Plan(n=60, seed=number)], run_id=f"run-{number}", **fields), tmp_path / str(number))
+        add_record(tmp_path / "boards", tmp_path / str(number))
+    write(tmp_path / "boards")
+    first = (tmp_path / "boards" / "README.md").read_text().split("## Reported")[0]
+    assert first.count("(openbookqa.md)") == 1
+    page = (tmp_path / "boards" / "openbookqa.md").read_text().split("<picture>")[0]
+    assert page.count("3 trainings") == 1
+
+
+def test_a_picture_is_compared_by_the_data_that_it_draws(board: Path) -> None:
+    path = board / "openbookqa-dark.svg"
+    drawn = path.read_text()
+    path.write_text(drawn.replace("<path", "<path  "))
+    assert check(board) == []
+    data = json.loads(drawn_data(drawn) or "")
+    assert {row["label"] for row in data[0]["rows"]} >= {"receiver", "c2c", "c2c/mean"}
+    path.write_text(drawn.replace("&quot;percent&quot;", "&quot;per cent&quot;").replace('"percent"', '"per cent"'))
+    assert check(board) == [path.name]
+    write(board)
+    assert check(board) == []
+
+
+def test_what_is_not_known_of_a_message_is_blank(board: Path) -> None:
+    path = record_path(board)
+    content = json.loads(path.read_text())
+    content["results"] = [row for row in content["results"] if row["channel"] != "c2c"]
+    path.write_text(json.dumps(content))
+    rows = frame([read_record(path)])
+    unknown = rows[rows["channel"].isin(["c2c", "oracle", "majority", "chance"])]
+    assert unknown["payload_bytes"].isna().all()
+    assert not rows[rows["arm"] == "t2t"]["payload_bytes"].isna().any()
+
+
+@pytest.mark.parametrize("lost", ["arm", "questions", "task"])
+def test_a_run_with_fewer_answers_does_not_replace_its_record(board: Path, tmp_path: Path, lost: str) -> None:
+    before = record_path(board).read_bytes()
+    made = run(PLANS, resumed=1)
+    kept = [
+        sample
+        for sample in made.samples
+        if not (lost == "arm" and sample.arm == ("c2c", "mean"))
+        and not (lost == "questions" and sample.position >= 50)
+        and not (lost == "task" and sample.task != "openbookqa")
+    ]
+    poorer = type(made)(made.path, made.record, kept, [])
+    with pytest.raises(UserError, match="holds answers that this run lacks"):
+        add_record(board, write_run(poorer, tmp_path / "poorer"))
+    assert record_path(board).read_bytes() == before
+
+
+def test_a_run_has_a_page_of_its_own(tmp_path: Path) -> None:
+    folder = write_run(run(PLANS), tmp_path / "run")
+    page = write_own(folder).read_text()
+    assert "OpenBookQA" in page
+    assert "Cache-to-Cache" not in page
+    assert "| c2c" in page
+
+
+def test_everything_that_names_files_after_tasks_keeps_them_apart(tmp_path: Path) -> None:
+    tasks = ["quiz", "quiz-dark", "quiz-light", "README-dark"]
+    add_record(tmp_path, write_run(run([Plan(n=3, task=task, timed=0) for task in tasks]), tmp_path / "run"))
+    names = [path.name for path in write(tmp_path)]
+    assert len(names) == len(set(names))
+    assert check(tmp_path) == []
 
 
 def test_without_records_the_published_figures_still_stand(tmp_path: Path) -> None:
@@ -125,7 +225,7 @@ def test_names_from_outside_cannot_break_a_table(tmp_path: Path) -> None:
     lines = (tmp_path / "openbookqa.md").read_text().splitlines()
     assert not any("<script" in line for line in lines)
     table = [line for line in lines if line.startswith("|")]
-    assert len({line.count("|") for line in table[: 2 + 8]}) == 1
+    assert len({line.count("|") for line in table[:2]}) == 1
 
 
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b", "..", ".hidden"])
@@ -181,7 +281,7 @@ def test_two_records_of_one_run_are_refused(board: Path) -> None:
     ],
     ids=["identity", "started", "finished"],
 )
-def test_another_run_with_the_same_id_replaces_nothing(board: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+def test_another_run_with_the_same_id_replaces_nothing(board: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     before = record_path(board).read_bytes()
     with pytest.raises(UserError, match="another run"):
         add_record(board, write_run(run(PLANS, **changes), tmp_path / "other"))
@@ -194,9 +294,13 @@ def test_other_answers_of_the_same_second_replace_nothing(board: Path, tmp_path:
 
 
 def test_the_same_run_is_replaced_when_it_is_added_again(board: Path, tmp_path: Path) -> None:
-    later = {"started_at": "2026-01-02T10:00:00+00:00", "finished_at": "2026-01-02T11:00:00+00:00", "resumed": 3}
+    later: dict[str, Any] = {
+        "started_at": "2026-01-02T10:00:00+00:00",
+        "finished_at": "2026-01-02T11:00:00+00:00",
+        "resumed": 3,
+    }
     add_record(board, write_run(run(PLANS), tmp_path / "again"))
-    path = add_record(board, write_run(run([Plan(n=60)], **later), tmp_path / "resumed"))
+    path = add_record(board, write_run(run(PLANS, **later), tmp_path / "resumed"))
     assert list((board / "records").iterdir()) == [path]
     assert read_record(path).record.run.resumed == 3
 
@@ -265,35 +369,31 @@ def test_leaderboards_never_import_a_model_library() -> None:
     assert run_process([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def board_of(folder: Path, *runs: LoadedRun) -> list[EntryBoard]:
+def board_of(folder: Path, *runs: LoadedRun) -> list[Entry]:
     for number, made in enumerate(runs):
         add_record(folder / "boards", write_run(made, folder / str(number)))
-    return entry_boards(read_records(folder / "boards"))
+    return read_records(folder / "boards")
 
 
 def test_a_verdict_does_not_depend_on_the_arms_that_ran_beside(tmp_path: Path) -> None:
     rich = run([Plan(n=60)], run_id="rich")
     few = [s for s in rich.samples if s.arm in (("receiver", ""), ("c2c", ""))]
     record = rich.record.model_copy(update={"run_id": "poor", "identity_fields": {"seed": 9}})
-    boards = board_of(tmp_path, rich, replace(rich, record=record, samples=few, timings=[]))
-    gains = [e for board in boards for e in board.effects if (e.kind, e.arm) == ("to_receiver", ("c2c", ""))]
+    found = board_effects(board_of(tmp_path, rich, replace(rich, record=record, samples=few, timings=[])))
+    gains = [e for effects in found for e in effects if (e.kind, e.arm) == ("to_receiver", ("c2c", ""))]
     assert len(gains) == 2
     assert gains[0].verdict == gains[1].verdict
     assert gains[0].p_holm == pytest.approx(gains[1].p_holm)
-    tests = sum(len(board.effects) for board in boards)
-    assert {e.level for board in boards for e in board.effects} == {0.05 / tests}
+    assert {e.level for effects in found for e in effects} == {0.05 / sum(map(len, found))}
 
 
 def test_weights_that_were_run_twice_are_one_row_and_one_test(tmp_path: Path) -> None:
     once = board_of(tmp_path / "once", run([Plan(n=60)], run_id="a"))
     fields = {"channels": ["receiver", "c2c"]}  # which arms took part decides no answer
-    twice = board_of(
-        tmp_path / "twice",
-        run([Plan(n=60)], run_id="a"),
-        run([Plan(n=60)], run_id="b", started_at="2026-12-24T00:00:00+00:00", identity_fields=fields),
-    )
-    assert len(distinct_rows([row for board in twice for row in board.rows])) == len(once[0].rows)
-    kept = distinct_rows([row for board in twice for row in board.rows])
-    assert {(row.run_id, row.also) for row in kept} == {("b", ("a",))}
-    effects = [effect for board in twice for effect in board.effects]
-    assert [e.p_holm for e in effects] == pytest.approx([e.p_holm for e in once[0].effects])
+    later = run([Plan(n=60)], run_id="b", started_at="2026-12-24T00:00:00+00:00", identity_fields=fields)
+    twice = board_of(tmp_path / "twice", run([Plan(n=60)], run_id="a"), later)
+    rows = board_frame(twice)
+    assert len(rows) == len(board_frame(once))
+    assert set(zip(rows["run_id"], rows["also"], strict=True)) == {("b", "a")}
+    alone, both = board_effects(once)[0], board_effects(twice)[1]
+    assert [e.p_holm for e in both] == pytest.approx([e.p_holm for e in alone])

@@ -5,6 +5,6 @@ by anyone who holds the folder. Published figures stand beside ours as "reported
 """
 
 from harness.leaderboard.export import export_record
-from harness.leaderboard.writing import add_record, check, write
+from harness.leaderboard.writing import OWN_PAGE, add_record, check, write, write_own
 
-__all__ = ["add_record", "check", "export_record", "write"]
+__all__ = ["OWN_PAGE", "add_record", "check", "export_record", "write", "write_own"]

@@ -1,175 +1,215 @@
-"""A row's cells: short and escaped for Markdown, raw and one figure a column for CSV."""
+"""A board's cells: short forms, at most four narrow columns a table, escaped for Markdown.
+
+A table on a telephone is 358 pixels wide, so that figures of one row stand below each other and long names may break.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
 
 from harness.leaderboard.escape import csv_cell, markdown
-from harness.leaderboard.rows import REPORTED, BoardRow, Difference, Value
+from harness.leaderboard.pooling import Pair
 from harness.leaderboard.trainings import TrainingsRow
-from harness.results import Effect, bytes_text, points_text, seconds_text
-from harness.results.wording import arm_text, interval_text, p_text, percent_text, ratio_text
-
-HEADINGS = (
-    "pair",
-    "channel",
-    "accuracy %",
-    "vs receiver",
-    "vs T2T",
-    "content effect",
-    "TTFT p50 / p90",
-    "end to end p50 / p90",
-    "speed-up over T2T",
-    "payload",
-    "peak memory of the run",
-    "n",
-    "errors",
-    "invalid",
-    "from",
+from harness.results.claims import has_message
+from harness.results.ranking import ranking
+from harness.results.tabulated import github
+from harness.results.wording import (
+    bytes_text,
+    interval_text,
+    p_text,
+    percent_text,
+    points_text,
+    ratio_text,
+    seconds_text,
 )
-_LEFT_COLUMNS = 2
+
+BREAK = "<br>"
+_SOFT = {"communicates": "communi&shy;cates", "misinformation": "misinfor&shy;mation", "mismatched": "mis&shy;matched"}
+_JOINTS = re.compile(r"(?<=[/_:=])(?=\w)|(?<=-)(?=\w)")
+Row = Any  # a row of `harness.results.frame`, by the names of its columns
 
 
-def board_table(rows: Iterable[BoardRow]) -> str:
-    """Renders the rows of one task as a Markdown table."""
-    return table(HEADINGS, [_cells(row) for row in rows], left={0, 1, len(HEADINGS) - 1})
+def table(columns: Mapping[str, Iterable[str]], left: int = 1) -> str:
+    """Renders columns of escaped cells as a Markdown table; the first `left` columns are words."""
+    frame = pd.DataFrame({name: list(cells) for name, cells in columns.items()}, dtype=object)
+    return github(frame, list(columns)[:left])
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: set[int]) -> str:
-    """Renders a Markdown table of cells that are escaped already; `left` names the columns of text."""
-    rule = ["---" if index in left else "---:" for index in range(len(headings))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
+def name_text(name: str) -> str:
+    """Escapes a name that may break at its joints."""
+    pieces = [_SOFT.get(piece, markdown(piece)) for piece in _JOINTS.split(name)]
+    return "<wbr>".join(pieces)
 
 
-def pair_text(row: BoardRow | TrainingsRow) -> str:
-    """Names a pair, receiver first, escaped."""
-    sharers = " + ".join(markdown(sharer) for sharer in row.sharers if sharer)
-    return f"{markdown(row.receiver)} ← {sharers}" if sharers else markdown(row.receiver)
+def model_text(reference: str) -> str:
+    """Names a model by the last part of its reference."""
+    return name_text(reference.rstrip("/").rpartition("/")[2])
 
 
-def source_text(row: BoardRow) -> str:
-    """Says where a row came from: run, commit, machine; or that it was reported and not run again."""
-    if row.kind == REPORTED:
-        return f"**{REPORTED}**: {markdown(', '.join(part for part in (row.source, row.hardware) if part))}"
-    commit = f"{row.commit[:12]}{' (modified)' if row.dirty else ''}"
-    parts = (row.source, row.started_at[:10], commit, row.hardware, *(f"also run {run_id}" for run_id in row.also))
-    return ", ".join(f"{markdown(part)}" for part in parts if part)
+def pair_text(pair: Pair) -> str:
+    """Names a pair in short, receiver first."""
+    sharers = [model_text(one) for one in pair.sharers.split(" + ") if one]
+    return f"{model_text(pair.receiver)} ← {' + '.join(sharers)}" if sharers else model_text(pair.receiver)
 
 
-def effect_cells(run_id: str, effect: Effect) -> list[str]:
-    """The cells of one paired difference."""
-    detectable = percent_text(effect.minimum_detectable)
-    return [
-        markdown(run_id),
-        markdown(effect.channel),
-        markdown(f"{arm_text(*effect.arm)} − {arm_text(*effect.base)}"),
-        effect.title,
-        points_text(effect.difference),
-        interval_text(effect.low, effect.high, signed=True),
-        p_text(effect.p_holm).replace("<", "&lt;"),
-        f"±{detectable}" if detectable else "",
-        str(effect.n),
-        str(effect.left_out),
-        effect.verdict,
-    ]
+def overview_cells(pair: Pair) -> tuple[str, str]:
+    """Returns the accuracies of receiver, best baseline and best channel, and the channel's verdict and cost."""
+    best = ranking(pair.rows)
+    message = best[best["channel"].map(has_message).astype(bool)].head(1)
+    others = best[~best["channel"].map(has_message).astype(bool)]
+    receiver, baseline = others[others["channel"] == "receiver"].head(1), others[others["channel"] != "receiver"]
+    rows = [row for part in (receiver, baseline.head(1), message) for _, row in part.iterrows()]
+    own = [row for _, row in pair.rows.iterrows() if not rows and row["control"]]
+    shown = rows or own
+    scores = BREAK.join(f"{name_text(row['arm'])} {accuracy_text(row)}" for row in shown)
+    return scores, stacked(_SOFT.get(shown[-1]["verdict"], shown[-1]["verdict"]), cost_text(shown[-1])) if shown else ""
 
 
-def trainings_cells(row: TrainingsRow) -> list[str]:
-    """The cells of one quantity over several trainings."""
-    signed = row.quantity.base is not None
-    write, found = (points_text if signed else percent_text), row.found
-    bounds = (found.interval.low, found.interval.high) if found.interval else (None, None)
-    return [
-        pair_text(row),
-        markdown(row.quantity.text),
-        row.quantity.title,
-        write(found.mean),
-        interval_text(*bounds, signed=signed),
-        p_text(row.p_holm).replace("<", "&lt;"),
-        row.verdict,
-        ", ".join(map(write, found.each)) or f"{' against '.join(map(str, found.trainings))}, no pairs",
-        str(found.n),
-        str(row.left_out),
-        markdown(", ".join(row.weights)),
-    ]
+def ranking_table(rows: pd.DataFrame) -> str:
+    """Renders a ranking."""
+    listed = [row for _, row in rows.iterrows()]
+    return table(
+        {
+            "channel": [stacked(name_text(row["arm"]), _seeds(row)) for row in listed],
+            "accu&shy;racy": [accuracy_text(row) for row in listed],
+            "gain": [_with(points_text, row["to_receiver"]) for row in listed],
+            "cost": [cost_text(row) for row in listed],
+        }
+    )
 
 
-def difference_text(difference: Difference) -> str:
-    """Writes a difference in points with interval and verdict."""
-    parts = (points_text(difference.value), interval_text(difference.low, difference.high, signed=True))
-    return " ".join(part for part in (*parts, difference.verdict) if part)
+def score_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
+    """Renders every arm of a pair; `runs` gives each run's letter."""
+    listed = [row for _, row in rows.iterrows()]
+    return table(
+        {
+            "channel": [stacked(name_text(row["arm"]), markdown(row["variant"])) for row in listed],
+            "accu&shy;racy": [stacked(accuracy_text(row), _strict(row)) for row in listed],
+            "n": [_counts(row, runs) for row in listed],
+        }
+    )
 
 
-def accuracy_text(value: Value) -> str:
+def time_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
+    """Renders the times of the arms that were timed; empty where none was."""
+    listed = [row for _, row in rows.iterrows() if not pd.isna(row["e2e_s_p50"])]
+    columns = {
+        "channel": [stacked(name_text(row["arm"]), runs.get(row["run_id"], "")) for row in listed],
+        "TTFT": [stacked(*(_with(seconds_text, row[f"ttft_s_{part}"]) for part in ("p50", "p90"))) for row in listed],
+        "end to end": [stacked(*(_with(seconds_text, row[f"e2e_s_{p}"]) for p in ("p50", "p90"))) for row in listed],
+        "over T2T": [_with(ratio_text, row["speed_up"]) for row in listed],
+    }
+    return table(columns) if listed else ""
+
+
+def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
+    """Renders what `harness.results.table.differences` gives."""
+    listed = [row for _, row in rows.iterrows()]
+    return table(
+        {
+            "difference": [
+                stacked(name_text(row["arm"]), name_text(row["comparison"]), runs.get(row["run_id"], ""))
+                for row in listed
+            ],
+            "points": [
+                stacked(_with(points_text, row["difference"]), _bounds(row["low"], row["high"], signed=True))
+                for row in listed
+            ],
+            "verdict": [_verdict(row) for row in listed],
+        }
+    )
+
+
+def trainings_table(rows: Sequence[TrainingsRow]) -> str:
+    """Renders quantities over several trainings."""
+    return table(
+        {
+            "what": [stacked(name_text(row.quantity.text), name_text(row.quantity.title)) for row in rows],
+            "mean": [_mean(row) for row in rows],
+            "each": [_each(row) for row in rows],
+        }
+    )
+
+
+def accuracy_text(row: Row) -> str:
     """Writes an accuracy in percent with its interval."""
-    return f"{percent_text(value.value)} {interval_text(value.low, value.high)}".strip()
+    return stacked(_with(percent_text, row["accuracy"]), _bounds(row["accuracy_low"], row["accuracy_high"]), by=" ")
 
 
-def end_to_end_text(row: BoardRow) -> str:
-    """Writes median and p90, or a reported mean under its name."""
-    return f"{seconds_text(row.e2e_s_mean)} (mean)" if row.e2e_s_mean else _two(row.e2e_s_p50, row.e2e_s_p90)
+def cost_text(row: Row) -> str:
+    """Writes the TTFT over the receiver's and the message's size, or a reported mean time under its name."""
+    ratio: str = "" if pd.isna(row["ttft_ratio"]) else f"TTFT {ratio_text(row['ttft_ratio'])}"
+    mean: str = "" if pd.isna(row["e2e_s_mean"]) else f"{seconds_text(row['e2e_s_mean'])} mean"
+    size = _with(bytes_text, row["payload_bytes"]) if has_message(row["channel"]) else ""
+    return stacked(ratio, mean, size)
 
 
-def speed_up_text(row: BoardRow) -> str:
-    """Writes a speed-up with its interval where there is one, and over how many questions it is."""
-    value, parts = row.speed_up, [ratio_text(row.speed_up.value)]
-    if value.low is not None and value.high is not None:
-        parts.append(f"[{value.low:.3g}, {value.high:.3g}]")
-    if row.speed_up_n is not None:
-        parts.append(f"(n = {row.speed_up_n}{f', {row.speed_up_lost} lost' if row.speed_up_lost else ''})")
-    return " ".join(part for part in parts if part)
+def stacked(*parts: str, by: str = BREAK) -> str:
+    """Puts what is not blank below each other."""
+    return by.join(part for part in parts if part)
 
 
-def _cells(row: BoardRow) -> list[str]:
-    variant = f" ({markdown(row.variant)})" if row.variant else ""
-    return [
-        pair_text(row),
-        f"{markdown(arm_text(row.channel, row.control))}{variant}",
-        accuracy_text(row.accuracy),
-        difference_text(row.to_receiver),
-        difference_text(row.to_t2t),
-        difference_text(row.content),
-        _two(row.ttft_s_p50, row.ttft_s_p90),
-        end_to_end_text(row),
-        speed_up_text(row),
-        bytes_text(row.payload_bytes),
-        bytes_text(row.peak_memory_bytes),
-        *("" if count is None else str(count) for count in (row.n, row.errors, row.invalid)),
-        source_text(row),
-    ]
+def csv_text(rows: pd.DataFrame) -> str:
+    """Renders rows as CSV: every figure in its own column, to six digits."""
+    texts = [name for name in rows.columns if rows[name].map(lambda cell: isinstance(cell, str)).any()]
+    safe = rows.assign(**{name: rows[name].map(csv_cell) for name in texts})
+    return str(safe.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def _two(median_s: float | None, p90_s: float | None) -> str:
-    return " / ".join(text for text in (seconds_text(median_s), seconds_text(p90_s)) if text)
+def _with(write: Callable[[Any], str], value: Any) -> str:
+    return "" if pd.isna(value) else write(value)
 
 
-def csv_text(rows: Iterable[BoardRow]) -> str:
-    """Renders rows as CSV: every figure in its own column, unrounded to six digits."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    shown = [field.name for field in fields(BoardRow) if field.name != "made_by"]
-    writer.writerow([name for field in shown for name in _names(field)])
-    for row in rows:
-        writer.writerow([cell for field in shown for cell in _raw(getattr(row, field))])
-    return stream.getvalue()
+def _bounds(low: Any, high: Any, *, signed: bool = False) -> str:
+    return "" if pd.isna(low) or pd.isna(high) else interval_text(low, high, signed=signed)
 
 
-def _names(field: str) -> list[str]:
-    if field in ("accuracy", "speed_up"):
-        return [field, f"{field}_low", f"{field}_high"]
-    if field in ("to_receiver", "to_t2t", "content"):
-        return [field, *(f"{field}_{part}" for part in ("low", "high", "p_holm", "verdict"))]
-    return [field]
+def _seeds(row: Row) -> str:
+    return f"{row['trainings']} trainings" if row["trainings"] > 1 else ""
 
 
-def _raw(value: object) -> list[str]:
-    if isinstance(value, (Value, Difference)):
-        return [cell for part in value for cell in _raw(part)]
-    if isinstance(value, tuple):
-        return [csv_cell(" + ".join(value))]
-    if isinstance(value, float):
-        return [f"{value:.6g}"]
-    return [csv_cell(value) if isinstance(value, str) else "" if value is None else str(value)]
+def _strict(row: Row) -> str:
+    return "" if pd.isna(row["accuracy_strict"]) else f"strict {percent_text(row['accuracy_strict'])}"
+
+
+def _counts(row: Row, runs: Mapping[str, str]) -> str:
+    counts = [f"{row[name]} {short}" for name, short in (("errors", "err."), ("invalid", "inv.")) if _some(row[name])]
+    return stacked(_with(str, row["n"]), *counts, runs.get(row["run_id"], ""))
+
+
+def _some(count: Any) -> bool:
+    return not pd.isna(count) and count > 0
+
+
+def _verdict(row: Row) -> str:
+    detectable = _with(percent_text, row["minimum_detectable"])
+    left_out = f"{row['left_out']} left out" if row["left_out"] else ""
+    p = _with(p_text, row["p_holm"])
+    return stacked(
+        str(row["verdict"]).removesuffix(" at this n"),
+        f"p {p}".replace("<", "&lt;") if p else "",
+        f"±{detectable}" if detectable else "",
+        f"n {row['n']}",
+        left_out,
+    )
+
+
+def _write(row: TrainingsRow) -> Callable[[float], str]:
+    return percent_text if row.quantity.base is None else points_text
+
+
+def _mean(row: TrainingsRow) -> str:
+    interval, signed = row.found.interval, row.quantity.base is not None
+    bounds = interval_text(interval.low, interval.high, signed=signed) if interval else ""
+    left_out = f"{row.left_out} left out" if row.left_out else ""
+    p = f"p {p_text(row.p_holm)}".replace("<", "&lt;") if row.p_holm is not None else ""
+    return stacked(_write(row)(row.found.mean), bounds, p, row.verdict, f"n {row.found.n}", left_out)
+
+
+def _each(row: TrainingsRow) -> str:
+    unpaired = f"{' against '.join(map(str, row.found.trainings))}, no pairs"
+    return BREAK.join(map(_write(row), row.found.each)) or unpaired

@@ -11,18 +11,6 @@ from harness.leaderboard.escape import markdown
 from harness.leaderboard.reading import Entry
 from harness.records.schema import RunRecord
 
-HEADINGS = (
-    "weights",
-    "part",
-    "sha256",
-    "parameters",
-    "seed",
-    "steps x batch",
-    "learning rate",
-    "rows",
-    "also differs in",
-)
-LEFT = {0, 1, 2, 7, 8}
 _SHOWN = {"trained_parameters", "seed", "steps", "global_batch", "learning_rate", "data_fingerprint"}
 FUSER, SELF_FUSER, ADAPTER = "fuser", "self-fuser", "adapter"
 _DIGITS = 12
@@ -63,10 +51,9 @@ def trained_parts(run: RunRecord) -> Iterator[Origin]:
         yield Origin(model.reference, part, model.fingerprint, model.training)
 
 
-def origins_cells(trained: Sequence[Origin]) -> Iterator[Sequence[str]]:
-    """Yields the cells of every line, without what `shared_text` tells."""
-    for part, shared in _parts(trained):
-        yield from (_cells(one, shared) for one in part)
+def origins_text(trained: Sequence[Origin]) -> str:
+    """Lists every trained part, without what `shared_text` says of it."""
+    return "\n".join(f"* {_text(one, shared)}" for part, shared in _parts(trained) for one in part)
 
 
 def shared_text(trained: Sequence[Origin]) -> str:
@@ -89,15 +76,18 @@ def _listed(settings: Mapping[str, Any]) -> str:
     return markdown(", ".join(f"{name} {value}" for name, value in sorted(settings.items()) if name not in _SHOWN))
 
 
-def _cells(origin: Origin, shared: Mapping[str, Any]) -> Sequence[str]:
+def _text(origin: Origin, shared: Mapping[str, Any]) -> str:
     told = {name: str(value) for name, value in origin.training.items()}
     own = {name: value for name, value in told.items() if name not in shared}
-    return [
-        *map(markdown, (origin.reference, origin.part, origin.fingerprint[:_DIGITS])),
-        markdown(told.get("trained_parameters", "")),
-        markdown(told.get("seed", "")),
-        markdown(" x ".join(told[name] for name in ("steps", "global_batch") if name in told)),
-        markdown(told.get("learning_rate", "")),
-        markdown(told.get("data_fingerprint", "")[:_DIGITS]),
-        _listed(own),
-    ]
+    figures = {
+        "{} parameters": told.get("trained_parameters", ""),
+        "seed {}": told.get("seed", ""),
+        "steps x batch {}": " x ".join(told[name] for name in ("steps", "global_batch") if name in told),
+        "learning rate {}": told.get("learning_rate", ""),
+        "rows of digest {}": told.get("data_fingerprint", "")[:_DIGITS],
+    }
+    written = [markdown(text.format(value)) for text, value in figures.items() if value]
+    digest = f"sha256 {markdown(origin.fingerprint[:_DIGITS])}"
+    return ", ".join(
+        [f"**{markdown(origin.reference)}** ({origin.part}): {digest}", *written, *filter(None, [_listed(own)])]
+    )

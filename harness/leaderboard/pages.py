@@ -1,162 +1,236 @@
-"""The pages of a board: an overview, and per task one page in Markdown with its CSV beside it."""
+"""The pages of a board: an overview, and per task one page in Markdown with its CSV and its picture beside it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
 
 from harness.errors import UserError
 from harness.leaderboard import cells
 from harness.leaderboard.escape import markdown
-from harness.leaderboard.origins import HEADINGS, LEFT, Origin, origins, origins_cells, shared_text
-from harness.leaderboard.published import published_rows, title
+from harness.leaderboard.families import board_frame
+from harness.leaderboard.origins import origins, origins_text, shared_text
+from harness.leaderboard.pictures import THEMES, picture_data
+from harness.leaderboard.pooling import Pair, pairs
+from harness.leaderboard.published import published_frame, title
 from harness.leaderboard.reading import Entry
-from harness.leaderboard.rows import BoardRow, EntryBoard, distinct_rows, entry_boards
+from harness.leaderboard.rerun import rerun_command
 from harness.leaderboard.trainings import TrainingsRow, trainings_rows
 from harness.records.naming import file_name
-from harness.results.wording import detectable_text
+from harness.results.frame import MEASURED, REPORTED
+from harness.results.groups import arm_order
+from harness.results.ranking import ranking, verdict_sentence
+from harness.results.table import differences
 
 MARK = "<!-- Generated from records/; do not edit. -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_EFFECT_HEADINGS = (
-    "run",
-    "channel",
-    "difference",
-    "comparison",
-    "points",
-    "95% interval",
-    "p (Holm)",
-    "detectable",
-    "pairs",
-    "left out",
-    "verdict",
-)
-_TRAININGS_HEADINGS = (
-    "pair",
-    "what",
-    "comparison",
-    "mean",
-    "95% interval",
-    "p (Holm)",
-    "verdict",
-    "each training",
-    "questions",
-    "left out",
-    "weights",
-)
 _TRAININGS = """Runs that differ in their trained parts alone, averaged where the trainings share their settings (seed,
 rows held out and data file may differ and stand below). The interval allows for other questions and for other
-trainings, from three on; those above speak of the weights that were run. Things that were trained apart, such as a
-fuser and an adapter, are compared without pairing their trainings. p is adjusted by Holm over this table."""
+trainings, from three on. Things that were trained apart, such as a fuser and an adapter, are compared without pairing
+their trainings. p is adjusted by Holm over this table."""
 _TRAINED = "As the files of the weights say; rows are named by a digest of the training data."
 _SHARED = "Settings that all trainings of a part share:"
-_OVERVIEW_HEADINGS = ("task", "pair", "receiver %", "T2T %", "C2C %", "C2C vs receiver", "content effect", "from")
+_LEGEND = """Accuracy in % with its 95% interval. **gain**: points over the receiver alone. **cost**: median time to
+first token over the receiver's, and the size of the message. Several trainings are one row: their mean."""
+_OVERVIEW_LEGEND = """Receiver, best baseline and best channel, accuracy in % with its 95% interval. **communicates**:
+adds to receiver, sharer, ensemble and T2T, and the content of its message is shown to count. **adapts**: adds to all of
+them by its mere form. **harms**: below the receiver. **not resolved**: anything else; the page says what explains the
+gain. TTFT: median time to first token over the receiver's. The size is that of the message."""
+_REPORTED = """Not run here. Their interval is Wilson's from the reported accuracy and n, their time a mean."""
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
-subjects as clusters and parts of fixed size as strata where a task has them. Differences are paired, question by
-question, in points; p by exact McNemar (by subject: exact sign flips), adjusted by Holm over all comparisons of the
-task on this page; "detectable" is the smallest difference that an exact test of these questions finds with 80%
-power at the level that Holm leaves, which stands above the differences. What is not resolved but shown by two
-one-sided tests to be below 3 points is "same within 3 points". Weights that were run twice stand once. The content
-effect is the matched minus the mean message. Latency is of questions answered alone after warm-up; the speed-up is
-the ratio of medians over the same questions. Reported rows were not run here: their interval is Wilson's from the
-reported accuracy and n, their time a mean. Blank means not measured."""
+subjects as clusters and parts of fixed size as strata where a task has them. A verdict is the weakest of a channel's
+differences to receiver, sharer, ensemble and T2T, each tested by itself; arms that were not run are named. Other
+differences are paired, question by question, in points; p by exact McNemar (by subject: exact sign flips), adjusted by
+Holm over all comparisons of the task on this page; ± is the smallest difference that an exact test of these questions
+finds with 80% power at the level that Holm leaves. What is not resolved but shown by two one-sided tests to be below 3
+points is "same within 3 points". Weights that were run twice stand once. The content effect is the matched minus the
+mean message. `majority` answers the most frequent label, `oracle` is right where either model is, `chance` guesses.
+Latency is of questions answered alone after warm-up, median and p90; "over T2T" is the ratio of medians on the same
+questions. Blank means not measured."""
 
 
-def render(entries: Sequence[Entry]) -> dict[str, str]:
-    """Returns every page, file name -> content, for a set of records and the published figures.
+@dataclass(frozen=True)
+class Rendered:
+    """A board's files.
+
+    Attributes:
+        texts: file name -> content.
+        pictures: file name -> theme and the data that the picture draws.
+    """
+
+    texts: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def render(entries: Sequence[Entry]) -> Rendered:
+    """Returns every file for a set of records and the published figures.
 
     Raises:
         UserError: if a task's name cannot be a file name.
     """
-    boards = entry_boards(entries)
-    every = sorted((*(row for board in boards for row in board.rows), *published_rows()), key=lambda row: row.order)
-    rows = distinct_rows(every)
+    rows = _ordered(pd.concat([board_frame(entries), published_frame().assign(also="")], ignore_index=True))
     trainings = trainings_rows(entries)
-    pages = {"README.md": _overview(every, rows), "overview.csv": cells.csv_text(rows)}
-    for task in sorted({row.task for row in rows}):
-        if not _NAME.fullmatch(task):
+    rendered = Rendered({"README.md": _overview(rows, trainings), "overview.csv": cells.csv_text(rows)})
+    for task, own in rows.groupby("task", sort=True):
+        if not _NAME.fullmatch(str(task)):
             raise UserError(f"Task name {task!r} cannot name a page; allowed are letters, digits, '_', '.' and '-'.")
-        ours = [row for row in rows if row.task == task]
+        name = _page_name(str(task))
         averaged = [row for row in trainings if row.task == task]
-        pages[f"{_page_name(task)}.md"] = _task_page(task, ours, boards, averaged, origins(entries, task))
-        pages[f"{_page_name(task)}.csv"] = cells.csv_text(ours)
-    return pages
+        rendered.texts[f"{name}.csv"] = cells.csv_text(own)
+        measured = list(pairs(own[own["kind"] == MEASURED], averaged))
+        for theme in THEMES if measured else ():
+            rendered.pictures[f"{name}-{theme}.svg"] = theme, picture_data(measured)
+        links = f"[All tasks](README.md), [CSV]({name}.csv)"
+        head = [MARK, f"# {markdown(title(str(task)))}", f"Task `{task}`. {links}."]
+        body = _task(own, averaged, entries, picture=_picture(name, str(task)))
+        rendered.texts[f"{name}.md"] = _joined([*head, *body, "## How to read this", _READING])
+    return rendered
+
+
+def own_page(entry: Entry) -> str:
+    """Returns one page about all tasks of one run."""
+    rows, trainings = _ordered(board_frame([entry])), trainings_rows([entry])
+    parts = [f"# Run {markdown(entry.record.run.run_id)}"]
+    for task, own in rows.groupby("task", sort=True):
+        parts += [f"# {markdown(title(str(task)))}", *_task(own, trainings, [entry], picture="")]
+    return _joined([*parts, "## How to read this", _READING])
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pairs by name; in a pair what was measured first, then what was reported; arms in their usual order."""
+    arms = list(zip(rows["channel"], rows["control"], strict=True))
+    places = {arm: place for place, arm in enumerate(sorted(set(arms), key=arm_order))}
+    ordered: pd.DataFrame = rows.assign(place=[places[arm] for arm in arms]).sort_values(
+        ["receiver", "sharers", "kind", "source", "run_id", "place"], kind="stable", ignore_index=True
+    )
+    placed: pd.DataFrame = ordered.drop(columns="place")
+    return placed
 
 
 def _page_name(task: str) -> str:
     return file_name(task, reserved=("readme", "overview"))
 
 
-def _task_page(
-    task: str,
-    rows: Sequence[BoardRow],
-    boards: Sequence[EntryBoard],
-    trainings: Sequence[TrainingsRow],
-    trained: Sequence[Origin],
-) -> str:
-    effects = [
-        cells.effect_cells(board.run_id, effect) for board in boards for effect in board.effects if effect.task == task
-    ]
-    links = f"[All tasks](README.md), [CSV]({_page_name(task)}.csv)"
-    parts = [MARK, f"# {markdown(title(task))}", f"Task `{task}`. {links}."]
-    parts += [cells.board_table(rows)]
-    if effects:
-        parts += [
-            "## Differences",
-            *_family(task, boards),
-            cells.table(_EFFECT_HEADINGS, effects, left={0, 1, 2, 3, 10}),
+def _picture(name: str, task: str) -> str:
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{name}-dark.svg">'
+    return f'<picture>{source}<img src="{name}-light.svg" alt="Accuracy of every row on {markdown(task)}"></picture>'
+
+
+def _task(
+    rows: pd.DataFrame, trainings: Sequence[TrainingsRow], entries: Sequence[Entry], picture: str
+) -> Iterator[str]:
+    task = str(rows.iloc[0]["task"])
+    own = [entry for entry in entries if any(row.task == task for row in entry.rows)]
+    runs = {entry.record.run.run_id: f"r{number}" for number, entry in enumerate(own, 1)}
+    measured = list(pairs(rows[rows["kind"] == MEASURED], trainings))
+    reported = list(pairs(rows[rows["kind"] == REPORTED]))
+    if measured:
+        yield "## Run here"
+    for pair in measured:
+        yield f"### {cells.pair_text(pair)}"
+        yield cells.ranking_table(ranking(pair.rows))
+        yield markdown(verdict_sentence(pair.rows))
+    if measured:
+        yield from (_LEGEND, picture)
+    for pair in measured:
+        yield _details(f"Every row of {cells.pair_text(pair)}: controls, times, differences", _every(pair, runs))
+    if reported:
+        yield from _reported(reported)
+    if own:
+        yield _details("Provenance", _provenance(own, runs, task))
+
+
+def _every(pair: Pair, runs: Mapping[str, str]) -> Iterator[str]:
+    yield "#### Accuracy and controls"
+    yield cells.score_table(pair.every, runs)
+    if times := cells.time_table(pair.every, runs):
+        yield from ("#### Times", times)
+    judged = pair.every[pair.every["verdict_text"] != ""]
+    if not judged.empty:
+        yield "#### Verdicts"
+        yield "\n".join(f"* {runs[row['run_id']]}: {markdown(row['verdict_text'])}" for _, row in judged.iterrows())
+    compared = differences(pair.every)
+    if not compared.empty:
+        yield from ("#### Differences", cells.difference_table(compared, runs))
+    if pair.trainings:
+        yield from ("#### Over trainings", _TRAININGS, cells.trainings_table(pair.trainings))
+
+
+def _reported(reported: Sequence[Pair]) -> Iterator[str]:
+    yield "## Reported by others"
+    yield _REPORTED
+    for pair in reported:
+        for source, rows in pair.every.groupby("source", sort=True):
+            yield f"### {cells.pair_text(pair)}"
+            hardware = str(rows.iloc[0]["hardware"])
+            yield f"{markdown(', '.join(part for part in (str(source), hardware) if part))}."
+            yield cells.ranking_table(rows.assign(trainings=1))
+
+
+def _provenance(entries: Sequence[Entry], runs: Mapping[str, str], task: str) -> Iterator[str]:
+    yield "\n".join(f"* {_run_text(entry, runs)}" for entry in entries)
+    if trained := origins(entries, task):
+        yield from ("#### What was trained", _TRAINED, origins_text(trained), _SHARED, shared_text(trained))
+
+
+def _run_text(entry: Entry, runs: Mapping[str, str]) -> str:
+    run = entry.record.run
+    backend = f"through {run.engine.backend}" if run.engine else ""
+    commit = f"{run.git.commit[:12]}{' (modified)' if run.git.dirty else ''}"
+    named = (f"run {run.run_id}", backend, run.started_at[:10], commit, run.hardware.gpu or run.hardware.cpu)
+    models = ", ".join(f"{model.role} {model.reference} sha256 {model.fingerprint[:12]}" for model in run.models)
+    text = markdown(", ".join(part for part in named if part))
+    return f"{runs[run.run_id]}: {text}; {markdown(models)}; rerun: {_code(rerun_command(run))}"
+
+
+def _code(text: str) -> str:
+    """A command as code that may break, which a code span may not."""
+    return f"<code>{markdown(text)}</code>"
+
+
+def _details(summary: str, parts: Iterable[str]) -> str:
+    return "\n\n".join([f"<details>\n<summary>{summary}</summary>", *parts, "</details>"])
+
+
+def _overview(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> str:
+    parts = [MARK, "# Leaderboards", "One page a task; [all rows as CSV](overview.csv)."]
+    for heading, kind in (("Run here", MEASURED), ("Reported by others", REPORTED)):
+        lines = [
+            (str(task), pair, part)
+            for task, own in rows[rows["kind"] == kind].groupby("task", sort=True)
+            for pair, part in _lines(own, [row for row in trainings if row.task == task], kind)
         ]
-    if trainings:
-        table = cells.table(_TRAININGS_HEADINGS, map(cells.trainings_cells, trainings), left={0, 1, 2, 6, 7, 10})
-        parts += ["## Over trainings", _TRAININGS, table]
-    if trained:
-        table = cells.table(HEADINGS, origins_cells(trained), left=LEFT)
-        parts += ["## What was trained", _TRAINED, table, _SHARED, shared_text(trained)]
-    return _joined([*parts, "## How to read this", _READING])
+        if lines:
+            parts += [f"## {heading}", _overview_table(lines)]
+    return _joined([*parts, "## How to read this", _OVERVIEW_LEGEND, _READING])
 
 
-def _family(task: str, boards: Sequence[EntryBoard]) -> list[str]:
-    levels = {effect.level for board in boards for effect in board.effects if effect.task == task and effect.level}
-    return [f"{detectable_text(level).capitalize()}." for level in levels]
+def _lines(rows: pd.DataFrame, trainings: Sequence[TrainingsRow], kind: str) -> Iterator[tuple[Pair, str]]:
+    if kind == MEASURED:
+        yield from ((pair, "") for pair in pairs(rows, trainings))
+        return
+    for source, part in rows.groupby("source", sort=True):
+        yield from ((pair, str(source)) for pair in pairs(part))
 
 
-def _overview(every: Sequence[BoardRow], distinct: Sequence[BoardRow]) -> str:
-    """A line a run; of a run that only repeats others there is none."""
-    new = {(row.task, _run_key(row)) for row in distinct}
-    lines = [
-        _overview_line(task, list(group))
-        for task in sorted({row.task for row in every})
-        for run, group in groupby((row for row in every if row.task == task), key=_run_key)
-        if (task, run) in new
+def _overview_table(lines: Sequence[tuple[str, Pair, str]]) -> str:
+    values = [cells.overview_cells(pair) for _, pair, _ in lines]
+    names = [
+        cells.stacked(
+            f"[{cells.name_text(title(task))}]({_page_name(task)}.md)", cells.pair_text(pair), markdown(source)
+        )
+        for task, pair, source in lines
     ]
-    table = cells.table(_OVERVIEW_HEADINGS, lines, left={0, 1, 7})
-    return _joined([MARK, "# Leaderboards", "One page a task; [all rows as CSV](overview.csv).", table, _READING])
+    scores, verdicts = [score for score, _ in values], [verdict for _, verdict in values]
+    return cells.table({"task": names, "accu&shy;racy": scores, "verdict": verdicts}, left=3)
 
 
-def _run_key(row: BoardRow) -> tuple[object, ...]:
-    return (row.receiver, row.sharers, row.kind, row.source, row.run_id)
-
-
-def _overview_line(task: str, rows: Sequence[BoardRow]) -> list[str]:
-    matched = {row.channel: row for row in rows if not row.control}
-    scores = [cells.accuracy_text(matched[name].accuracy) if name in matched else "" for name in ("receiver", "t2t")]
-    fused = matched.get("c2c")
-    return [
-        f"[{markdown(title(task))}]({_page_name(task)}.md)",
-        cells.pair_text(rows[0]),
-        *scores,
-        cells.accuracy_text(fused.accuracy) if fused else _self_text(rows),
-        cells.difference_text(fused.to_receiver) if fused else "",
-        cells.difference_text(fused.content) if fused else "",
-        cells.source_text(rows[0]),
-    ]
-
-
-def _self_text(rows: Iterable[BoardRow]) -> str:
-    found = [cells.accuracy_text(row.accuracy) for row in rows if (row.channel, row.control) == ("c2c", "self")]
-    return f"{found[0]} (self)" if found else ""
+def _link(task: str) -> str:
+    return f"[{cells.name_text(title(task))}]({_page_name(task)}.md)"
 
 
 def _joined(parts: Iterable[str]) -> str:
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -8,8 +8,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import pandas as pd
+
 from harness import stats
-from harness.leaderboard.rows import REPORTED, BoardRow, Value
+from harness.results.frame import REPORTED, typed
+from harness.results.wording import arm_text
 
 
 @cache
@@ -24,32 +27,31 @@ def title(task: str) -> str:
     return str(listed["title"] if listed else _data()["titles"].get(task, task))
 
 
-def published_rows() -> list[BoardRow]:
-    """Returns every published figure as a row that says it was not run here."""
-    return [_row(row) for row in _data()["rows"]]
+def published_frame() -> pd.DataFrame:
+    """Returns every published figure as rows of `harness.results.frame` that say they were not run here."""
+    return typed(_row(row) for row in _data()["rows"])
 
 
-def _row(row: Mapping[str, Any]) -> BoardRow:
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     source = _data()["sources"][row["source"]]
     n = _data()["tasks"][row["task"]]["n"] if row["source"] == "paper" else None
-    accuracy = row["accuracy_percent"] / 100
-    return BoardRow(
-        task=row["task"],
-        receiver=_data()["receiver"],
-        sharers=(row["sharer"],),
-        channel=row["channel"],
-        control=row.get("control", ""),
-        accuracy=_with_interval(accuracy, n),
-        n=n,
-        e2e_s_mean=row.get("e2e_s_mean"),
-        kind=REPORTED,
-        source=source["title"],
-        hardware=source["hardware"],
-    )
-
-
-def _with_interval(accuracy: float, n: int | None) -> Value:
-    if n is None:
-        return Value(accuracy)
-    interval = stats.wilson(round(accuracy * n), n)
-    return Value(accuracy, interval.low, interval.high)
+    accuracy, control = row["accuracy_percent"] / 100, row.get("control", "")
+    interval = stats.wilson(round(accuracy * n), n) if n is not None else None
+    return {
+        "task": row["task"],
+        "headline": True,
+        "receiver": _data()["receiver"],
+        "sharers": row["sharer"],
+        "channel": row["channel"],
+        "control": control,
+        "arm": arm_text(row["channel"], control),
+        "model_pass": True,
+        "accuracy": accuracy,
+        "accuracy_low": interval.low if interval else None,
+        "accuracy_high": interval.high if interval else None,
+        "n": n,
+        "e2e_s_mean": row.get("e2e_s_mean"),
+        "kind": REPORTED,
+        "source": source["title"],
+        "hardware": source["hardware"],
+    }

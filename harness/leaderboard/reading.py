@@ -78,13 +78,21 @@ def read_record(path: Path) -> Entry:
     with explained(path):
         content = path.read_bytes()
     try:
-        record = load(from_json(content), BoardRecord, str(path))
-        samples = [sample for answers in record.answers for sample in _samples(record, answers)]
-        timings = [timing for seconds in record.timings for timing in _timings(record, seconds)]
+        return entry_of(path.name, load(from_json(content), BoardRecord, str(path)))
     except (ValueError, IndexError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is no valid record ({reason}); export the run again.") from error
-    return Entry(path.name, record, samples, timings, _rows(record, samples, timings))
+
+
+def entry_of(name: str, record: BoardRecord) -> Entry:
+    """Lays the answers of a record out as samples and timings, and computes its rows.
+
+    Raises:
+        ValueError: if the columns do not fit the questions.
+    """
+    samples = [sample for answers in record.answers for sample in _samples(record, answers)]
+    timings = [timing for seconds in record.timings for timing in _timings(record, seconds)]
+    return Entry(name, record, samples, timings, _rows(record, samples, timings))
 
 
 def _rows(record: BoardRecord, samples: Sequence[Sample], timings: Sequence[Timing]) -> list[ResultRow]:

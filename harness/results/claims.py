@@ -2,8 +2,8 @@
 
 A channel has to add to each of its rivals (receiver, sharer, ensemble, T2T). That is an intersection-union test: each
 difference is tested at its own level, nothing is corrected inside, and the weakest difference decides. A rival that
-was not run is named. A channel that adds to all of them communicates if the content of its message is shown to count;
-otherwise it only adapts the receiver.
+was not run is named. What stands no higher than the majority label is not resolved either. A channel that adds to all
+of them communicates if the content of its message is shown to count; otherwise it only adapts the receiver.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.errors import UserError, unknown
 from harness.records.schema import Sample
 from harness.results.baselines import MAJORITY
 from harness.results.effects import LEVEL, Effect, compared
-from harness.results.groups import NO_FACTS, RECEIVER, Arm, Facts, Table, entry_of, tables, top_level
+from harness.results.groups import NO_FACTS, RECEIVER, TUNED, Arm, Facts, Table, entry_of, tables, top_level
 from harness.results.wording import arm_text, interval_text, percent_text
 
 COMMUNICATES, ADAPTS, NOT_RESOLVED, HARMS = "communicates", "adapts", "not resolved", "harms"
@@ -37,6 +37,7 @@ class Claim:
         missing: Rivals that were not run.
         content: The channel minus its mean message, or another question's; None where neither was run.
         majority: The channel minus the majority label; None where no question has a label.
+        tuned: The channel minus the receiver fine-tuned alone; None where it was not run.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Claim:
     missing: tuple[str, ...]
     content: Effect | None
     majority: Effect | None
+    tuned: Effect | None
 
     @property
     def weakest(self) -> Effect | None:
@@ -57,7 +59,8 @@ class Claim:
         """The verdict as one sentence."""
         weakest = self.weakest
         gain = f"{self.channel} was compared with nothing" if weakest is None else f"{self.channel} {_adds(weakest)}"
-        parts = [f"{gain}: {self.verdict}", self._explained(), self._over_majority()]
+        parts = [f"{gain}: {self.verdict}", self._explained()]
+        parts += [_above(self.majority, "the majority label"), _above(self.tuned, "the receiver fine-tuned alone")]
         if self.missing:
             parts.append(f"not run: {', '.join(self.missing)}")
         return "; ".join(part for part in parts if part) + "."
@@ -73,13 +76,6 @@ class Claim:
             return "no control was run, so that the mere form of the message may explain the gain"
         shown = f"content {_points(self.content)}"
         return shown if higher(self.content) else f"the mere form of its message explains the gain ({shown})"
-
-    def _over_majority(self) -> str:
-        if self.majority is None:
-            return ""
-        points = _points(self.majority)
-        above = higher(self.majority)
-        return f"above the majority label by {points}" if above else f"not above the majority label (by {points})"
 
 
 def claims(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Claim]:
@@ -147,14 +143,16 @@ def _claim(table: Table, arm: Arm) -> Claim:
     counted = tuple(one for one in rivals if one.difference is not None)
     run = {channel_of(one.base[0]) for one in counted}
     content = _first(table, arm, [(arm[0], control) for control in _CONTENT_CONTROLS])
+    majority = _first(table, arm, [MAJORITY])
     return Claim(
         task=table.name,
         channel=arm[0],
-        verdict=_verdict(counted, content),
+        verdict=_verdict(counted, content, majority),
         rivals=counted,
         missing=tuple(name for name in names if name not in run),
         content=content,
-        majority=_first(table, arm, [MAJORITY]),
+        majority=majority,
+        tuned=_first(table, arm, [TUNED]),
     )
 
 
@@ -163,10 +161,17 @@ def _first(table: Table, arm: Arm, bases: Sequence[Arm]) -> Effect | None:
     return next((one for one in found if one.difference is not None), None)
 
 
-def _verdict(rivals: Sequence[Effect], content: Effect | None) -> str:
+def _above(effect: Effect | None, base: str) -> str:
+    if effect is None:
+        return ""
+    points = _points(effect)
+    return f"above {base} by {points}" if higher(effect) else f"not above {base} (by {points})"
+
+
+def _verdict(rivals: Sequence[Effect], content: Effect | None, majority: Effect | None) -> str:
     if any(one.base == RECEIVER and lower(one) for one in rivals):
         return HARMS
-    if not rivals or content is None or not all(map(higher, rivals)):
+    if not rivals or content is None or not all(map(higher, rivals)) or (majority and not higher(majority)):
         return NOT_RESOLVED
     return COMMUNICATES if higher(content) else ADAPTS
 

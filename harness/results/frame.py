@@ -7,7 +7,7 @@ missing (`NaN`, `NA` or an empty text).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -108,25 +108,29 @@ class Recorded(Protocol):
         """Its rows, computed from the answers, with the means that only the run knew."""
 
 
-def frame(records: Iterable[LoadedRun | Recorded]) -> pd.DataFrame:
+def frame(records: Iterable[LoadedRun | Recorded], found: Sequence[Sequence[Effect]] | None = None) -> pd.DataFrame:
     """Puts the results of runs into one tidy frame.
 
     Args:
         records: loaded runs or records of a board.
+        found: comparisons of each record, where they belong to a larger family than the record's own.
 
     Returns:
         A row a run, task (or group) and arm, in that order; columns as `COLUMNS` describes them.
     """
-    return typed(row for record in records for row in _run_rows(*_read(record)))
+    listed = list(records)
+    families = [None] * len(listed) if found is None else found
+    return typed(row for record, own in zip(listed, families, strict=True) for row in _run_rows(*_read(record), own))
 
 
 def typed(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Builds a frame of `COLUMNS` from rows that may lack some of them."""
-    table: pd.DataFrame = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
+    table = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
     for name, (dtype, _) in _ALL.items():
-        column = table[name].astype(object)
-        table[name] = column.where(column.notna(), "") if dtype == TEXT else column.astype(cast(Any, dtype))
-    return table
+        column: Any = table[name].astype(object)
+        table[name] = column.where(column.notna(), "") if dtype == TEXT else column.astype(dtype)
+    consolidated: pd.DataFrame = table.copy()  # in few blocks, so that rows are selected quickly
+    return consolidated
 
 
 def _read(record: LoadedRun | Recorded) -> tuple[LoadedRun, list[ResultRow]]:
@@ -136,10 +140,10 @@ def _read(record: LoadedRun | Recorded) -> tuple[LoadedRun, list[ResultRow]]:
     return record, summarise(record.samples, record.timings, facts_of(record.record), variants)
 
 
-def _run_rows(run: LoadedRun, rows: Sequence[ResultRow]) -> Iterator[dict[str, Any]]:
+def _run_rows(run: LoadedRun, rows: Sequence[ResultRow], own: Sequence[Effect] | None) -> Iterator[dict[str, Any]]:
     facts = facts_of(run.record)
     shown = {row.task for row in headline(rows, facts.groups)}
-    differences, judged = effects(run.samples, facts), claims(run.samples, facts)
+    differences, judged = effects(run.samples, facts) if own is None else own, claims(run.samples, facts)
     found = _Found(differences, judged, speed_ups(run.timings, facts.groups), rows)
     shared = _provenance(run.record)
     for row in rows:
