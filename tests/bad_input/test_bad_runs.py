@@ -72,7 +72,7 @@ CONFIGS: dict[str, tuple[Change, str]] = {
     "unknown channel": (setting(channels=["recever"]), "Did you mean 'receiver'?"),
     "unknown task": (setting(tasks=["factwrld"]), "Did you mean 'factworld'?"),
     "model is gone": (setting(receiver="./gone"), "no such folder"),
-    "other seed": (setting(seed=5), "differing: seed."),
+    "other seed": (setting(seed=5), "differing: documents, prompts, seed."),
     "other version": (entry(identity="0" * 64, identity_fields={}), "differing: "),
 }
 
