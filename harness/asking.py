@@ -181,7 +181,8 @@ def _check_greedy(arguments: Mapping[str, Any]) -> None:
     if sampled:
         raise UserError("Decoding is greedy here; generation setting 'do_sample' allows only False.")
     # With do_sample=False a temperature has no effect, in lm-eval as here.
-    if sampled is None and _number("temperature", arguments.get("temperature"), 0.0) != 0.0:
+    temperature = _number("temperature", arguments.get("temperature"), 0.0)
+    if sampled is None and temperature != 0.0:
         raise UserError("Decoding is greedy here; generation setting 'temperature' allows only 0 without do_sample.")
     for name, value in _NEUTRAL.items():
         if _number(name, arguments.get(name), value) != value:

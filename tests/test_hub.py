@@ -164,7 +164,7 @@ def test_a_run_without_revisions_records_its_commits_and_resumes_with_them(
     assert code == 0, said
     first = json.loads((out / "run.json").read_text())
     assert [model["revision"] for model in first["models"]] == [PIN]
-    assert f"open pins: {MODEL} ({PIN[:12]})" in (boards / "README.md").read_text()
+    assert f"open pins: {MODEL} ({PIN[:12]})" in (boards / "factworld_letters.md").read_text()
     hub.repositories.point("models", MODEL, OTHER)
     code, said = worker.call("run", *asked, "--resume")
     assert code == 0, said

@@ -188,10 +188,10 @@ def test_a_second_process_on_the_folder_is_refused(
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["--seed", "1"], "seed"),
+        (["--seed", "1"], "documents, prompts, seed"),
         (["--limit", "4"], "documents, limit, prompts"),
         (["--gen_kwargs", "max_gen_toks=3"], "gen_kwargs, prompts"),
-        (["--controls", "mean"], "controls"),
+        (["--controls", "mean"], "controls, donors"),
         (["--dtype", "bfloat16"], "dtype, dtypes"),
     ],
 )

@@ -19,6 +19,7 @@ from harness.leaderboard.published import published_frame, title
 from harness.leaderboard.reading import Entry
 from harness.leaderboard.rerun import rerun_command
 from harness.leaderboard.trainings import TrainingsRow, trainings_rows
+from harness.pins import open_pins
 from harness.records.naming import file_name
 from harness.results.frame import MEASURED, REPORTED
 from harness.results.groups import arm_order
@@ -180,7 +181,9 @@ def _run_text(entry: Entry, runs: Mapping[str, str]) -> str:
     run = entry.record.run
     backend = f"through {run.engine.backend}" if run.engine else ""
     commit = f"{run.git.commit[:12]}{' (modified)' if run.git.dirty else ''}"
-    named = (f"run {run.run_id}", backend, run.started_at[:10], commit, run.hardware.gpu or run.hardware.cpu)
+    pins = ", ".join(open_pins(run))
+    where = (run.started_at[:10], commit, run.hardware.gpu or run.hardware.cpu)
+    named = (f"run {run.run_id}", backend, *where, f"open pins: {pins}" if pins else "")
     models = ", ".join(f"{model.role} {model.reference} sha256 {model.fingerprint[:12]}" for model in run.models)
     text = markdown(", ".join(part for part in named if part))
     return f"{runs[run.run_id]}: {text}; {markdown(models)}; rerun: {_code(rerun_command(run))}"

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import run_flags
-
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_flags, "LEADERBOARDS", tmp_path / "leaderboards")
