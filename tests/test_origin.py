@@ -75,12 +75,13 @@ def test_a_board_says_what_was_trained_once(tmp_path: Path) -> None:
         made = run([Plan(n=8, timed=0)], run_id=f"run-{number}", fusers=fusers)
         add_record(tmp_path / "board", write_run(made, tmp_path / f"run-{number}"))
     write(tmp_path / "board")
-    section = (tmp_path / "board" / "openbookqa.md").read_text().partition("## What was trained")[2]
-    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
-    shared = [line for line in section.splitlines() if line.startswith("* ")]
+    section = (tmp_path / "board" / "openbookqa.md").read_text().partition("#### What was trained")[2]
+    listed = [line for line in section.splitlines() if line.startswith("* ")]
+    lines, shared = listed[:3], listed[3:]
     assert (len(lines), len(shared)) == (3, 2)
-    assert "| pair | fuser | 111111111111 |  | 7 | 756 x 16 | 0.001 | abababababab |" in lines[0]
+    assert "**pair** (fuser): sha256 111111111111, " in lines[0]
+    assert "seed 7, steps x batch 756 x 16, learning rate 0.001, rows of digest abababababab" in lines[0]
     assert "note &lt;b&gt;&#124;" in shared[0]
-    assert lines[1].startswith("| own | self-fuser | 222222222222 |  | 8 |")
-    assert [line.split(" | ")[-1] for line in lines] == [" |", "epochs 1 |", "epochs 2 |"]
+    assert lines[1].startswith("* **own** (self-fuser): sha256 222222222222, seed 8, ")
+    assert [line.rsplit(", ", 1)[1] for line in lines[1:]] == ["epochs 1", "epochs 2"]
     assert shared[1] == "* self-fuser: dropout 0"

@@ -110,10 +110,11 @@ def test_an_error_is_no_right_answer_and_leaves_its_question_out_of_differences(
 def test_the_page_shows_them(board: Path) -> None:
     write(board)
     section = (board / "openbookqa.md").read_text().partition("## Over trainings")[2]
-    line = next(line for line in section.splitlines() if "| c2c − c2c/mean | content |" in line)
-    found = rows(board)["c2c − c2c/mean"].found
-    assert f"| {100 * found.mean:+.1f} |" in line
-    assert line.endswith("| 50 | 0 | fuser a, fuser b, fuser c |")
+    line = next(line for line in section.splitlines() if "<br>content " in line)
+    repeated = rows(board)["c2c − c2c/mean"].found
+    assert f" {100 * repeated.mean:+.1f}<br>" in line
+    assert "<br>n 50 |" in line
+    assert "<br>".join(f"{100 * one:+.1f}" for one in repeated.each) in line
 
 
 def test_things_trained_apart_are_no_pairs_whatever_runs_they_met_in(tmp_path: Path) -> None:
