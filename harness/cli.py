@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from harness import __version__
 from harness.errors import UserError, ended, suggest
 from harness.ranks import leave
 
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
+        return 0
+    if given == ["--version"]:
+        print(f"c2c-harness {__version__}")
         return 0
     name, rest = given[0], given[1:]
     commands = _commands()

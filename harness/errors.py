@@ -22,6 +22,14 @@ class UserError(Exception):
     silent = False
 
 
+EXTRAS = {
+    "run": ("accelerate", "datasets", "gguf", "lm_eval", "safetensors", "torch", "transformers"),
+    "train": ("peft", "tensorboard"),
+    "serve": ("aiohttp", "requests", "tenacity"),
+}
+"""Optional parts of the installation -> the packages that they bring, by the name under which each is imported."""
+
+
 class RunError(Exception):
     """The input was fine but the run could not be finished.
 
@@ -41,6 +49,21 @@ def ended(command: Callable[[], int]) -> int:
         if not error.silent:
             print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if extra is None:
+            raise
+        print(
+            f"Error: this command needs {error.name}, which is not installed; pip install 'c2c-harness[{extra}]'.",
+            file=sys.stderr,
+        )
+        return UserError.exit_code
+
+
+def extra_of(module: str) -> str | None:
+    """Returns the optional part of the installation that brings a module; None if none does."""
+    package = module.partition(".")[0]
+    return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
 
 
 def suggest(seen: str, allowed: Iterable[str]) -> str:
