@@ -62,7 +62,7 @@ class Item:
         r = self.request
         extra = [r.options, r.max_new_tokens, r.stops, r.query.t2t_prompt, r.query.question or ""]
         extra += [self.rendered_sha256] if self.rendered_sha256 else []
-        return hashlib.sha256(fingerprint_text(r.query.conversation, extra).encode()).hexdigest()
+        return hashlib.sha256(fingerprint_text(r.query.receiver, extra).encode()).hexdigest()
 
 
 @dataclass

@@ -81,7 +81,7 @@ def query_of(
     """What a channel sees of one question; `continuations` are what lm-eval compares, where it does."""
     choices = option_texts(document, continuations)
     return Query(
-        conversation=conversation_of(context, reading),
+        receiver=conversation_of(context, reading),
         question=bare_question(document, metadata.get("t2t_question"), context, choices),
         choices=choices,
         t2t_prompt=metadata.get("t2t_prompt"),
@@ -143,7 +143,7 @@ def one_prompt_each(lm: Speaker, request: Request) -> list[Request]:
 
     lm-eval cuts the prompt for each option on its own.
     """
-    conversation = request.query.conversation
+    conversation = request.query.receiver
     text = rendered(lm, conversation)[1] if conversation.exact is None else ""
     longest = max(len(option.encode()) for option in request.options)
     if len(request.options) == 1 or len(text.encode()) + longest < lm.max_length - _OPENING_TOKENS:

@@ -79,10 +79,8 @@ class Request:
 
     def __post_init__(self) -> None:
         """Lists the options in the conversation, since where the prompt ends depends on them."""
-        asked = self.query.conversation
-        if asked.options != self.options:
-            query = replace(self.query, conversation=replace(asked, options=self.options))
-            object.__setattr__(self, "query", query)
+        if self.query.receiver.options != self.options:
+            object.__setattr__(self, "query", self.query.listing(self.options))
 
     def new_tokens(self, prompt_tokens: int, holds: int) -> int:
         """Decoding budget behind a prompt of so many tokens, in a context that holds `holds`.

@@ -62,7 +62,7 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
     for item in benchmark.all_items:
         document = item.document
         kept = {k: document.get(k, "") for k in ("question", "choices", "labels", "key", "subject")}
-        prompt = item.request.query.conversation.plain
+        prompt = item.request.query.receiver.plain
         line = {"task": item.task, "doc_id": item.doc_id, **kept, "prompt": prompt}
         lines.append(json.dumps(line, ensure_ascii=False))
     write_atomic(path / "questions.jsonl", "\n".join(lines) + "\n")

@@ -104,7 +104,7 @@ def extra_identity(
         "task_versions": benchmark.versions,
         "prompts": {task: _prompts(items) for task, items in benchmark.items.items()},
         **lent,
-        **rendering_identity(cast, any(i.request.query.conversation.chat for i in benchmark.all_items)),
+        **rendering_identity(cast, any(i.request.query.receiver.chat for i in benchmark.all_items)),
     }
 
 

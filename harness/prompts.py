@@ -172,6 +172,21 @@ class Conversation:
         return "\n\n".join(t.content for t in self.turns)
 
 
+@dataclass(frozen=True)
+class SharerView:
+    """What the sharer reads of a question where that is not what the receiver reads.
+
+    Attributes:
+        conversation: in place of the receiver's conversation.
+        question: what a text sharer is asked about in place of the bare question; None for the bare question.
+        context: what a text sharer reads before it is asked; a receiver never does.
+    """
+
+    conversation: Conversation
+    question: str | None = None
+    context: str = ""
+
+
 def ask(text: str, *, prefix: str = "", chat: bool = True) -> Conversation:
     """A conversation of one user turn."""
     return Conversation((Turn("user", text),), prefix, chat)

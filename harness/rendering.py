@@ -77,7 +77,7 @@ def _exchange(lm: Speaker) -> str:
 
 
 def _digest(models: Sequence[Speaker], item: Item) -> str:
-    return _sha256([rendered(lm, item.request.query.conversation)[1] for lm in models])
+    return _sha256([rendered(lm, item.request.query.receiver)[1] for lm in models])
 
 
 def _sha256(texts: list[str]) -> str:

@@ -58,7 +58,7 @@ def lm_eval_results(benchmark: Benchmark, samples: Sequence[Sample], channel: st
     if not tasks:
         return {"results": {}}
     answers = {(s.task, s.position): s for s in arm}
-    chat = any(i.request.query.conversation.chat for i in benchmark.all_items)
+    chat = any(i.request.query.receiver.chat for i in benchmark.all_items)
     found = evaluate(
         ReplayLM(answers, places),
         {"tasks": tasks, "groups": {}, "group_map": {}},

@@ -37,7 +37,7 @@ def test_scoring_leaves_the_context_as_it_was() -> None:
 def test_greedy_decoding_equals_transformers_own(kind: str) -> None:
     lm = shared_lm(kind)
     for text, found in zip(SENTENCES, written(lm, SENTENCES, [()] * len(SENTENCES)), strict=True):
-        ids = torch.tensor([encode(lm, query(text).conversation).ids])
+        ids = torch.tensor([encode(lm, query(text).receiver).ids])
         expected = lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=BUDGET, do_sample=False)
         assert list(found.tokens) == expected[0, ids.shape[1] :].tolist()
 

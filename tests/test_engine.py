@@ -123,7 +123,7 @@ def test_a_prompt_beyond_the_context_is_a_fault_of_its_question(aligned: bool) -
 
 def test_the_answers_room_counts_towards_the_context() -> None:
     lm = random_lm(max_position_embeddings=40)
-    used = len(encode(lm, query("Hi").conversation).ids)
+    used = len(encode(lm, query("Hi").receiver).ids)
     requests = [Request(query("Hi", room=room), max_new_tokens=1) for room in (40 - used, 41 - used)]
     assert [a.fault is None for a in answers(Single(lm), requests)] == [True, False]
 
@@ -155,7 +155,7 @@ def test_batches_keep_to_the_budget_and_lose_nothing(lengths: list[int], size: i
 def test_a_generation_of_n_tokens_is_n_forwards() -> None:
     lm, work = shared_lm(), Work()
     (answer,) = answers(Single(lm), _texts(["Why?"], 7), work=work)
-    prompt = len(encode(lm, query("Why?").conversation).ids)
+    prompt = len(encode(lm, query("Why?").receiver).ids)
     n = len(answer.tokens)
     assert n == 7
     assert work.counters == Counters(forwards=n, prompt_tokens=prompt, decoded_tokens=n, host_syncs=n)
@@ -176,7 +176,7 @@ def test_options_are_one_prefill_and_at_most_one_forward_more(
     options: tuple[str, ...], forwards: int, more: int
 ) -> None:
     lm, work = shared_lm(), Work()
-    conversation = query("Why?").conversation
+    conversation = query("Why?").receiver
     answers(Single(lm), [Request(query("Why?"), options=options)], work=work)
     prompt = len(encode(lm, conversation).ids)
     sizes = [len(tokenizer()(o, add_special_tokens=False)["input_ids"]) for o in options]
@@ -191,7 +191,7 @@ def test_a_fused_generation_costs_one_forward_of_the_sharer_and_one_more_of_the_
     channel = fused(receiver, sharer)
     (answer,) = answers(channel, _texts(["Why?"], 3), work=work)
     answers(channel.closed(), _texts(["Why?"], 3), work=closed)
-    n = len(encode(receiver, query("Why?").conversation).ids)
+    n = len(encode(receiver, query("Why?").receiver).ids)
     crossing = 2 * sharer.n_layers * sharer.config.num_key_value_heads * 8 * 4 * (n - 1)
     assert answer.payload_bytes == crossing
     assert work.counters == Counters(

@@ -106,7 +106,7 @@ def planned(channel: CacheToCache, prompt: Mapping[str, Any], monkeypatch: pytes
 def fixed(channel: CacheToCache, plans: Mapping[str, Plan]) -> list[Query]:
     """Queries for which the channel uses exactly these plans."""
     queries = [Query(ask(name)) for name in plans]
-    channel.planner._known.update({q.conversation: p for q, p in zip(queries, plans.values(), strict=True)})
+    channel.planner._known.update({q.receiver: p for q, p in zip(queries, plans.values(), strict=True)})
     return queries
 
 

@@ -111,7 +111,7 @@ def _fails_at_the_long_one(cached: CachingLM, kind: str, arguments: Any, long: A
 
     def measured(channel: Any, requests: Any) -> Any:
         lengths, faults = usual(channel, requests)
-        lost = [i for i, r in enumerate(requests) if r.query.conversation.plain.startswith("Hi Hi")]
+        lost = [i for i, r in enumerate(requests) if r.query.receiver.plain.startswith("Hi Hi")]
         fault = engine.Fault("PromptTooLong", "too long", "")
         return {i: n for i, n in lengths.items() if i not in lost}, [(i, fault) for i in lost] or faults
 

@@ -38,9 +38,9 @@ def test_options_equal_a_teacher_forced_forward(kind: str) -> None:
     for request, answer in zip(requests, answers(Single(lm), requests), strict=True):
         assert answer.fault is None, answer.fault
         assert len(answer.scored) == len(request.options)
-        prompt = encode(lm, request.query.conversation).ids
+        prompt = encode(lm, request.query.receiver).ids
         for option, scored in zip(request.options, answer.scored, strict=True):
-            total, greedy = teacher_forced(lm, prompt, continuation(lm, request.query.conversation, option))
+            total, greedy = teacher_forced(lm, prompt, continuation(lm, request.query.receiver, option))
             assert scored.loglikelihood == pytest.approx(total, abs=1e-4)
             assert scored.greedy == greedy
 

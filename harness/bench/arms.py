@@ -78,7 +78,7 @@ def make_arms(pair: Pair, names: Sequence[str], message_tokens: int) -> dict[str
         "transformers": lambda: _transformers(pair.receiver),
         "lm_eval": lambda: _lm_eval(pair.receiver),
         "receiver": lambda: _through(Single(pair.receiver)),
-        "sharer": lambda: _through(Single(pair.sharer, "sharer")),
+        "sharer": lambda: _through(Single(pair.sharer, "sharer", role="sharer")),
         "t2t": lambda: _through(TextToText(pair.receiver, pair.sharer, TextVariant(max_new_tokens=message_tokens))),
         "c2c": lambda: _through(pair.c2c()),
     }
@@ -112,7 +112,7 @@ def _through(channel: Channel) -> Arm:
 
 
 def _score(context: Context, queries: list[Query], work: Work) -> None:
-    options = [[continuation(context.lm, q.conversation, choice) for choice in q.choices] for q in queries]
+    options = [[continuation(context.lm, q.receiver, choice) for choice in q.choices] for q in queries]
     score(context, options, work)
 
 
@@ -140,7 +140,7 @@ def _decoding(channel: Channel) -> str:
 
 def _fused_prefill(channel: CacheToCache, queries: list[Query], payload: int) -> Calls:
     link, rows = channel.links[0], len(queries)
-    plan = channel.planner.plan(queries[0].conversation)
+    plan = channel.planner.plan(queries[0].receiver)
     receiver, sharer = _cost(channel.answers), _cost(link.sharer)
     spans = list(zip(plan.cuts, plan.cuts[1:], strict=False))
     silent = [receiver.call(rows, b - a, a, cache_only=True) for a, b in spans[:-1]]
@@ -156,7 +156,7 @@ def _fused_prefill(channel: CacheToCache, queries: list[Query], payload: int) ->
 
 def _written(channel: TextToText, queries: list[Query]) -> Calls:
     cost, rows = _cost(channel.sharer), len(queries)
-    asked = len(encode(channel.sharer, queries[0].conversation).ids)
+    asked = len(encode(channel.sharer, queries[0].receiver).ids)
     return {
         "sharer_prefill": [cost.call(rows, asked, logits=1)],
         "sharer_decode": cost.decode(rows, asked, channel.style.max_new_tokens - 1),
@@ -177,7 +177,7 @@ def _alone(lm: LM, answer: Callable[[list[Query], Task], Any]) -> Arm:
             clock.mark("start")
             answer(queries, task)
             clock.mark("end")
-        prompt_tokens = len(encode(lm, queries[0].conversation).ids)
+        prompt_tokens = len(encode(lm, queries[0].receiver).ids)
         return Reading(clock.since_start_s("end"), calls=_needed(single, queries, prompt_tokens, task, 0))
 
     return arm
@@ -185,7 +185,7 @@ def _alone(lm: LM, answer: Callable[[list[Query], Task], Any]) -> Arm:
 
 def _transformers(lm: LM) -> Arm:
     def answer(queries: list[Query], task: Task) -> None:
-        ids = torch.tensor([encode(lm, q.conversation).ids for q in queries], device=lm.device)
+        ids = torch.tensor([encode(lm, q.receiver).ids for q in queries], device=lm.device)
         exact = {"max_new_tokens": task.new_tokens, "min_new_tokens": task.new_tokens}
         written = lm.model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=lm.pad_id, **exact
@@ -203,7 +203,7 @@ def _lm_eval(lm: LM) -> Arm:
     def answer(queries: list[Query], _: Task) -> None:
         theirs.batch_size_per_gpu = len(queries)
         asked = [
-            (("", ""), list(encode(lm, q.conversation).ids), list(continuation(lm, q.conversation, choice)))
+            (("", ""), list(encode(lm, q.receiver).ids), list(continuation(lm, q.receiver, choice)))
             for q in queries
             for choice in q.choices
         ]

@@ -7,15 +7,15 @@ compared. A new channel is one file with these two halves and a line in the regi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from harness.forward import Counters
 from harness.kv import KVBuffer
 from harness.models import LM
-from harness.prompts import Conversation
+from harness.prompts import Conversation, SharerView, continued
 from harness.timing import Clock, silent_clock
 
 if TYPE_CHECKING:
@@ -23,27 +23,53 @@ if TYPE_CHECKING:
 
     from harness.engine import Answer, Request
 
+Role = Literal["receiver", "sharer"]
+
 
 @dataclass(frozen=True)
 class Query:
     """One question as a channel sees it.
 
     Attributes:
-        conversation: what the receiver is asked.
+        receiver: the conversation that the receiver reads.
         question: the bare question, without options; what a text sharer is asked about. None where there is no such
             field; a benchmark's row may leave it blank.
         choices: the options' texts, for the variants that show them to the sharer.
         t2t_prompt: a task's own wording of the sharer's turn, with ``{question}`` in it.
         labels: of the options, where the answer is decoded and names one of them.
         room: tokens that a decoded answer may take; options say by themselves how long they are.
+        sharer_view: what the sharer reads where the task says that it is not what the receiver reads; else None.
     """
 
-    conversation: Conversation
+    receiver: Conversation
     question: str | None = None
     choices: tuple[str, ...] = ()
     t2t_prompt: str | None = None
     labels: tuple[str, ...] = ()
     room: int = 0
+    sharer_view: SharerView | None = None
+
+    @property
+    def sharer(self) -> Conversation:
+        """The conversation that the sharer reads: its own view, or else the receiver's."""
+        return self.receiver if self.sharer_view is None else self.sharer_view.conversation
+
+    @property
+    def conversation(self) -> Conversation:
+        """The receiver's conversation under its earlier name."""
+        return self.receiver
+
+    def of(self, role: Role) -> Conversation:
+        """The conversation that a model in this role reads."""
+        return self.sharer if role == "sharer" else self.receiver
+
+    def listing(self, options: Sequence[str]) -> Query:
+        """The same question with these options behind each conversation, since where a prompt ends depends on them."""
+        receiver, view = continued(self.receiver, *options), self.sharer_view
+        if view is None:
+            return replace(self, receiver=receiver)
+        own = replace(view, conversation=continued(view.conversation, *options))
+        return replace(self, receiver=receiver, sharer_view=own)
 
 
 @dataclass

@@ -188,9 +188,9 @@ class CacheToCache:
             return extend(self.answers, buffer, columns, work.counters, keep=keep)
 
     def _plan(self, query: Query) -> Plan:
-        plan, readers = self.planner.plan(query.conversation), (self.answers, *(link.sharer for link in self.links))
+        plan, readers = self.planner.plan(query.receiver), (self.answers, *(link.sharer for link in self.links))
         room, holds = max(query.room, plan.room), min(lm.max_length for lm in readers)
-        if query.conversation.reading.as_lm_eval and room < holds:
+        if query.receiver.reading.as_lm_eval and room < holds:
             plan = plan.last(holds - room)
         for lm in readers:
             check_fits(lm, len(plan.ids[0]), room)

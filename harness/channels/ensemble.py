@@ -18,7 +18,6 @@ from harness.channels.registry import EnsembleOptions
 from harness.channels.single import Single
 from harness.fusion.alignment import same_vocabulary
 from harness.models import LM
-from harness.prompts import continued
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # log-probabilities [..., choices] of both models -> of the ensemble
 
@@ -81,14 +80,14 @@ class Ensemble:
 
     def prompt_length(self, query: Query) -> int:
         """Tokens of the longer of both prompts."""
-        return max(Single(lm).prompt_length(_asked(query)) for lm in (self.answers, self.sharer))
+        return max(model.prompt_length(_asked(query)) for model in (Single(self.answers), self._sharer))
 
     def forget(self) -> None:
         """Nothing is remembered."""
 
     def send(self, queries: Sequence[Query], work: Work) -> Probabilities:
         """The sharer reads the prompts."""
-        return Probabilities(self._read(Single(self.sharer, "sharer"), queries, work))
+        return Probabilities(self._read(self._sharer, queries, work))
 
     def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
         """The receiver reads the prompts; both contexts answer together from here on."""
@@ -97,15 +96,17 @@ class Ensemble:
         own = self._read(Single(self.answers), queries, work)
         return replace(own, companion=message.context, combine=RULES[self.rule])
 
+    @property
+    def _sharer(self) -> Single:
+        return Single(self.sharer, "sharer", role="sharer")
+
     def _read(self, model: Single, queries: Sequence[Query], work: Work) -> Context:
         return model.receive([_asked(query) for query in queries], NoMessage(len(queries)), work)
 
 
 def _asked(query: Query) -> Query:
     """A question whose answer names a label is asked for the labels' probabilities."""
-    if not query.labels or query.conversation.options:
-        return query
-    return replace(query, conversation=continued(query.conversation, *query.labels))
+    return query if not query.labels or query.receiver.options else query.listing(query.labels)
 
 
 def build(models: LoadedModels, options: EnsembleOptions) -> list[Group]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.channels.arms import Group, LoadedModels
-from harness.channels.base import Context, Message, NoMessage, Query, Work
+from harness.channels.base import Context, Message, NoMessage, Query, Role, Work
 from harness.channels.common import encode_fitting, prefill
 from harness.channels.registry import Options
 from harness.merging import parameters_of
@@ -16,15 +16,21 @@ from harness.models import LM
 
 @dataclass(frozen=True)
 class Single:
-    """Answers without a message."""
+    """Answers without a message.
+
+    Attributes:
+        answers: the model.
+        role: whose conversation of a question it reads.
+    """
 
     answers: LM
     name: str = "receiver"
     variant: str = ""
+    role: Role = "receiver"
 
     def prompt_length(self, query: Query) -> int:
         """Tokens of the prompt."""
-        return len(encode_fitting(self.answers, query.conversation, query.room).ids)
+        return len(encode_fitting(self.answers, query.of(self.role), query.room).ids)
 
     def forget(self) -> None:
         """Nothing is remembered."""
@@ -35,8 +41,8 @@ class Single:
 
     def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
         """Reads the prompts."""
-        prompts = [encode_fitting(self.answers, q.conversation, q.room) for q in queries]
-        with work.clock.stage("receiver_prefill" if self.name != "sharer" else "sharer_prefill"):
+        prompts = [encode_fitting(self.answers, q.of(self.role), q.room) for q in queries]
+        with work.clock.stage(f"{self.role}_prefill"):
             return prefill(self.answers, prompts, work)
 
 
@@ -47,7 +53,7 @@ def build_receiver(models: LoadedModels, _: Options) -> list[Group]:
 
 def build_sharer(models: LoadedModels, _: Options) -> list[Group]:
     """The first sharer alone."""
-    return [Group(Single(models.sharers[0], "sharer"))]
+    return [Group(Single(models.sharers[0], "sharer", role="sharer"))]
 
 
 def build_tuned(models: LoadedModels, _: Options) -> list[Group]:

@@ -89,7 +89,7 @@ class TextToText:
         """Tokens of the longer of the sharer's and the receiver's prompt, counted before the message is written."""
         asked = sharer_conversation(query, self.style)
         sharer = encode_fitting(self.sharer, asked, self.style.max_new_tokens)
-        receiver = encode_fitting(self.answers, query.conversation, query.room)
+        receiver = encode_fitting(self.answers, query.receiver, query.room)
         return max(len(sharer.ids), len(receiver.ids))
 
     def forget(self) -> None:
@@ -141,7 +141,7 @@ def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
             )
         listed = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, query.choices, strict=False)]
         question = "\n".join([question, "", "Choices:", *listed])
-    asked = query.conversation
+    asked = query.receiver
     return Conversation(
         (Turn("user", wording.replace("{question}", question)),), chat=asked.chat, reading=asked.reading
     )
@@ -155,7 +155,7 @@ def written_message(texts: Sequence[str], asked: Sequence[Conversation]) -> Text
 def told_conversations(queries: Sequence[Query], message: TextMessage) -> list[Conversation]:
     """What the receiver reads: the sharer's exchange, then the question."""
     heard = zip(queries, message.asked, message.texts, strict=True)
-    return [_with_exchange(query.conversation, asked, text) for query, asked, text in heard]
+    return [_with_exchange(query.receiver, asked, text) for query, asked, text in heard]
 
 
 def _with_exchange(conversation: Conversation, asked: str, text: str) -> Conversation:

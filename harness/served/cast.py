@@ -62,7 +62,7 @@ def _check_settings(cast: Cast, items: Sequence[Item]) -> None:
                 "tell; give max_gen_toks, which counts the answer alone."
             )
         rendering = next((model for model in cast.served if model.kind != "tokens"), None)
-        if item.request.query.conversation.reading.thinking and rendering is not None:
+        if item.request.query.receiver.reading.thinking and rendering is not None:
             raise UserError(
                 f"Backend {rendering.backend!r} renders chats itself, so enable_thinking has no effect; set it there."
             )
@@ -75,7 +75,7 @@ def _check_chats(cast: Cast, items: Sequence[Item]) -> None:
     for item in items:
         if item.request.options:
             raise UserError(f"Task {item.task!r} compares options. {cannot_score(chats[0])}")
-        if item.request.query.conversation.prefix:
+        if item.request.query.receiver.prefix:
             raise UserError(
                 f"Task {item.task!r} opens the answer itself, and backend {chats[0].backend!r} takes whole turns only; "
                 "use local-completions, vllm or hf."
@@ -91,5 +91,5 @@ def _group(config: RunConfig, name: str, served: dict[str, Served], queries: Seq
     if name == "t2t":
         channel = ServedText(served["receiver"], served["sharer"], text_variant(config, queries))
     else:
-        channel = ServedSingle(served[name], name)
+        channel = ServedSingle(served[name], name, "sharer" if name == "sharer" else "receiver")
     return Group(channel, config.controls if name == "t2t" else ())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.channels.base import Message, NoMessage, Query, Work
+from harness.channels.base import Message, NoMessage, Query, Role, Work
 from harness.channels.t2t import TextMessage, TextVariant, sharer_conversation, told_conversations, written_message
 from harness.engine import Answer, Request
 from harness.prompts import Conversation
@@ -21,10 +21,11 @@ from harness.served.backend import Served
 
 @dataclass(frozen=True)
 class ServedSingle:
-    """One model behind an engine, alone."""
+    """One model behind an engine, alone; it reads the view of its role."""
 
     model: Served
     name: str = "receiver"
+    role: Role = "receiver"
 
     @property
     def variant(self) -> str:
@@ -33,7 +34,7 @@ class ServedSingle:
 
     def prompt_length(self, query: Query) -> int:
         """Tokens of the prompt, see `length`."""
-        return length(self.model, query.conversation, query.room)
+        return length(self.model, query.of(self.role), query.room)
 
     def forget(self) -> None:
         """Nothing is remembered here."""
@@ -45,7 +46,7 @@ class ServedSingle:
     def answer(self, requests: Sequence[Request], message: Message, work: Work) -> list[Answer]:
         """Has the engine answer."""
         with _busy(work):
-            return _answers(self.model, [r.query.conversation for r in requests], requests, message, work)
+            return _answers(self.model, [r.query.of(self.role) for r in requests], requests, message, work)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ServedText:
         """Tokens of the longer of both prompts, counted before the message is written, see `length`."""
         asked = sharer_conversation(query, self.style)
         sharer = length(self.sharer, asked, self.style.max_new_tokens)
-        return max(sharer, length(self.model, query.conversation, query.room))
+        return max(sharer, length(self.model, query.receiver, query.room))
 
     def forget(self) -> None:
         """Nothing is remembered here."""

@@ -70,7 +70,7 @@ def _tried(served: Served, items: Iterable[Item]) -> list[Item]:
             continue
         query = item.request.query
         try:
-            sized.append((length(served, query.conversation, query.room), number, item))
+            sized.append((length(served, query.receiver, query.room), number, item))
         except PromptTooLong:
             continue
     return [item for _, _, item in sorted(sized)[:_TRIES]]
@@ -78,7 +78,7 @@ def _tried(served: Served, items: Iterable[Item]) -> list[Item]:
 
 def _wrong(served: Served, item: Item) -> str:
     """What is wrong with the loglikelihoods of one question and its first option; empty where nothing is."""
-    _, prompt, option = token_request(served, item.request.query.conversation, item.request.options[0])
+    _, prompt, option = token_request(served, item.request.query.receiver, item.request.options[0])
     ids = prompt + option
     return _read(call(served, 1, lambda: served.model.model_call([ids], generate=False)), len(ids))
 

@@ -30,8 +30,8 @@ def test_words_are_their_own_ids() -> None:
 def test_prompts_have_the_asked_length_and_options_theirs() -> None:
     pair = build("tiny")
     asked = questions(pair, 3, 21, (2, 4), random.Random(0))
-    assert [len(encode(pair.receiver, q.conversation).ids) for q in asked] == [21] * 3
-    assert [len(continuation(pair.receiver, q.conversation, c)) for q in asked for c in q.choices] == [4] * 6
+    assert [len(encode(pair.receiver, q.receiver).ids) for q in asked] == [21] * 3
+    assert [len(continuation(pair.receiver, q.receiver, c)) for q in asked for c in q.choices] == [4] * 6
     assert len({q.question for q in asked}) == 3
 
 
@@ -50,7 +50,7 @@ def test_models_of_two_families_are_aligned_and_only_content_is_fused() -> None:
     pair = build("tiny-a+tiny-c")
     channel, asked = pair.c2c(), questions(pair, 1, 20, (0, 0), random.Random(0))
     assert channel.planner.strategy == "first"
-    assert channel.planner.plan(asked[0].conversation).fused == ((3, 15),)
+    assert channel.planner.plan(asked[0].receiver).fused == ((3, 15),)
     with torch.inference_mode():
         context = channel.receive(asked, channel.send(asked, Work()), Work())
     assert context.logits.isfinite().all()

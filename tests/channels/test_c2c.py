@@ -79,7 +79,7 @@ def test_a_converted_fuser_gives_the_same_logits_bit_for_bit(tmp_path: Path) -> 
 def test_several_sharers_equal_the_plain_loops(mode: str, words: str) -> None:
     channel = _three(mode, words)
     context = context_of(channel, QUERIES)
-    expected = torch.stack([fused_logits(channel, channel.planner.plan(q.conversation)) for q in QUERIES])
+    expected = torch.stack([fused_logits(channel, channel.planner.plan(q.receiver)) for q in QUERIES])
     torch.testing.assert_close(context.logits, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_only_what_open_gates_read_crosses_and_each_layer_once() -> None:
     assert channel.links[0].sent == ((0, 0), (1, 1))
     message = channel.send(QUERIES, work := Work())
     head_bytes = sharer.config.num_key_value_heads * sharer.config.head_dim * 4
-    fused_tokens = [channel.planner.plan(q.conversation).n_fused for q in QUERIES]
+    fused_tokens = [channel.planner.plan(q.receiver).n_fused for q in QUERIES]
     assert message.payload_bytes == tuple(n * 2 * head_bytes for n in fused_tokens)
     assert work.counters.bytes_moved == sum(message.payload_bytes)
     assert len(message) == len(QUERIES)
@@ -109,7 +109,7 @@ def test_only_what_open_gates_read_crosses_and_each_layer_once() -> None:
 
 def test_all_prompt_tokens_but_the_last_are_fused_and_the_answers_prefix_never() -> None:
     channel = fused(shared_lm("qwen3"), shared_lm("qwen2", 1))
-    bare, opened = (channel.planner.plan(query("Why?", prefix=p).conversation) for p in ("", " The answer is"))
+    bare, opened = (channel.planner.plan(query("Why?", prefix=p).receiver) for p in ("", " The answer is"))
     assert bare.fused == ((0, len(bare.ids[0]) - 1),)
     assert opened.fused == ((0, len(bare.ids[0])),)
     assert len(opened.ids[0]) > len(bare.ids[0])

@@ -73,11 +73,11 @@ def test_a_task_may_word_the_sharers_turn_itself(receiver: LM) -> None:
 
 
 def test_the_receiver_reads_the_exchange_as_an_earlier_turn_behind_the_system_turn(receiver: LM) -> None:
-    turns = (Turn("system", "Be brief."), *QUESTION.conversation.turns)
-    asked = replace(QUESTION, conversation=Conversation(turns, prefix="Answer:"))
+    turns = (Turn("system", "Be brief."), *QUESTION.receiver.turns)
+    asked = replace(QUESTION, receiver=Conversation(turns, prefix="Answer:"))
     told = replace(
         asked,
-        conversation=Conversation((turns[0], Turn("user", "asked"), Turn("assistant", "told"), turns[1]), "Answer:"),
+        receiver=Conversation((turns[0], Turn("user", "asked"), Turn("assistant", "told"), turns[1]), "Answer:"),
     )
     channel = _channel(receiver)
     context = channel.receive([asked], TextMessage(("told",), ("asked",)), Work())

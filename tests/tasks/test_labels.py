@@ -106,7 +106,7 @@ def test_the_prompt_of_four_options_is_the_papers() -> None:
 def test_arc_keeps_the_released_sentence(write: Write) -> None:
     write("allenai/ai2_arc/ARC-Challenge/test", [row(list("ABC"), "B"), row(list("ABCDE"), "D", 1)])
     config = build({"tasks": ["arc_challenge"], "limit": 2})
-    prompts = [item.request.query.conversation.plain for item in load_benchmark(config).all_items]
+    prompts = [item.request.query.receiver.plain for item in load_benchmark(config).all_items]
     assert all('"The correct answer is A/B/C/D".' in prompt for prompt in prompts)
     assert ["\nE. " in prompt for prompt in prompts] == [False, True]
 
