@@ -15,12 +15,15 @@ import torch
 
 from harness.attempts import Failed, attempted
 from harness.channels.arms import Group
-from harness.channels.base import Message, PromptTooLong, Query, Work, answers_itself
+from harness.channels.base import PromptTooLong, answers_itself
 from harness.channels.c2c import CacheMessage, CacheToCache
 from harness.channels.controls import LENDING, OF_OTHERS, Tamper, band_means
+from harness.channels.engine import Arm, run
+from harness.channels.messages import Message
 from harness.channels.single import Single
-from harness.engine import Answer, Arm, Budget, Request, run
 from harness.errors import RunError
+from harness.inference.batching import Budget
+from harness.inference.types import Answer, CallStats, Query, Request
 from harness.prompts import fingerprint_text
 from harness.ranks import Turns
 from harness.records.schema import Failure, Sample
@@ -67,13 +70,13 @@ class Item:
 
 @dataclass
 class Tally:
-    """Work done by each arm, by name."""
+    """CallStats done by each arm, by name."""
 
-    work: dict[str, Work] = field(default_factory=dict)
+    work: dict[str, CallStats] = field(default_factory=dict)
 
-    def of(self, group: Group, arm: Arm) -> Work:
+    def of(self, group: Group, arm: Arm) -> CallStats:
         """The account of one arm."""
-        return self.work.setdefault(arm_name(group, arm.control), Work())
+        return self.work.setdefault(arm_name(group, arm.control), CallStats())
 
 
 def arm_name(group: Group, control: str) -> str:
@@ -236,7 +239,7 @@ def mean_message(
         RunError: a message cannot be sent even alone.
     """
     drawn = sorted(items, key=lambda i: hashlib.sha256(f"{seed} {i.doc_id}".encode()).digest())[:calibration]
-    work = tally.work.setdefault(f"{group.channel.name}/mean", Work())
+    work = tally.work.setdefault(f"{group.channel.name}/mean", CallStats())
     fitting = [i.request.query for i in drawn if _fits(group, i)]
     size = min(at_once, _MESSAGES_AT_ONCE)
     parts = [fitting[i : i + size] for i in range(0, len(fitting), size)]
@@ -245,7 +248,7 @@ def mean_message(
     return tuple(part.cpu() for part in found)
 
 
-def _sent(group: Group, queries: Sequence[Query], work: Work) -> Iterator[Message]:
+def _sent(group: Group, queries: Sequence[Query], work: CallStats) -> Iterator[Message]:
     """Sends prompts together, or in halves where that fails."""
     message = attempted(lambda: group.channel.send(queries, work))
     if not isinstance(message, Failed):

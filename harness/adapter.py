@@ -21,12 +21,13 @@ from lm_eval.utils import simple_parse_args_string
 
 from harness.asking import chat_text, decoding_request, one_prompt_each, rolling_requests, scoring_request
 from harness.assembly import Cast, assemble
-from harness.attempts import Fault
-from harness.channels.base import Work, answers_itself
+from harness.channels.base import answers_itself
+from harness.channels.engine import Arm, run
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText
-from harness.engine import Answer, Arm, Budget, Request, run
 from harness.errors import RunError, UserError
+from harness.inference.batching import Budget
+from harness.inference.types import Answer, CallStats, Fault, Request
 from harness.model_args import C2C, SINGLE, T2T, Model, Setup, joined, setup_of
 from harness.model_record import cache_identity, check_told_apart, described, keep_apart
 from harness.request_latency import latency_of
@@ -52,7 +53,7 @@ class ChannelLM(LM):
         super().__init__()
         channel = cast.groups[0].channel
         assert not answers_itself(channel)
-        self.channel, self.setup, self.cast, self.work = channel, setup, cast, Work()
+        self.channel, self.setup, self.cast, self.work = channel, setup, cast, CallStats()
         self.budget, self.reading = Budget(setup.batch_size, setup.config.max_batch_tokens), setup.reading
         self.asked: dict[str, list[Request]] = {}
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from harness.accuracy import Means, answer_task, arm_name, left_out, mean_message, missing, needs_mean
 from harness.channels.arms import Group
 from harness.channels.routed import FLOOR
-from harness.engine import Budget
 from harness.errors import RunError
+from harness.inference.batching import Budget
 from harness.memory import peak_bytes
 from harness.progress import progress
 from harness.records.loading import finite, latest

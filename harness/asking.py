@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import seam
-from harness.channels.base import Query
 from harness.config.rules import BUDGETS, NEW_TOKENS
-from harness.engine import Request
 from harness.errors import UserError
+from harness.inference.types import Query, Request
 from harness.prompts import (
     ChatText,
     Conversation,

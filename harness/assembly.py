@@ -12,7 +12,6 @@ from harness.channels.arms import Group, LoadedModels, Unsuitable
 from harness.channels.spec import ChannelSpec, parse_channel
 from harness.config import RunConfig
 from harness.config.served import OWN
-from harness.engine import Request
 from harness.errors import UserError
 from harness.fusion.alignment import same_vocabulary
 from harness.fusion.checkpoint import check_fits
@@ -20,6 +19,7 @@ from harness.fusion.checkpoint import load as load_fuser
 from harness.fusion.fuser import Fuser
 from harness.fusion.shapes import kv_shape
 from harness.hub import Commits, Snapshot, Wanted
+from harness.inference.types import Request
 from harness.models import LM, fetched, load, parse_reference
 from harness.paths import located
 from harness.prompts import check_template

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from harness.errors import RunError, UserError
+from harness.inference.types import Fault
 
 T = TypeVar("T")
 
@@ -25,15 +26,6 @@ _LOST = (
     *("unspecified launch failure", "launch timed out", "uncorrectable ecc", "hardware stack error"),
     *("invalid program counter", "nvlink error", "device is lost", "fallen off the bus"),
 )
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a request has no answer."""
-
-    type: str
-    message: str
-    trace: str
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.channels.base import Context, Work
 from harness.forward import Columns, extend, takes_masks
+from harness.inference.types import CallStats, Context, Scored
 from harness.kv import KVBuffer
 from harness.models import LM
 
@@ -37,14 +37,6 @@ class Generation:
 
     text: str
     tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Loglikelihood of one option in nats, and whether greedy decoding would have written it."""
-
-    loglikelihood: float
-    greedy: bool
 
 
 def entropies(logits: Tensor) -> list[float]:
@@ -86,7 +78,7 @@ def generate(
     context: Context,
     max_new_tokens: int | Sequence[int],
     stops: Sequence[tuple[str, ...]],
-    work: Work,
+    work: CallStats,
     exactly: int | None = None,
 ) -> list[Generation]:
     """Decodes greedily until a stop token, a stop string or the budget.
@@ -118,7 +110,7 @@ def generate(
     return [Generation(_text(context.lm, r), tuple(r.tokens)) for r in rows]
 
 
-def _choose(context: Context, logits: Tensor, work: Work) -> list[int]:
+def _choose(context: Context, logits: Tensor, work: CallStats) -> list[int]:
     # One transfer carries the tokens and the proof that they were chosen from finite numbers.
     best, token = logits.max(dim=-1)
     sound = best.isfinite() & ~logits.isnan().any(-1)
@@ -158,7 +150,7 @@ def _let_finished_leave(parts: Sequence[Context], held: list[_Row]) -> list[_Row
     return [held[i] for i in live]
 
 
-def _step(context: Context, held: list[_Row], model: int, work: Work) -> Tensor:
+def _step(context: Context, held: list[_Row], model: int, work: CallStats) -> Tensor:
     device = context.lm.device
     ids = torch.tensor([[row.tokens[-1]] for row in held], device=device)
     positions = torch.tensor([[row.position(model)] for row in held], device=device)
@@ -180,7 +172,7 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text
 
 
-def score(context: Context, options: Sequence[Sequence[tuple[int, ...]]], work: Work) -> list[list[Scored]]:
+def score(context: Context, options: Sequence[Sequence[tuple[int, ...]]], work: CallStats) -> list[list[Scored]]:
     """Scores every row's options from the one prefill that the context holds.
 
     Options of one token need no forward call at all; longer ones are read side by side as branches of the same
@@ -230,7 +222,7 @@ def _score_group(
     options: Sequence[Sequence[tuple[int, ...]]],
     found: list[list[_Tally]],
     group: slice,
-    work: Work,
+    work: CallStats,
 ) -> None:
     chosen = [row[group] for row in options]
     columns = _branches(context, chosen)

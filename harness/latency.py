@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from harness.accuracy import Item, to_sample
-from harness.channels.base import Channel, Work
-from harness.engine import Answer, Request, answer_one
+from harness.channels.base import Channel
+from harness.channels.engine import answer_one
+from harness.inference.types import Answer, CallStats, Request
 from harness.machine_load import Spent, moment, spent_since
 from harness.records.schema import Sample, Timing
 from harness.timing import Clock
@@ -90,7 +91,7 @@ def timed_alone(channel: Channel, request: Request, equal_tokens: int | None = N
     device = channel.answers.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    work = Work(clock=Clock(device))
+    work = CallStats(clock=Clock(device))
     if equal_tokens is not None and not request.options:
         request = replace(request, exactly=equal_tokens, query=replace(request.query, room=equal_tokens))
     # Every channel pays for reading its prompts, once; nothing remembered from the accuracy pass may help one of them.

@@ -15,11 +15,11 @@ from typing import Any
 
 from harness import __version__
 from harness.assembly import Cast
-from harness.channels.base import Channel, Query
+from harness.channels.base import Channel
 from harness.config import RunConfig, identity
-from harness.engine import Request
 from harness.errors import UserError
 from harness.identity import fusers_of, models_of
+from harness.inference.types import Query, Request
 from harness.model_args import C2C, SINGLE, T2T, Setup
 
 _LONGEST_PART = 60

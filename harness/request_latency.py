@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.channels.base import Channel
-from harness.engine import Request
+from harness.inference.types import Request
 from harness.latency import ROUNDS, draw, measured, timed_alone
 from harness.records.schema import Timing
 from harness.results.rows import latency_fields

@@ -16,14 +16,17 @@ from helpers.work import query
 
 from harness import kv
 from harness.attempts import Failed, attempted
-from harness.channels.base import Channel, Context, Message, PromptTooLong, Query, Work
+from harness.channels.base import Channel, PromptTooLong
 from harness.channels.c2c import CacheMessage, CacheToCache
 from harness.channels.controls import Mismatched
+from harness.channels.engine import Arm, Outcome, answer_one, run
+from harness.channels.messages import Message
 from harness.channels.single import Single
 from harness.donors import Donors
-from harness.engine import Answer, Arm, Budget, Outcome, Request, answer_one, batches, run
 from harness.errors import RunError
 from harness.forward import ANSWER_ROOM
+from harness.inference.batching import Budget, batches
+from harness.inference.types import Answer, CallStats, Context, Query, Request
 from harness.models import LM
 from harness.ranks import Turns
 
@@ -59,12 +62,12 @@ class Disturbed:
     def forget(self) -> None:
         self.inner.forget()
 
-    def send(self, queries: Sequence[Query], work: Work) -> Message:
+    def send(self, queries: Sequence[Query], work: CallStats) -> Message:
         self.sizes.append(len(queries))
         self.sending(queries)
         return self.inner.send(queries, work)
 
-    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+    def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         self.receiving(queries, message)
         return self.inner.receive(queries, message, work)
 
@@ -79,7 +82,7 @@ def channel() -> CacheToCache:
 
 def outcomes(channel: Channel, texts: Sequence[str] = TEXTS, size: int = 8, **more: Any) -> list[Outcome]:
     arms = [Arm(channel), Arm(channel, "mismatched", Mismatched(more.pop("seed", 0)))]
-    return list(run(channel, arms, asked(texts), Budget(size), [Work(), Work()], **more))
+    return list(run(channel, arms, asked(texts), Budget(size), [CallStats(), CallStats()], **more))
 
 
 def by_text(found: Sequence[Outcome], texts: Sequence[str] = TEXTS, arm: int = 1) -> dict[str, Answer]:
@@ -172,7 +175,7 @@ def test_a_message_that_is_not_finite_is_lent_to_nobody() -> None:
 
     @dataclass(frozen=True)
     class Spoilt(Disturbed):
-        def send(self, queries: Sequence[Query], work: Work) -> Message:
+        def send(self, queries: Sequence[Query], work: CallStats) -> Message:
             message = super().send(queries, work)
             assert isinstance(message, CacheMessage)
             for place, one in enumerate(queries):
@@ -201,17 +204,17 @@ def test_a_question_that_is_alone_with_one_that_does_not_fit_has_no_donor() -> N
 def test_equal_lengths_are_paired_by_the_seed() -> None:
     requests = asked([f"question {letter}" for letter in "abcdefgh"])
     lengths = dict.fromkeys(range(8), 5)
-    made = {tuple(map(tuple, batches(lengths, requests, Budget(2), Mismatched(seed)))) for seed in (0, 0, 1, 2)}
+    made = {tuple(map(tuple, batches(lengths, requests, Budget(2), Mismatched(seed).place))) for seed in (0, 0, 1, 2)}
     assert len(made) == 3
-    backwards = list(batches(lengths, requests[::-1], Budget(2), Mismatched(0)))
-    forwards = list(batches(lengths, requests, Budget(2), Mismatched(0)))
+    backwards = list(batches(lengths, requests[::-1], Budget(2), Mismatched(0).place))
+    forwards = list(batches(lengths, requests, Budget(2), Mismatched(0).place))
     assert [[7 - i for i in batch] for batch in backwards] == forwards
 
 
 @pytest.mark.parametrize("count", range(2, 12))
 def test_everybody_gets_another_ones_message(count: int) -> None:
     lengths, requests = {i: i // 3 for i in range(count)}, asked(["?"] * count)
-    units = list(batches(lengths, requests, Budget(1), Mismatched()))
+    units = list(batches(lengths, requests, Budget(1), Mismatched().place))
     donors = Donors(lengths, units)
     assert sorted(donors.first.values()) == list(range(count))
     for own in range(count):
@@ -226,7 +229,7 @@ def test_the_size_that_fits_the_memory_is_remembered() -> None:
     broken = Disturbed(Single(shared_lm()), sending=fails_above(4, NO_MEMORY))
     budget = Budget(16)
     for _ in range(2):
-        found = list(run(broken, [Arm(broken)], asked(["Why?"] * 64), budget, [Work()]))
+        found = list(run(broken, [Arm(broken)], asked(["Why?"] * 64), budget, [CallStats()]))
         assert all(answer.fault is None for one in found for answer in one.answers[0])
     assert [size for size in broken.sizes if size > 4] == [16, 8]
     assert len(broken.sizes) == 2 + 2 * 64 // 4
@@ -242,14 +245,14 @@ def test_the_remembered_size_is_in_tokens() -> None:
             raise NO_MEMORY
 
     broken = replace(broken, sending=check)
-    found = list(run(broken, [Arm(broken)], asked(texts), Budget(4), [Work()]))
+    found = list(run(broken, [Arm(broken)], asked(texts), Budget(4), [CallStats()]))
     assert all(answer.fault is None for one in found for answer in one.answers[0])
     assert broken.sizes == [4, 2, 2, 4, 4]
 
 
 def test_another_error_divides_only_its_own_batch() -> None:
     broken = Disturbed(Single(shared_lm()), sending=fails_on(BAD, RuntimeError("bad shape")))
-    list(run(broken, [Arm(broken)], asked([BAD] + ["Why?"] * 7), Budget(4), [Work()]))
+    list(run(broken, [Arm(broken)], asked([BAD] + ["Why?"] * 7), Budget(4), [CallStats()]))
     assert broken.sizes[-1] == 4
 
 
@@ -279,7 +282,7 @@ def test_a_finished_cache_is_freed_without_the_collector(no_collector: None, buf
     both = channel()
     arms = [Arm(both), Arm(both, "mismatched", Mismatched()), Arm(both.closed(), "closed")]
     for requests in (asked(), [Request(query(t), max_new_tokens=3) for t in TEXTS]):
-        for one in run(both, arms, requests, Budget(3), [Work(), Work(), Work()]):
+        for one in run(both, arms, requests, Budget(3), [CallStats(), CallStats(), CallStats()]):
             assert all(answer.fault is None for arm in one.answers for answer in arm)
             assert not [b for b in buffers if b() is not None]
     assert buffers
@@ -305,7 +308,7 @@ def test_what_a_failed_attempt_held_is_gone_before_the_next(no_collector: None) 
         raise torch.cuda.OutOfMemoryError(f"CUDA out of memory for {tensor.shape} of {len(queries)}")
 
     broken = Disturbed(Single(shared_lm()), receiving=receiving)
-    (found,) = run(broken, [Arm(broken), Arm(broken)], asked(TEXTS[:4]), Budget(4), [Work(), Work()])
+    (found,) = run(broken, [Arm(broken), Arm(broken)], asked(TEXTS[:4]), Budget(4), [CallStats(), CallStats()])
     assert len(held) == 1 + 1 + 4 + 4 * 2  # four, two, each alone, and of each alone both arms
     assert all(answer.fault.type == "OutOfMemoryError" for arm in found.answers for answer in arm if answer.fault)
 
@@ -324,7 +327,7 @@ def test_a_device_that_is_lost_ends_the_run(error: Exception) -> None:
     with pytest.raises(RunError, match="no longer computes .*--resume goes on"):
         outcomes(broken)
     with pytest.raises(RunError, match="no longer computes"):
-        answer_one(broken, asked([BAD])[0], Work())
+        answer_one(broken, asked([BAD])[0], CallStats())
     assert max(broken.sizes) == len(TEXTS)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness import decoding, forward
-from harness.channels.base import Work
 from harness.decoding import NonFiniteLogits, generate, score
+from harness.inference.types import CallStats
 from harness.models import LM
 from harness.prompts import encode
 
@@ -26,8 +26,8 @@ def test_scoring_leaves_the_context_as_it_was() -> None:
     context = read(lm, SENTENCES)
     options = [[(3, 4, 5), (6,), (7, 8)]] * len(SENTENCES)
     with torch.inference_mode():
-        first, again = (score(context, options, Work()) for _ in range(2))
-        after = generate(context, BUDGET, [()] * len(SENTENCES), Work())
+        first, again = (score(context, options, CallStats()) for _ in range(2))
+        after = generate(context, BUDGET, [()] * len(SENTENCES), CallStats())
     assert first == again
     assert after == written(lm, SENTENCES, [()] * len(SENTENCES))
 
@@ -135,9 +135,9 @@ def test_numbers_that_are_not_finite_are_raised_with_the_layer_where_they_begin(
 ) -> None:
     context = read(_poisoned(part, layer), SENTENCES[:3])
     with torch.inference_mode(), pytest.raises(NonFiniteLogits, match=said):
-        generate(context, 2, [()] * 3, Work())
+        generate(context, 2, [()] * 3, CallStats())
     with torch.inference_mode(), pytest.raises(NonFiniteLogits, match=said):
-        score(context, [[(3, 4)]] * 3, Work())
+        score(context, [[(3, 4)]] * 3, CallStats())
 
 
 def test_a_fuser_that_is_not_finite_is_named_by_the_layer_that_it_fused() -> None:
@@ -145,4 +145,4 @@ def test_a_fuser_that_is_not_finite_is_named_by_the_layer_that_it_fused() -> Non
     with torch.no_grad():
         channel.links[0].fuser.get_parameter("proj_out_weight")[4].fill_(math.nan)  # V of layer 1
     with pytest.raises(NonFiniteLogits, match="in the V of layer 1"):
-        generate(context_of(channel, [query("Why?")]), 2, [()], Work())
+        generate(context_of(channel, [query("Why?")]), 2, [()], CallStats())

@@ -13,13 +13,16 @@ from helpers.work import SENTENCES, answers, query
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.channels.base import Channel, Context, Message, PromptTooLong, Query, Work
+from harness.channels.base import Channel, PromptTooLong
 from harness.channels.c2c import CacheMessage, CacheToCache
+from harness.channels.engine import Arm, run
+from harness.channels.messages import Message
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
-from harness.engine import Arm, Budget, Request, batches, run
 from harness.errors import UserError
 from harness.forward import Counters
+from harness.inference.batching import Budget, batches
+from harness.inference.types import CallStats, Context, Query, Request
 from harness.models import LM
 from harness.prompts import Conversation, Turn, encode
 
@@ -50,10 +53,10 @@ class Breaking:
     def prompt_length(self, query: Query) -> int:
         return self.inner.prompt_length(query)
 
-    def send(self, queries: Sequence[Query], work: Work) -> Message:
+    def send(self, queries: Sequence[Query], work: CallStats) -> Message:
         return self.inner.send(queries, work)
 
-    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+    def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         self.seen.append(len(queries))
         if any(self.word in q.question for q in queries):
             raise self.error
@@ -68,7 +71,7 @@ def _texts(texts: Sequence[str], tokens: int = 4) -> list[Request]:
 def test_a_failing_batch_is_halved_until_only_the_bad_request_is_a_fault(error: Exception) -> None:
     channel = Breaking(Single(shared_lm()), "naïve", error, [])
     requests = _texts(SENTENCES)
-    (outcome,) = run(channel, [Arm(channel)], requests, Budget(8), [Work()])
+    (outcome,) = run(channel, [Arm(channel)], requests, Budget(8), [CallStats()])
     found = dict(zip(outcome.indices, outcome.answers[0], strict=True))
     expected = answers(channel.inner, requests)
     for i, text in enumerate(SENTENCES):
@@ -153,7 +156,7 @@ def test_batches_keep_to_the_budget_and_lose_nothing(lengths: list[int], size: i
 
 
 def test_a_generation_of_n_tokens_is_n_forwards() -> None:
-    lm, work = shared_lm(), Work()
+    lm, work = shared_lm(), CallStats()
     (answer,) = answers(Single(lm), _texts(["Why?"], 7), work=work)
     prompt = len(encode(lm, query("Why?").receiver).ids)
     n = len(answer.tokens)
@@ -163,7 +166,7 @@ def test_a_generation_of_n_tokens_is_n_forwards() -> None:
 
 
 def test_the_last_step_of_a_batch_runs_no_forward_for_nobody() -> None:
-    work = Work()
+    work = CallStats()
     found = answers(Single(shared_lm()), _texts(SENTENCES, 5), work=work)
     assert work.counters.forwards == max(len(a.tokens) for a in found)
     assert work.counters.decoded_tokens == sum(len(a.tokens) for a in found)
@@ -175,7 +178,7 @@ def test_the_last_step_of_a_batch_runs_no_forward_for_nobody() -> None:
 def test_options_are_one_prefill_and_at_most_one_forward_more(
     options: tuple[str, ...], forwards: int, more: int
 ) -> None:
-    lm, work = shared_lm(), Work()
+    lm, work = shared_lm(), CallStats()
     conversation = query("Why?").receiver
     answers(Single(lm), [Request(query("Why?"), options=options)], work=work)
     prompt = len(encode(lm, conversation).ids)
@@ -187,7 +190,7 @@ def test_options_are_one_prefill_and_at_most_one_forward_more(
 
 def test_a_fused_generation_costs_one_forward_of_the_sharer_and_one_more_of_the_receiver() -> None:
     receiver, sharer = shared_lm(), shared_lm("qwen2", 1)
-    work, closed = Work(), Work()
+    work, closed = CallStats(), CallStats()
     channel = fused(receiver, sharer)
     (answer,) = answers(channel, _texts(["Why?"], 3), work=work)
     answers(channel.closed(), _texts(["Why?"], 3), work=closed)
@@ -206,7 +209,7 @@ def test_a_fused_generation_costs_one_forward_of_the_sharer_and_one_more_of_the_
 
 
 def test_a_written_message_is_counted_and_handed_out() -> None:
-    work = Work()
+    work = CallStats()
     channel = TextToText(shared_lm(), shared_lm("llama", 1), TextVariant(max_new_tokens=4))
     (answer,) = answers(channel, _texts(["Why?"], 3), work=work)
     assert answer.message_text is not None
@@ -228,7 +231,7 @@ def _arms(channel: CacheToCache) -> list[Arm]:
 def test_arms_share_the_sharers_half_and_differ_only_in_what_was_tampered_with() -> None:
     channel = fused(shared_lm(), shared_lm("qwen2", 1))
     requests = [Request(query(t), options=("A", "B")) for t in SENTENCES]
-    works = [Work(), Work(), Work()]
+    works = [CallStats(), CallStats(), CallStats()]
     (outcome,) = run(channel, _arms(channel), requests, Budget(8), works)
     matched, zeroed, closed = ([a.scored for a in arm] for arm in outcome.answers)
     assert [w.counters.forwards for w in works] == [1 + 2, 1, 1]
@@ -240,7 +243,7 @@ def test_arms_share_the_sharers_half_and_differ_only_in_what_was_tampered_with()
 def test_a_fault_that_is_known_beforehand_reaches_every_arm() -> None:
     short = random_lm(max_position_embeddings=40)
     channel = fused(short, shared_lm("qwen2", 1))
-    works = [Work(), Work(), Work()]
+    works = [CallStats(), CallStats(), CallStats()]
     outcomes = list(run(channel, _arms(channel), _texts(("Hi", "why " * 60)), Budget(8), works))
     first = outcomes[0]
     assert first.indices == [1]
@@ -269,8 +272,8 @@ def test_an_arm_answers_the_same_bits_whether_it_shares_what_was_read_or_not(mod
     channel = fused(shared_lm(), shared_lm("qwen2", 1), shared_lm("qwen3", 2), mode=mode)
     requests = [Request(query(t, prefix="So"), options=("A", "B")) for t in SENTENCES]
     arms = _arms(channel)[:2]
-    (together,) = run(channel, arms, requests, Budget(8), [Work(), Work()])
+    (together,) = run(channel, arms, requests, Budget(8), [CallStats(), CallStats()])
     for arm, found in zip(arms, together.answers, strict=True):
-        (alone,) = run(channel, [arm], requests, Budget(8), [Work()])
+        (alone,) = run(channel, [arm], requests, Budget(8), [CallStats()])
         assert alone.indices == together.indices
         assert [a.scored for a in alone.answers[0]] == [a.scored for a in found]

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness import prompts
-from harness.channels.base import Context, Query, Work
 from harness.channels.c2c import CacheToCache, Link
 from harness.channels.layout import Plan
 from harness.channels.single import Single
 from harness.decoding import generate
 from harness.fusion.checkpoint import load
+from harness.inference.types import CallStats, Context, Query
 from harness.prompts import Conversation, Turn, ask
 
 NEAR_TIE = 1e-3
@@ -121,7 +121,7 @@ def assert_logits(context: Context, case: Case, names: list[str], kind: str) -> 
 
 def assert_same_tokens(context: Context, expected: list[list[int]], gaps: list[list[float]]) -> None:
     with torch.inference_mode():
-        written = generate(context, 16, [()] * len(expected), Work(), exactly=16)
+        written = generate(context, 16, [()] * len(expected), CallStats(), exactly=16)
     for found, tokens, gap in zip(written, expected, gaps, strict=True):
         certain = next((i for i, g in enumerate(gap) if g < NEAR_TIE), len(gap))
         assert list(found.tokens[:certain]) == tokens[:certain]

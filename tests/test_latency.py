@@ -13,10 +13,12 @@ from helpers.work import query
 
 from harness import machine_load, prompts
 from harness.accuracy import Item
-from harness.channels.base import Channel, Work
+from harness.channels.base import Channel
+from harness.channels.engine import Arm, run
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
-from harness.engine import Arm, Budget, Request, run
+from harness.inference.batching import Budget
+from harness.inference.types import CallStats, Request
 from harness.latency import ROUNDS, Turn, time_questions
 
 DOCUMENT = {"id": "q", "question": "Why?", "choices": ["x", "y"], "labels": ["A", "B"], "key": "A"}
@@ -49,7 +51,9 @@ def tokenised(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.mark.parametrize(("number", "prompts_read"), [(0, 1), (1, 1), (2, 2), (3, 1)])
 def test_a_timed_answer_pays_once_for_each_prompt(number: int, prompts_read: int, tokenised: Counter[str]) -> None:
     channel, asked = channels()[number], item()
-    list(run(channel, [Arm(channel)], [asked.request], Budget(1), [Work()]))  # an accuracy pass remembers its plans
+    list(
+        run(channel, [Arm(channel)], [asked.request], Budget(1), [CallStats()])
+    )  # an accuracy pass remembers its plans
     tokenised.clear()
     timings = [t for turn in time_questions([channel], [asked], {}, warm_up=0) for t in turn.timings]
     assert len(timings) == ROUNDS

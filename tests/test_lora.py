@@ -6,10 +6,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from harness.channels.base import Query, Work
 from harness.channels.single import Single
 from harness.decoding import score
 from harness.errors import UserError
+from harness.inference.types import CallStats, Query
 from harness.models import load
 from harness.training.batching import Batches
 from harness.training.main import train
@@ -66,7 +66,7 @@ def test_the_loss_is_the_loglikelihood_of_the_engine(tmp_path):
     objective.eval()
     with torch.inference_mode():
         for row, one in zip(rows, lessons, strict=True):
-            queries, work = [Query(session.corpus[row].conversation)], Work()
+            queries, work = [Query(session.corpus[row].conversation)], CallStats()
             context = alone.receive(queries, alone.send(queries, work), work)
             expected -= score(context, [[one.response]], work)[0][0].loglikelihood
     assert float(response_loss(lm, lessons).detach()) == pytest.approx(expected, rel=1e-5)

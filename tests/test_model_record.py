@@ -105,7 +105,7 @@ def test_what_is_answered_before_a_failure_is_kept(tmp_path: Path) -> None:
 
 
 def _fails_at_the_long_one(cached: CachingLM, kind: str, arguments: Any, long: Any) -> None:
-    from harness import engine
+    from harness.channels import engine
 
     usual = engine._measure
 

@@ -10,10 +10,11 @@ from helpers.tiny import FOREIGN, KINDS, fused, shared_lm
 from helpers.work import SENTENCES, answers, query, read, written
 
 from harness import decoding
-from harness.channels.base import Channel, Work
+from harness.channels.base import Channel
 from harness.channels.single import Single
 from harness.decoding import score
-from harness.engine import Budget, Request
+from harness.inference.batching import Budget
+from harness.inference.types import CallStats, Request
 from harness.models import LM
 from harness.prompts import continuation, encode
 
@@ -50,16 +51,16 @@ def test_an_option_that_greedy_decoding_would_write_is_called_greedy() -> None:
     best = written(lm, SENTENCES[:2], [(), ()], budget=4)
     options = [[g.tokens, (*g.tokens[:-1], g.tokens[-1] ^ 1), g.tokens[:1]] for g in best]
     with torch.inference_mode():
-        found = score(read(lm, SENTENCES[:2]), options, Work())
+        found = score(read(lm, SENTENCES[:2]), options, CallStats())
     assert [[s.greedy for s in row] for row in found] == [[True, False, True]] * 2
 
 
 def test_options_beyond_the_memory_for_logits_are_read_in_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, options = shared_lm("qwen3"), [[(3, 4, 5), (6,), (7, 8), (9, 10, 11, 12)]] * 2
     with torch.inference_mode():
-        whole = score(read(lm, SENTENCES[:2]), options, Work())
+        whole = score(read(lm, SENTENCES[:2]), options, CallStats())
         monkeypatch.setattr(decoding, "_LOGIT_BYTES", 1)
-        parts = score(read(lm, SENTENCES[:2]), options, work := Work())
+        parts = score(read(lm, SENTENCES[:2]), options, work := CallStats())
     assert work.counters.forwards == 3
     for row, other in zip(whole, parts, strict=True):
         assert [s.loglikelihood for s in row] == pytest.approx([s.loglikelihood for s in other], abs=1e-5)

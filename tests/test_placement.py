@@ -19,13 +19,14 @@ from torch import Tensor
 
 from harness import forward
 from harness.assembly import fitting_fuser, fuser_place
-from harness.channels.base import Channel, Context, Query, Work
+from harness.channels.base import Channel
 from harness.channels.c2c import CacheToCache, Link
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.config import build
 from harness.decoding import first_non_finite, generate, score
 from harness.errors import UserError
+from harness.inference.types import CallStats, Context, Query
 from harness.kv import KVBuffer
 from harness.models import LM, load
 from harness.placement import check_placed
@@ -46,7 +47,7 @@ def asked() -> list[Query]:
 def answers(channel: Channel) -> tuple[Context, Tensor, list[tuple[int, ...]], list[float]]:
     """A context, its logits, what is written from it (rows end at different times) and how options score."""
     with torch.inference_mode():
-        work, queries = Work(), asked()
+        work, queries = CallStats(), asked()
         context = channel.receive(queries, channel.send(queries, work), work)
         logits = context.logits.clone()
         options = [[(7, 8, 9), (9, 8)], [(5,), (7, 6)]]

@@ -15,8 +15,8 @@ from helpers.work import query
 
 from harness.accuracy import Item
 from harness.assembly import Cast
-from harness.engine import Request
 from harness.errors import RunError, UserError
+from harness.inference.types import Request
 from harness.loading_tasks import Benchmark
 from harness.models import LM
 from harness.prompts import ask, check_template, encode, render

@@ -15,12 +15,12 @@ from lm_eval.api.instance import Instance
 
 from harness.adapter import SingleLM
 from harness.attention import register
-from harness.channels.base import Work
 from harness.channels.c2c import CacheToCache, Link
 from harness.decoding import generate
 from harness.demo.tokenizer import save_tokenizer
 from harness.errors import UserError
 from harness.forward import FactorsChange
+from harness.inference.types import CallStats
 from harness.models import Together, load
 from harness.self_check import checked, sweep, verdict
 from harness.self_check.compare import TOLERANCE, Plain, read_ids, sequences
@@ -198,7 +198,7 @@ def test_reading_one_by_one_equals_reading_together(kind: str) -> None:
     apart = replace(lm, together=Together(padded=False, branched=False))
     rows = [list(range(3, 30)), [5, 6], list(range(40, 51))]
     with torch.inference_mode():
-        found = [generate(read_ids(one, rows), 6, [()] * 3, Work(), exactly=6) for one in (lm, apart)]
+        found = [generate(read_ids(one, rows), 6, [()] * 3, CallStats(), exactly=6) for one in (lm, apart)]
     assert [g.tokens for g in found[0]] == [g.tokens for g in found[1]]
 
 
@@ -215,7 +215,7 @@ def test_rope_factors_that_a_batch_shares_are_chosen_for_each_row() -> None:
 def test_an_answer_across_the_change_of_factors_is_an_error_of_its_question() -> None:
     lm = checked(small_lm(small_model(*_phi(), "sdpa")))
     with torch.inference_mode(), pytest.raises(FactorsChange, match="before position 24"):
-        generate(read_ids(lm, [list(range(8, 30))]), 8, [()], Work(), exactly=8)
+        generate(read_ids(lm, [list(range(8, 30))]), 8, [()], CallStats(), exactly=8)
 
 
 def _phi() -> tuple[Any, Any]:

@@ -17,9 +17,9 @@ from helpers.refusals import edit, refused
 from harness import cli
 from harness.adapter import channel_lm
 from harness.assembly import assemble
-from harness.channels.base import Work
 from harness.config import build
 from harness.errors import UserError
+from harness.inference.types import CallStats
 from harness.model_args import SINGLE
 from harness.models import Reference
 from harness.paths import PAIR
@@ -389,9 +389,9 @@ def test_a_server_is_told_the_name_and_the_tokenizer_is_that_of_the_model() -> N
 
 def test_throughput_counts_what_was_asked_and_leaves_controls_out() -> None:
     work = {
-        "t2t": Work(busy_s=2.0, answered=10),
-        "t2t/mismatched": Work(busy_s=1.0, answered=10),
-        "receiver": Work(),
+        "t2t": CallStats(busy_s=2.0, answered=10),
+        "t2t/mismatched": CallStats(busy_s=1.0, answered=10),
+        "receiver": CallStats(),
     }
     found = throughput_of(build({"backend": "vllm", "batch_size": 64}), work)
     assert found.keys() == {"t2t"}

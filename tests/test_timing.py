@@ -12,10 +12,11 @@ from helpers.work import query
 
 from harness import decoding, forward
 from harness.channels import c2c, common
-from harness.channels.base import Channel, Work
+from harness.channels.base import Channel
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.decoding import generate
+from harness.inference.types import CallStats
 from harness.timing import STAGES, Clock, silent_clock, tpot_s
 
 CALL_S = 1.0
@@ -47,7 +48,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 
 def timed(channel: Channel, tokens: int) -> Clock:
-    work, queries = Work(clock=Clock(CPU)), [query("Why?")]
+    work, queries = CallStats(clock=Clock(CPU)), [query("Why?")]
     with torch.inference_mode():
         work.clock.mark("start")
         context = channel.receive(queries, channel.send(queries, work), work)

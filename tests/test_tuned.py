@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.channels.base import Query, Work
 from harness.channels.single import Single
 from harness.config import build
 from harness.decoding import score
 from harness.errors import UserError
 from harness.identity import model_info
+from harness.inference.types import CallStats, Query
 from harness.models import load, parse_reference
 from harness.prompts import ask
 from harness.records import load_run
@@ -50,7 +50,7 @@ def idle(tmp_path_factory):
 
 
 def loglikelihoods(lm):
-    queries, work, alone = [Query(ask("Where does Abel live?")), Query(ask("Who?"))], Work(), Single(lm)
+    queries, work, alone = [Query(ask("Where does Abel live?")), Query(ask("Who?"))], CallStats(), Single(lm)
     with torch.inference_mode():
         context = alone.receive(queries, alone.send(queries, work), work)
         return [one.loglikelihood for row in score(context, [[(5, 6), (7,)]] * 2, work) for one in row]

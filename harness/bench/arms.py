@@ -14,11 +14,12 @@ import torch
 
 from harness.bench.build import Pair
 from harness.bench.floor import Cost, ModelCost, fusion_cost, model_cost
-from harness.channels.base import Channel, Context, Query, Work
+from harness.channels.base import Channel
 from harness.channels.c2c import CacheToCache
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.decoding import generate, score
+from harness.inference.types import CallStats, Context, Query
 from harness.models import LM
 from harness.prompts import continuation, encode
 from harness.single_row import as_the_library_has_it
@@ -87,7 +88,7 @@ def make_arms(pair: Pair, names: Sequence[str], message_tokens: int) -> dict[str
 
 def _through(channel: Channel) -> Arm:
     def arm(queries: list[Query], task: Task) -> Reading:
-        work = Work(clock=Clock(channel.answers.device))
+        work = CallStats(clock=Clock(channel.answers.device))
         work.clock.mark("start")
         message = channel.send(queries, work)
         context = channel.receive(queries, message, work)
@@ -111,7 +112,7 @@ def _through(channel: Channel) -> Arm:
     return arm
 
 
-def _score(context: Context, queries: list[Query], work: Work) -> None:
+def _score(context: Context, queries: list[Query], work: CallStats) -> None:
     options = [[continuation(context.lm, q.receiver, choice) for choice in q.choices] for q in queries]
     score(context, options, work)
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from harness.bench.shapes import ModelShape
-from harness.channels.base import Query
 from harness.channels.c2c import CacheToCache, Link
 from harness.errors import UserError
 from harness.fusion.fuser import Fuser, FuserConfig
 from harness.fusion.shapes import config_for, kv_shape
+from harness.inference.types import Query
 from harness.models import LM, wrap
 from harness.prompts import ask
 

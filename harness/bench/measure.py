@@ -20,7 +20,7 @@ from harness.bench.floor import floor_s
 from harness.bench.machine import Meter, Speeds, speeds
 from harness.bench.memory import with_peak
 from harness.bench.results import BASELINE, Cell, Result, Series
-from harness.channels.base import Query
+from harness.inference.types import Query
 
 
 @dataclass(frozen=True)

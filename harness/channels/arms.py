@@ -12,7 +12,7 @@ from harness.models import LM
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
-    from harness.engine import Request
+    from harness.inference.types import Request
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from harness.channels.arms import Group, LoadedModels
-from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import check_fits
 from harness.channels.layout import Plan, Planner, Span
+from harness.channels.messages import Message
 from harness.channels.registry import CONTROLS_OF, Options
 from harness.channels.stretches import in_message, index_pair, prompt_columns, steps_of, token_index, within
 from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
 from harness.fusion.fuser import Fuser
+from harness.inference.types import CallStats, Context, Query
 from harness.kv import KVBuffer
 from harness.models import LM
 
@@ -133,7 +134,7 @@ class CacheToCache:
         """Drops the plans of earlier prompts."""
         self.planner.forget()
 
-    def send(self, queries: Sequence[Query], work: Work) -> CacheMessage:
+    def send(self, queries: Sequence[Query], work: CallStats) -> CacheMessage:
         """Every sharer reads the prompts up to the last fused token; K and V of the fused tokens cross."""
         plans = [self._plan(q) for q in queries]
         lengths = tuple(p.n_fused for p in plans)
@@ -142,11 +143,11 @@ class CacheToCache:
         work.counters.bytes_moved += sum(message.payload_bytes)
         return message
 
-    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+    def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         """Reads the prompts, fusing each stretch before what follows it is read."""
         return self.go_on(queries, message, self.begin(queries, work), work)
 
-    def begin(self, queries: Sequence[Query], work: Work) -> KVBuffer:
+    def begin(self, queries: Sequence[Query], work: CallStats) -> KVBuffer:
         """Reads the prompts as far as no message has changed anything, up to the end of the first fused stretch."""
         plans, steps = self._laid_out(queries)
         buffer = new_buffer(self.answers, len(plans), sum(max(b - a for a, b in step) for step in steps) + ANSWER_ROOM)
@@ -154,7 +155,7 @@ class CacheToCache:
             self._read(buffer, plans, steps[0], work)
         return buffer
 
-    def go_on(self, queries: Sequence[Query], message: Message, buffer: KVBuffer, work: Work) -> Context:
+    def go_on(self, queries: Sequence[Query], message: Message, buffer: KVBuffer, work: CallStats) -> Context:
         """Fuses a message into what `begin` read for the same queries and reads on; the buffer is used up."""
         if not isinstance(message, CacheMessage):
             raise TypeError(f"c2c takes a CacheMessage, not {type(message).__name__}")
@@ -180,7 +181,7 @@ class CacheToCache:
         return plans, steps_of(plans, any(link.entries for link in self.links))
 
     def _read(
-        self, buffer: KVBuffer, plans: Sequence[Plan], spans: Sequence[Span], work: Work, keep: int = 0
+        self, buffer: KVBuffer, plans: Sequence[Plan], spans: Sequence[Span], work: CallStats, keep: int = 0
     ) -> Tensor | None:
         with work.clock.stage("receiver_prefill"):
             columns = self._columns(plans, spans)
@@ -196,7 +197,7 @@ class CacheToCache:
             check_fits(lm, len(plan.ids[0]), room)
         return plan
 
-    def _share(self, number: int, plans: Sequence[Plan], work: Work) -> Tensor:
+    def _share(self, number: int, plans: Sequence[Plan], work: CallStats) -> Tensor:
         link, row = self.links[number], number + 1
         lm = link.sharer
         ends = [p.fused_end for p in plans]
@@ -227,7 +228,7 @@ class CacheToCache:
         spans: Sequence[Span],
         offsets: list[int],
         message: CacheMessage,
-        work: Work,
+        work: CallStats,
     ) -> None:
         now = [within(p.fused, span) for p, span in zip(plans, spans, strict=True)]
         device = self.answers.device

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.channels.base import Context, PromptTooLong, Work
+from harness.channels.base import PromptTooLong
 from harness.forward import ANSWER_ROOM, extend, left_padded, new_buffer
+from harness.inference.types import CallStats, Context
 from harness.models import LM
 from harness.prompts import Conversation, Encoded, Speaker, encode
 
@@ -40,7 +41,7 @@ def check_fits(lm: Speaker, tokens: int, room: int) -> None:
         raise PromptTooLong(f"The prompt is empty for {lm.reference.text!r}.")
 
 
-def prefill(lm: LM, prompts: Sequence[Encoded], work: Work) -> Context:
+def prefill(lm: LM, prompts: Sequence[Encoded], work: CallStats) -> Context:
     """Reads whole prompts in one forward call; only the last position is projected onto the vocabulary."""
     rows = [prompt.ids for prompt in prompts]
     work.cut_prompts += sum(prompt.dropped > 0 for prompt in prompts)

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.channels.base import Message, Query
 from harness.channels.c2c import CacheMessage
+from harness.channels.messages import Message
 from harness.channels.t2t import TextMessage
+from harness.inference.types import Query
 
 BANDS = 16
 _EMPTY = "the other question's message is empty"
@@ -94,7 +95,7 @@ class _Lent:
     seed: int = 0
 
     def place(self, query: Query) -> int:
-        """See `harness.engine.Trade`."""
+        """See `harness.channels.engine.Trade`."""
         return _seed(self.seed, query)
 
     def check(self, message: Message) -> None:

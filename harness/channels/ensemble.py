@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from harness.channels.arms import Group, LoadedModels, Unsuitable
-from harness.channels.base import Context, Message, NoMessage, Query, Work
+from harness.channels.messages import Message, NoMessage
 from harness.channels.registry import EnsembleOptions
 from harness.channels.single import Single
 from harness.fusion.alignment import same_vocabulary
+from harness.inference.types import CallStats, Context, Query
 from harness.models import LM
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # log-probabilities [..., choices] of both models -> of the ensemble
@@ -49,7 +50,7 @@ def _entropy(log_probabilities: Tensor) -> Tensor:
 class Probabilities:
     """The sharer's half: its own reading of the prompts, of which only probabilities are taken.
 
-    Their number is known when the answer is: see `harness.engine`.
+    Their number is known when the answer is: see `harness.channels.engine`.
     """
 
     context: Context
@@ -85,11 +86,11 @@ class Ensemble:
     def forget(self) -> None:
         """Nothing is remembered."""
 
-    def send(self, queries: Sequence[Query], work: Work) -> Probabilities:
+    def send(self, queries: Sequence[Query], work: CallStats) -> Probabilities:
         """The sharer reads the prompts."""
         return Probabilities(self._read(self._sharer, queries, work))
 
-    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+    def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         """The receiver reads the prompts; both contexts answer together from here on."""
         if not isinstance(message, Probabilities):
             raise TypeError(f"ensemble takes Probabilities, not {type(message).__name__}")
@@ -100,7 +101,7 @@ class Ensemble:
     def _sharer(self) -> Single:
         return Single(self.sharer, "sharer", role="sharer")
 
-    def _read(self, model: Single, queries: Sequence[Query], work: Work) -> Context:
+    def _read(self, model: Single, queries: Sequence[Query], work: CallStats) -> Context:
         return model.receive([_asked(query) for query in queries], NoMessage(len(queries)), work)
 
 

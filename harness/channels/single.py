@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.channels.arms import Group, LoadedModels
-from harness.channels.base import Context, Message, NoMessage, Query, Role, Work
 from harness.channels.common import encode_fitting, prefill
+from harness.channels.messages import Message, NoMessage
 from harness.channels.registry import Options
+from harness.inference.types import CallStats, Context, Query, Role
 from harness.merging import parameters_of
 from harness.models import LM
 
@@ -35,11 +36,11 @@ class Single:
     def forget(self) -> None:
         """Nothing is remembered."""
 
-    def send(self, queries: Sequence[Query], work: Work) -> NoMessage:
+    def send(self, queries: Sequence[Query], work: CallStats) -> NoMessage:
         """Nobody sends anything."""
         return NoMessage(len(queries))
 
-    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+    def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         """Reads the prompts."""
         prompts = [encode_fitting(self.answers, q.of(self.role), q.room) for q in queries]
         with work.clock.stage(f"{self.role}_prefill"):

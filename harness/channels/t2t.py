@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from harness.channels.arms import Group, LoadedModels
-from harness.channels.base import Context, Message, Query, Work
 from harness.channels.common import encode_fitting, prefill
+from harness.channels.messages import Message
 from harness.channels.registry import CONTROLS_OF, Options
 from harness.decoding import generate
 from harness.errors import UserError
+from harness.inference.types import CallStats, Context, Query
 from harness.models import LM
 from harness.prompts import Conversation, Turn
 
@@ -95,7 +96,7 @@ class TextToText:
     def forget(self) -> None:
         """Nothing is remembered."""
 
-    def send(self, queries: Sequence[Query], work: Work) -> TextMessage:
+    def send(self, queries: Sequence[Query], work: CallStats) -> TextMessage:
         """Lets the sharer write, greedily, until it stops or its budget is spent."""
         asked = [sharer_conversation(q, self.style) for q in queries]
         prompts = [encode_fitting(self.sharer, c, self.style.max_new_tokens) for c in asked]
@@ -107,7 +108,7 @@ class TextToText:
         work.counters.bytes_moved += sum(message.payload_bytes)
         return message
 
-    def receive(self, queries: Sequence[Query], message: Message, work: Work) -> Context:
+    def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         """Reads the sharer's exchange, then the question."""
         if not isinstance(message, TextMessage):
             raise TypeError(f"t2t takes a TextMessage, not {type(message).__name__}")

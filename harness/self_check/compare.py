@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.channels.base import Context, Work
 from harness.channels.common import prefill
 from harness.decoding import score
 from harness.forward import Counters, extend, left_padded
+from harness.inference.types import CallStats, Context
 from harness.models import LM
 from harness.prompts import Encoded
 from harness.self_check.small import LENGTH
@@ -93,7 +93,7 @@ def _loglikelihood(predicted: Tensor, option: Sequence[int]) -> float:
 
 def read_ids(lm: LM, rows: Sequence[Sequence[int]]) -> Context:
     """Reads prompts that are given by their token ids."""
-    return prefill(lm, [Encoded(tuple(row), len(row)) for row in rows], Work())
+    return prefill(lm, [Encoded(tuple(row), len(row)) for row in rows], CallStats())
 
 
 def decoding_gap(lm: LM, plain: Plain, asked: Sequences, rows: Sequence[int]) -> float:
@@ -119,7 +119,7 @@ def options_gap(lm: LM, plain: Plain, asked: Sequences, rows: Sequence[int], sid
     with torch.inference_mode():
         context = read_ids(lm, [asked.prompts[r] for r in rows])
         for group in groups:
-            scored = score(context, [asked.options[r][group] for r in rows], Work())
+            scored = score(context, [asked.options[r][group] for r in rows], CallStats())
             for r, own in zip(rows, scored, strict=True):
                 expected = plain.options[r][group]
                 gaps += [one.loglikelihood - value for one, value in zip(own, expected, strict=True)]

@@ -8,8 +8,9 @@ from typing import Any
 
 from harness.channels.base import PromptTooLong
 from harness.channels.common import encode_fitting
-from harness.decoding import Scored, cut
+from harness.decoding import cut
 from harness.errors import UserError
+from harness.inference.types import Scored
 from harness.prompts import Conversation, continuation, encode, tokenize
 from harness.served.backend import Served
 from harness.served.calls import results

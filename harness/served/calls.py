@@ -1,8 +1,8 @@
 """One call of an engine: its results, or the reason why there are none.
 
-Guarantees one result a request, in their order, or an error for the whole batch, which `harness.engine` then halves. An
-engine that is not there, or that lets nobody in, ends the run instead: no question is at fault, and the run can be
-resumed.
+Guarantees one result a request, in their order, or an error for the whole batch, which
+`harness.channels.engine` then halves. An engine that is not there, or that lets nobody in, ends the run instead: no
+question is at fault, and the run can be resumed.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from harness.accuracy import Item
 from harness.assembly import Cast
 from harness.channels.arms import Group
-from harness.channels.base import Answering, Query
+from harness.channels.base import Answering
 from harness.channels.t2t import text_variant
 from harness.config import RunConfig
 from harness.errors import UserError
+from harness.inference.types import Query
 from harness.served.answers import cannot_score
 from harness.served.backend import Served, build
 from harness.served.channels import ServedSingle, ServedText

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.channels.base import Message, NoMessage, Query, Role, Work
+from harness.channels.messages import Message, NoMessage
 from harness.channels.t2t import TextMessage, TextVariant, sharer_conversation, told_conversations, written_message
-from harness.engine import Answer, Request
+from harness.inference.types import Answer, CallStats, Query, Request, Role
 from harness.prompts import Conversation
 from harness.served.answers import length, prompt_tokens, score, text_tokens, write
 from harness.served.backend import Served
@@ -39,11 +39,11 @@ class ServedSingle:
     def forget(self) -> None:
         """Nothing is remembered here."""
 
-    def send(self, queries: Sequence[Query], work: Work) -> NoMessage:
+    def send(self, queries: Sequence[Query], work: CallStats) -> NoMessage:
         """Nobody sends anything."""
         return NoMessage(len(queries))
 
-    def answer(self, requests: Sequence[Request], message: Message, work: Work) -> list[Answer]:
+    def answer(self, requests: Sequence[Request], message: Message, work: CallStats) -> list[Answer]:
         """Has the engine answer."""
         with _busy(work):
             return _answers(self.model, [r.query.of(self.role) for r in requests], requests, message, work)
@@ -72,7 +72,7 @@ class ServedText:
     def forget(self) -> None:
         """Nothing is remembered here."""
 
-    def send(self, queries: Sequence[Query], work: Work) -> TextMessage:
+    def send(self, queries: Sequence[Query], work: CallStats) -> TextMessage:
         """Has the sharer's engine write."""
         with _busy(work):
             asked = [sharer_conversation(q, self.style) for q in queries]
@@ -81,7 +81,7 @@ class ServedText:
         work.counters.bytes_moved += sum(message.payload_bytes)
         return message
 
-    def answer(self, requests: Sequence[Request], message: Message, work: Work) -> list[Answer]:
+    def answer(self, requests: Sequence[Request], message: Message, work: CallStats) -> list[Answer]:
         """Has the receiver's engine answer after the exchange."""
         if not isinstance(message, TextMessage):
             raise TypeError(f"t2t takes a TextMessage, not {type(message).__name__}")
@@ -93,7 +93,7 @@ class ServedText:
 
 
 def _answers(
-    model: Served, told: Sequence[Conversation], requests: Sequence[Request], message: Message, work: Work
+    model: Served, told: Sequence[Conversation], requests: Sequence[Request], message: Message, work: CallStats
 ) -> list[Answer]:
     texts = getattr(message, "texts", (None,) * len(requests))
     known = [
@@ -114,7 +114,7 @@ def _answers(
 
 
 @contextmanager
-def _busy(work: Work) -> Iterator[None]:
+def _busy(work: CallStats) -> Iterator[None]:
     start = time.perf_counter()
     try:
         yield

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import metadata
 
-from harness.channels.base import Work
 from harness.config import RunConfig
 from harness.config.served import OWN
+from harness.inference.types import CallStats
 from harness.records.schema import Engine, Throughput
 from harness.records.secret import scrub
 from harness.results.wording import seconds_text
@@ -29,7 +29,7 @@ def engine_of(config: RunConfig) -> Engine | None:
     )
 
 
-def throughput_of(config: RunConfig, work: Mapping[str, Work]) -> dict[str, Throughput]:
+def throughput_of(config: RunConfig, work: Mapping[str, CallStats]) -> dict[str, Throughput]:
     """Sums up every channel's pass; controls are left out, since they share the sharer's messages.
 
     Args:

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness.channels.base import Work
 from harness.channels.c2c import CacheMessage, CacheToCache, Link
 from harness.channels.layout import Span
 from harness.channels.stretches import steps_of, within
 from harness.forward import extend
+from harness.inference.types import CallStats
 from harness.training.graph import GraphBuffer
 from harness.training.lessons import Lesson
 
@@ -65,7 +65,7 @@ class GraphChannel(CacheToCache):
     @torch.no_grad()
     def keep(self, lesson: Lesson) -> Kept:
         """Reads one prompt alone, so that the result does not depend on what else is in a batch."""
-        work = Work()
+        work = CallStats()
         parts = tuple(self._share(number, [lesson], work) for number in range(len(self.links)))
         spans = [(0, lesson.cuts[1])]
         buffer = GraphBuffer(1, self.answers.n_layers, self.answers.device, lesson.cuts[1])
@@ -85,7 +85,7 @@ class GraphChannel(CacheToCache):
         buffer = GraphBuffer(len(lessons), self.answers.n_layers, self.answers.device, width)
         found: list[Predicted] = []
         owned: list[Tensor] = []
-        work = Work()
+        work = CallStats()
         for number, spans in enumerate(steps):
             columns = self._columns(lessons, spans)
             targets = _targets(lessons, spans, columns.ids)
@@ -108,7 +108,7 @@ class GraphChannel(CacheToCache):
         lengths = tuple(lesson.n_fused for lesson in lessons)
         numbers = range(len(self.links))
         if kept is None:
-            return CacheMessage(tuple(self._share(number, lessons, Work()) for number in numbers), lengths)
+            return CacheMessage(tuple(self._share(number, lessons, CallStats()) for number in numbers), lengths)
         device = self.answers.device
         return CacheMessage(tuple(torch.cat([k.parts[i].to(device) for k in kept], dim=1) for i in numbers), lengths)
 

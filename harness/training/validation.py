@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.accuracy import Item, to_sample
-from harness.channels.base import Channel, Work
+from harness.channels.base import Channel
+from harness.channels.engine import Arm, run
 from harness.config import build
-from harness.engine import Arm, Budget, run
+from harness.inference.batching import Budget
+from harness.inference.types import CallStats
 from harness.loading_tasks import load_benchmark
 
 
@@ -40,7 +42,7 @@ def load_quizzes(names: Sequence[str], limit: int | None, rank: int = 0, world: 
 def score(items: Sequence[Item], channel: Channel, batch_size: int) -> Score:
     """Asks questions through a channel."""
     right, errors = 0, 0
-    for outcome in run(channel, [Arm(channel)], [item.request for item in items], Budget(batch_size), [Work()]):
+    for outcome in run(channel, [Arm(channel)], [item.request for item in items], Budget(batch_size), [CallStats()]):
         for place, answer in zip(outcome.indices, outcome.answers[0], strict=True):
             sample = to_sample(items[place], channel.name, "", answer)
             right, errors = right + bool(sample.correct), errors + (sample.error is not None)

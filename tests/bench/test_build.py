@@ -10,8 +10,8 @@ import torch
 
 from harness.bench.build import FuserWidths, Pair, build_pair, questions, tokenizer
 from harness.bench.shapes import ModelShape, read_pair
-from harness.channels.base import Work
 from harness.errors import UserError
+from harness.inference.types import CallStats
 from harness.prompts import continuation, encode
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_models_of_two_families_are_aligned_and_only_content_is_fused() -> None:
     assert channel.planner.strategy == "first"
     assert channel.planner.plan(asked[0].receiver).fused == ((3, 15),)
     with torch.inference_mode():
-        context = channel.receive(asked, channel.send(asked, Work()), Work())
+        context = channel.receive(asked, channel.send(asked, CallStats()), CallStats())
     assert context.logits.isfinite().all()
 
 

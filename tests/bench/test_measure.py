@@ -12,7 +12,7 @@ from harness.bench.measure import Repeats, measure, rotated, summarize
 from harness.bench.memory import with_peak
 from harness.bench.results import Cell
 from harness.bench.shapes import read_pair
-from harness.channels.base import Query
+from harness.inference.types import Query
 
 CPU = torch.device("cpu")
 CELL = Cell("float32", 20, 2, 3)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from harness.channels.base import Channel
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
-from harness.engine import Answer, Budget, Request
+from harness.inference.batching import Budget
+from harness.inference.types import Answer, Request
 from harness.models import LM
 
 TOLERANCE = 1e-4

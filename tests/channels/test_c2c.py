@@ -11,12 +11,13 @@ from helpers.tiny import FOREIGN, GOLDEN, OURS, fused, golden_lm, random_fuser, 
 from helpers.work import SENTENCES, context_of, query
 from torch import Tensor
 
-from harness.channels.base import NoMessage, Work
 from harness.channels.c2c import CacheToCache, Link
+from harness.channels.messages import NoMessage
 from harness.channels.single import Single
 from harness.errors import UserError
 from harness.fusion.checkpoint import load, save
 from harness.fusion.fuser import Fuser
+from harness.inference.types import CallStats
 from harness.kv import KVBuffer
 
 from .reference import fused_logits
@@ -49,7 +50,7 @@ def _visible(buffer: KVBuffer) -> Tensor:
 @pytest.mark.parametrize("by_gates", [True, False])
 def test_closed_gates_leave_the_receivers_own_numbers_bit_for_bit(by_gates: bool) -> None:
     channel = _pair(_all_closed()) if by_gates else _pair(load(GOLDEN / "same_tokenizer/fuser")).closed()
-    work = Work()
+    work = CallStats()
     context = context_of(channel, QUERIES, work)
     alone = context_of(Single(channel.answers), QUERIES)
     assert torch.equal(context.logits, alone.logits)
@@ -99,7 +100,7 @@ def test_only_what_open_gates_read_crosses_and_each_layer_once() -> None:
     gates = [True, True, False, False, False, True]  # K of layers 0 and 1 (both read sharer layer 0), V of layer 2
     channel = CacheToCache(receiver, (Link(sharer, random_fuser(receiver, sharer, gates=gates)),))
     assert channel.links[0].sent == ((0, 0), (1, 1))
-    message = channel.send(QUERIES, work := Work())
+    message = channel.send(QUERIES, work := CallStats())
     head_bytes = sharer.config.num_key_value_heads * sharer.config.head_dim * 4
     fused_tokens = [channel.planner.plan(q.receiver).n_fused for q in QUERIES]
     assert message.payload_bytes == tuple(n * 2 * head_bytes for n in fused_tokens)
@@ -126,7 +127,7 @@ def test_a_prompt_without_anything_to_fuse_is_read_as_it_is(texts: list[str]) ->
 def test_a_message_of_another_kind_is_refused() -> None:
     channel = fused(shared_lm("qwen3"), shared_lm("qwen2", 1))
     with pytest.raises(TypeError, match="NoMessage"):
-        channel.receive(QUERIES, NoMessage(len(QUERIES)), Work())
+        channel.receive(QUERIES, NoMessage(len(QUERIES)), CallStats())
 
 
 @pytest.mark.parametrize(("alignment", "said"), [("off", "Alignment 'off' needs"), ("frist", "Did you mean 'first'")])

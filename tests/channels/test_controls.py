@@ -16,8 +16,8 @@ from harness.channels.c2c import CacheMessage
 from harness.channels.controls import OF_OTHERS, Mismatched, Noise, Tamper, band_means, stretched
 from harness.channels.t2t import TextMessage
 from harness.config import RunConfig
-from harness.engine import Budget
 from harness.errors import RunError
+from harness.inference.batching import Budget
 from harness.loading_tasks import load_benchmark
 from harness.paths import PAIR
 from harness.records.schema import Sample
@@ -167,7 +167,7 @@ def test_controls_of_text() -> None:
 
 
 def test_an_unknown_message_is_refused() -> None:
-    from harness.channels.base import NoMessage
+    from harness.channels.messages import NoMessage
 
     with pytest.raises(TypeError, match="NoMessage"):
         Tamper("zeroed")(NoMessage(2), QUERIES[:2])

@@ -14,7 +14,8 @@ from harness.channels.ensemble import RULES, Ensemble, build
 from harness.channels.registry import EnsembleOptions
 from harness.channels.single import Single
 from harness.config import build as configured
-from harness.engine import Budget, Request
+from harness.inference.batching import Budget
+from harness.inference.types import Request
 
 OPTIONS = (" A", " B", " both of them")
 RECEIVER, SHARER = shared_lm("qwen3"), shared_lm("qwen2", 1)

@@ -9,11 +9,11 @@ from helpers.work import SENTENCES, context_of, query
 from torch import Tensor
 
 from harness.channels import c2c
-from harness.channels.base import Context, Work
 from harness.channels.single import Single
 from harness.decoding import generate
 from harness.forward import ANSWER_ROOM
 from harness.fusion.fuser import Fuser
+from harness.inference.types import CallStats, Context
 
 QUERIES = [query(text) for text in SENTENCES]
 
@@ -51,5 +51,5 @@ def test_a_usual_answer_is_decoded_into_the_cache_that_the_prompt_filled(channel
     assert context.buffer.data is not None
     before = context.buffer.data.data_ptr()
     with torch.inference_mode():
-        generate(context, 0, [(), ()], Work(), exactly=ANSWER_ROOM)
+        generate(context, 0, [(), ()], CallStats(), exactly=ANSWER_ROOM)
     assert context.buffer.data.data_ptr() == before

@@ -9,11 +9,12 @@ from helpers.tiny import FOREIGN, shared_lm
 from helpers.work import context_of, query
 
 from harness.asking import query_of
-from harness.channels.base import NoMessage, Query, Work
+from harness.channels.messages import NoMessage
 from harness.channels.single import Single
 from harness.channels.t2t import TextMessage, TextToText, TextVariant, text_variant
 from harness.config import build
 from harness.errors import UserError
+from harness.inference.types import CallStats, Query
 from harness.models import LM
 from harness.prompts import Conversation, Turn
 
@@ -33,7 +34,7 @@ def _channel(receiver: LM, **style: object) -> TextToText:
 
 
 def _asked(channel: TextToText, question: Query = QUESTION) -> str:
-    return channel.send([question], Work()).asked[0]
+    return channel.send([question], CallStats()).asked[0]
 
 
 def test_the_sharer_is_asked_in_the_papers_words(receiver: LM) -> None:
@@ -80,7 +81,7 @@ def test_the_receiver_reads_the_exchange_as_an_earlier_turn_behind_the_system_tu
         receiver=Conversation((turns[0], Turn("user", "asked"), Turn("assistant", "told"), turns[1]), "Answer:"),
     )
     channel = _channel(receiver)
-    context = channel.receive([asked], TextMessage(("told",), ("asked",)), Work())
+    context = channel.receive([asked], TextMessage(("told",), ("asked",)), CallStats())
     expected = context_of(Single(receiver), [told])
     assert context.logits.equal(expected.logits)
 
@@ -88,13 +89,13 @@ def test_the_receiver_reads_the_exchange_as_an_earlier_turn_behind_the_system_tu
 def test_bytes_are_those_of_the_texts_in_utf8(receiver: LM) -> None:
     message = TextMessage(("é🙂", ""), ("a", "b"))
     assert message.payload_bytes == (6, 0)
-    work = Work()
+    work = CallStats()
     sent = _channel(receiver).send([QUESTION, query("Hi")], work)
     assert work.counters.bytes_moved == sum(len(t.encode()) for t in sent.texts)
 
 
 def test_the_sharer_keeps_to_its_budget(receiver: LM) -> None:
-    work = Work()
+    work = CallStats()
     _channel(receiver, max_new_tokens=3).send([QUESTION], work)
     assert work.counters.decoded_tokens <= 3
     assert work.counters.forwards == work.counters.decoded_tokens
@@ -111,4 +112,4 @@ def test_a_row_that_leaves_its_question_blank_is_asked_as_it_is(receiver: LM) ->
 
 def test_a_message_of_another_kind_is_refused(receiver: LM) -> None:
     with pytest.raises(TypeError, match="NoMessage"):
-        _channel(receiver).receive([QUESTION], NoMessage(1), Work())
+        _channel(receiver).receive([QUESTION], NoMessage(1), CallStats())

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from harness.channels.base import Channel, Context, Query, Work
+from harness.channels.base import Channel
+from harness.channels.engine import Arm, run
 from harness.channels.single import Single
 from harness.decoding import Generation, generate
-from harness.engine import Answer, Arm, Budget, Request, run
+from harness.inference.batching import Budget
+from harness.inference.types import Answer, CallStats, Context, Query, Request
 from harness.models import LM
 from harness.prompts import ask
 
@@ -29,24 +31,24 @@ def query(text: str, **more: Any) -> Query:
     return Query(ask(text, prefix=more.pop("prefix", "")), question=text.strip() or "?", **more)
 
 
-def context_of(channel: Channel, queries: Sequence[Query], work: Work | None = None) -> Context:
+def context_of(channel: Channel, queries: Sequence[Query], work: CallStats | None = None) -> Context:
     """Both halves of a channel."""
-    charged = work or Work()
+    charged = work or CallStats()
     with torch.inference_mode():
         return channel.receive(queries, channel.send(queries, charged), charged)
 
 
-def read(lm: LM, texts: Sequence[str], work: Work | None = None) -> Context:
+def read(lm: LM, texts: Sequence[str], work: CallStats | None = None) -> Context:
     """Prompts as the model reads them alone."""
     return context_of(Single(lm), [query(t) for t in texts], work)
 
 
 def answers(
-    channel: Channel, requests: Sequence[Request], budget: Budget | None = None, work: Work | None = None
+    channel: Channel, requests: Sequence[Request], budget: Budget | None = None, work: CallStats | None = None
 ) -> list[Answer]:
     """What one arm answers, in the order of the requests."""
     found: dict[int, Answer] = {}
-    for outcome in run(channel, [Arm(channel)], requests, budget or Budget(), [work or Work()]):
+    for outcome in run(channel, [Arm(channel)], requests, budget or Budget(), [work or CallStats()]):
         assert not set(found) & set(outcome.indices)
         found |= dict(zip(outcome.indices, outcome.answers[0], strict=True))
     assert sorted(found) == list(range(len(requests)))
@@ -56,4 +58,4 @@ def answers(
 def written(lm: LM, texts: Sequence[str], stops: Sequence[tuple[str, ...]], **more: Any) -> list[Generation]:
     """What the model decodes alone; `budget` tokens at most."""
     with torch.inference_mode():
-        return generate(read(lm, texts), more.pop("budget", BUDGET), stops, Work(), **more)
+        return generate(read(lm, texts), more.pop("budget", BUDGET), stops, CallStats(), **more)

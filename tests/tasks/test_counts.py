@@ -7,8 +7,8 @@ from task_rows import Write, listed, redux
 
 from harness.accuracy import to_sample
 from harness.config import RunConfig, build
-from harness.engine import Answer
 from harness.errors import UserError
+from harness.inference.types import Answer
 from harness.loading_tasks import load_benchmark
 from harness.results.groups import clusters
 from tasks.benchmarks import MMLU_REDUX

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from harness.channels.base import Query, Work
 from harness.channels.c2c import CacheToCache, Link
 from harness.decoding import score
+from harness.inference.types import CallStats, Query
 from harness.training.channel import KINDS, GraphChannel, TrainedLink
 from harness.training.objective import summed_loss
 from harness.training.session import recompute_layers
@@ -18,7 +18,7 @@ def at_inference(channel, found):
     plain, total = CacheToCache(channel.answers, links, channel.mode, channel.alignment), 0.0
     with torch.inference_mode():
         for example, one in zip(EXAMPLES, found, strict=True):
-            queries, work = [Query(example.conversation)], Work()
+            queries, work = [Query(example.conversation)], CallStats()
             context = plain.receive(queries, plain.send(queries, work), work)
             total -= score(context, [[one.response]], work)[0][0].loglikelihood
     return total

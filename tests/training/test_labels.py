@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from harness.channels.base import Query, Work
 from harness.channels.c2c import CacheToCache, Link
 from harness.decoding import score
+from harness.inference.types import CallStats, Query
 from harness.models import wrap
 from harness.prompts import Conversation, Turn, continued
 from harness.training.channel import GraphChannel, TrainedLink
@@ -186,7 +186,7 @@ def test_the_loss_across_the_seam_is_the_loglikelihood_of_a_run(template, answer
     receiver, sharer = pair(template, words)
     channel = GraphChannel(receiver, (TrainedLink(sharer, trained(receiver, sharer, double=True)),))
     found = lesson(channel.planner, Example(ASKED, answer), 500)
-    asked, work = [Query(continued(ASKED, f"{answer}<|im_end|>"))], Work()
+    asked, work = [Query(continued(ASKED, f"{answer}<|im_end|>"))], CallStats()
     plain = CacheToCache(receiver, tuple(Link(link.sharer, link.fuser) for link in channel.links))
     with torch.inference_mode():
         context = plain.receive(asked, plain.send(asked, work), work)

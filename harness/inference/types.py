@@ -1,0 +1,195 @@
+"""A question, what is wanted for it, a prefilled batch, an answer, and what a call cost.
+
+Everything that asks or answers shares these types. They know nothing of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch import Tensor
+
+from harness.forward import Counters
+from harness.kv import KVBuffer
+from harness.models import LM
+from harness.prompts import Conversation, SharerView, continued
+from harness.timing import Clock, silent_clock
+
+Role = Literal["receiver", "sharer"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question as a channel sees it.
+
+    Attributes:
+        receiver: the conversation that the receiver reads.
+        question: the bare question, without options; what a text sharer is asked about. None where there is no such
+            field; a benchmark's row may leave it blank.
+        choices: the options' texts, for the variants that show them to the sharer.
+        t2t_prompt: a task's own wording of the sharer's turn, with ``{question}`` in it.
+        labels: of the options, where the answer is decoded and names one of them.
+        room: tokens that a decoded answer may take; options say by themselves how long they are.
+        sharer_view: what the sharer reads where the task says that it is not what the receiver reads; else None.
+    """
+
+    receiver: Conversation
+    question: str | None = None
+    choices: tuple[str, ...] = ()
+    t2t_prompt: str | None = None
+    labels: tuple[str, ...] = ()
+    room: int = 0
+    sharer_view: SharerView | None = None
+
+    @property
+    def sharer(self) -> Conversation:
+        """The conversation that the sharer reads: its own view, or else the receiver's."""
+        return self.receiver if self.sharer_view is None else self.sharer_view.conversation
+
+    @property
+    def conversation(self) -> Conversation:
+        """The receiver's conversation under its earlier name."""
+        return self.receiver
+
+    def of(self, role: Role) -> Conversation:
+        """The conversation that a model in this role reads."""
+        return self.sharer if role == "sharer" else self.receiver
+
+    def listing(self, options: Sequence[str]) -> Query:
+        """The same question with these options behind each conversation, since where a prompt ends depends on them."""
+        receiver, view = continued(self.receiver, *options), self.sharer_view
+        if view is None:
+            return replace(self, receiver=receiver)
+        own = replace(view, conversation=continued(view.conversation, *options))
+        return replace(self, receiver=receiver, sharer_view=own)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted for one query: the loglikelihood of options, or a decoded text.
+
+    Attributes:
+        query: the question; its conversation lists the options.
+        options: texts to score; empty for decoding.
+        max_new_tokens: decoding budget.
+        max_length: prompt and answer together at most, in place of `max_new_tokens`.
+        stops: stop strings.
+        exactly: decode so many tokens whatever comes, for timing at equal length.
+    """
+
+    query: Query
+    options: tuple[str, ...] = ()
+    max_new_tokens: int = 0
+    stops: tuple[str, ...] = ()
+    exactly: int | None = None
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Lists the options in the conversation, since where the prompt ends depends on them."""
+        if self.query.receiver.options != self.options:
+            object.__setattr__(self, "query", self.query.listing(self.options))
+
+    def new_tokens(self, prompt_tokens: int, holds: int) -> int:
+        """Decoding budget behind a prompt of so many tokens, in a context that holds `holds`.
+
+        Raises:
+            ValueError: `max_length` leaves no room for an answer.
+        """
+        if self.max_length is None:
+            return self.max_new_tokens
+        left = min(self.max_length, holds) - prompt_tokens
+        if left < 1:
+            raise ValueError(
+                f"max_length is {self.max_length} and counts the prompt, which has {prompt_tokens} tokens already; "
+                "give a larger one, or max_gen_toks, which counts the answer alone."
+            )
+        return left
+
+    @property
+    def kind(self) -> tuple[bool, int]:
+        """Requests of different kinds are never batched together."""
+        return (bool(self.options), self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Loglikelihood of one option in nats, and whether greedy decoding would have written it."""
+
+    loglikelihood: float
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a request has no answer."""
+
+    type: str
+    message: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one request.
+
+    Attributes:
+        scored: one an option, for requests with options.
+        text: what was decoded, otherwise.
+        tokens: ids of what was decoded.
+        entropy: nats; over the options, or of the first answer token.
+        message_text: what the sharer wrote, where the message is text.
+        fault: set exactly when there is no answer.
+    """
+
+    scored: tuple[Scored, ...] = ()
+    text: str | None = None
+    tokens: tuple[int, ...] = ()
+    entropy: float | None = None
+    payload_bytes: int = 0
+    prompt_tokens: int = 0
+    message_text: str | None = None
+    fault: Fault | None = None
+
+
+@dataclass
+class CallStats:
+    """What a call leaves behind besides its result: counts and seconds.
+
+    Attributes:
+        busy_s: seconds spent waiting for an external serving engine, see `harness.served`.
+        answered: requests that such an engine answered.
+        cut_prompts: prompts of which the left part was cut off, see `harness.prompts.Reading`.
+    """
+
+    counters: Counters = field(default_factory=Counters)
+    clock: Clock = field(default_factory=silent_clock)
+    busy_s: float = 0.0
+    answered: int = 0
+    cut_prompts: int = 0
+
+
+@dataclass
+class Context:
+    """A batch that is ready to answer.
+
+    Attributes:
+        lm: the model that answers.
+        buffer: its filled cache.
+        logits: of the last prompt token, `[rows, vocabulary]`.
+        next_positions: position of the first answer token, a row each.
+        prompt_tokens: real prompt tokens, a row each.
+        options: token ids of each row's options as they continue its prompt, `rows x options x tokens`.
+        companion: another model's context of the same batch, whose probabilities are combined with these.
+        combine: how: log-probabilities of both, each `[..., choices]`, to one such tensor.
+    """
+
+    lm: LM
+    buffer: KVBuffer
+    logits: Tensor
+    next_positions: tuple[int, ...]
+    prompt_tokens: tuple[int, ...]
+    options: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    companion: Context | None = None
+    combine: Callable[[Tensor, Tensor], Tensor] | None = None
