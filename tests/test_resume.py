@@ -19,7 +19,8 @@ from helpers.processes import dying, ended, forked, lines, record, run
 from helpers.refusals import refused
 from safetensors.torch import load_file, save_file
 
-from harness import cli, engine
+from harness import cli
+from harness.channels import engine
 from harness.paths import PAIR
 from harness.records import journal
 from harness.records.schema import Sample
