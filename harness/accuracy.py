@@ -7,7 +7,7 @@ question that is done is never asked again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,11 @@ Means = tuple[torch.Tensor, ...]
 _MESSAGES_AT_ONCE = 8
 
 
+def _whole_text(text: str, document: Mapping[str, Any]) -> str:
+    del document
+    return text
+
+
 @dataclass(frozen=True)
 class Item:
     """One question of a task.
@@ -44,6 +49,8 @@ class Item:
         request: what is asked of a channel.
         rendered_sha256: of its prompt as the models of a run read it, see `harness.rendering`; "" before that.
         cluster: see `harness.duplicates`.
+        read: what is scored of a text that was generated for a document: the task's own filter, see
+            `harness.loading_tasks.answer_filter`.
     """
 
     task: str
@@ -53,6 +60,7 @@ class Item:
     instances: tuple[Any, ...] = ()
     rendered_sha256: str = ""
     cluster: str = ""
+    read: Callable[[str, Mapping[str, Any]], str] = _whole_text
 
     @property
     def doc_id(self) -> str:
@@ -184,7 +192,8 @@ def _verdict(item: Item, answer: Answer) -> Verdict:
     if item.request.options:
         numbers = [s.loglikelihood for s in answer.scored]
         return score_choices(numbers, item.document["labels"], item.document["key"])
-    return score_text(answer.text or "", item.document["key"], item.document["labels"])
+    text = item.read(answer.text or "", item.document)
+    return score_text(text, item.document["key"], item.document["labels"])
 
 
 def _scores(verdict: Verdict) -> dict[str, Any]:

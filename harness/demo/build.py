@@ -27,6 +27,7 @@ from harness.demo.side_by_side import train_models
 from harness.demo.threads import one_thread
 from harness.demo.tokenizer import build_tokenizer
 from harness.demo.train_fuser import FuserBatch, fit_fuser
+from harness.demo.train_models import train_member
 from harness.demo.world import RECEIVER, SHARER, Fact, ask_many, build_facts, names_of, seeded, select
 from harness.fusion.checkpoint import save
 from harness.fusion.fuser import Fuser
@@ -50,7 +51,7 @@ def build(seed: int, out: Path, progress: Progress = silent, recipe: Recipe | No
         RunError: if a model does not learn its facts, or a training process dies.
     """
     recipe, start = recipe or Recipe(), time.perf_counter()
-    phases = train_models(seed, out, progress, recipe)
+    phases = train_models(train_member, seed, out, progress, recipe)
     with one_thread():
         receiver, sharer = load_model(out / RECEIVER), load_model(out / SHARER)
         facts = build_facts(WORLD_SEED, recipe.world)

@@ -13,10 +13,15 @@ import torch
 
 
 def receiver_model(tokenizer: Any) -> Any:
-    """The untrained receiver: Qwen3's architecture, three layers, two KV heads of 32."""
+    """The untrained receiver: Qwen3's architecture, three layers."""
+    return qwen3(tokenizer, 3)
+
+
+def qwen3(tokenizer: Any, layers: int) -> Any:
+    """An untrained model of Qwen3's architecture with so many layers and two KV heads of 32."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    model = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=3, head_dim=32, **_shape(tokenizer)))
+    model = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=layers, head_dim=32, **_shape(tokenizer)))
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.q_norm.weight.fill_(2.0)  # sharper attention at the start: look-ups form sooner

@@ -18,9 +18,11 @@ class Phase:
     Attributes:
         name: the lesson, and the name in the progress display.
         most_steps: after which training gives up if the level is not reached.
-        enough: smoothed loss that ends the plateau.
+        enough: smoothed loss that ends the plateau; every watched one has to reach it.
         cooldown_steps: further steps while the learning rate goes to zero.
         learning_rate: of AdamW.
+        least_steps: before which a low loss may be chance, or more practice is wanted.
+        demanded: give up with an error where the level is not reached; otherwise go on from there.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Phase:
     enough: float
     cooldown_steps: int = 0
     learning_rate: float = 3e-3
+    least_steps: int = 0
+    demanded: bool = True
 
 
 @dataclass(frozen=True)

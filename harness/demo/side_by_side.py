@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.demo.recipe import Outcome, Progress, Recipe
-from harness.demo.train_models import train_member
+from harness.demo.recipe import Outcome, Progress
 from harness.demo.world import RECEIVER, SHARER
 from harness.errors import RunError
 
 REPORT_EVERY_STEPS = 20
+Member = Callable[[str, int, Path, Any, Progress], list[Outcome]]
+"""Trains the receiver or the sharer: name, seed, folder to save to, recipe, progress; a function of a module."""
 _events: Any = None
 
 
-def train_models(seed: int, out: Path, progress: Progress, recipe: Recipe) -> dict[str, list[Outcome]]:
+def train_models(member: Member, seed: int, out: Path, progress: Progress, recipe: Any) -> dict[str, list[Outcome]]:
     """Trains both models and saves them to ``receiver`` and ``sharer`` in ``out``.
 
     Raises:
@@ -32,7 +33,7 @@ def train_models(seed: int, out: Path, progress: Progress, recipe: Recipe) -> di
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
     with ProcessPoolExecutor(2, mp_context=context, initializer=_connect, initargs=(events,)) as pool:
-        futures = {name: pool.submit(_member, name, seed, out / name, recipe) for name in (RECEIVER, SHARER)}
+        futures = {name: pool.submit(_reporting, member, name, seed, out / name, recipe) for name in (RECEIVER, SHARER)}
         _follow(list(futures.values()), events, progress)
         try:
             return {name: future.result() for name, future in futures.items()}
@@ -40,12 +41,12 @@ def train_models(seed: int, out: Path, progress: Progress, recipe: Recipe) -> di
             raise RunError("A training process died, most likely for want of memory; nothing was finished.") from error
 
 
-def _member(name: str, seed: int, folder: Path, recipe: Recipe) -> list[Outcome]:
+def _reporting(member: Member, name: str, seed: int, folder: Path, recipe: Any) -> list[Outcome]:
     def tell(phase: str, step: int, steps: int, loss: float) -> None:
         if step % REPORT_EVERY_STEPS == 0:
             _events.put((f"{name} {phase}", step, steps, loss))
 
-    return train_member(name, seed, folder, recipe, tell)
+    return member(name, seed, folder, recipe, tell)
 
 
 def _connect(events: Any) -> None:

@@ -1,4 +1,4 @@
-"""A word-level tokenizer for the world, saved as files that any transformers loader reads."""
+"""Word-level tokenizers for small worlds, saved as files that any transformers loader reads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from harness.demo.wording import CHAT_TEMPLATE, END, PAD, SPECIAL, UNK, Message,
 
 
 def build_tokenizer(names: Sequence[str]) -> Any:
-    """Builds the tokenizer: one token a word, white space between words carries no meaning.
+    """Builds the tokenizer of the world with these invented names."""
+    return word_tokenizer(vocabulary(names))
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """Builds a tokenizer with the chat template: one token a word, white space between words carries no meaning.
 
     Args:
-        names: the world's invented names.
+        words: the vocabulary in order, the special tokens first.
     """
-    words = {word: index for index, word in enumerate(vocabulary(names))}
-    core = Tokenizer(WordLevel(words, unk_token=UNK))
+    core = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNK))
     core.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -53,12 +53,20 @@ def fused_logits(receiver: Any, sharer: Any, fuser: Fuser, batch: FuserBatch, do
     with torch.no_grad():
         own = prefill(receiver, batch.ids[:, :cut])  # [2, layers, batch, tokens, heads * head_dim]
         other = prefill(sharer, (batch.ids if donor is None else donor)[:, :cut])
+    return continued(receiver, fused_cache(fuser, own, other), batch.ids[:, cut:])
+
+
+def fused_cache(fuser: Fuser, own: Tensor, other: Tensor) -> Tensor:
+    """The receiver's cache with what the fuser makes of the sharer's added, all as `prefill` returns them."""
     layers = torch.tensor(fuser.config.layer_map)
     fused_layers, read_layers = layers[:, 0], layers[:, 1]
     added = fuser(other[:, read_layers].flatten(0, 1), own[:, fused_layers].flatten(0, 1))
-    fused = own.index_add(1, fused_layers, added.unflatten(0, (2, -1)))
-    past = _as_cache(fused, fuser.config.receiver_heads, receiver.config)
-    logits: Tensor = _forward(receiver, batch.ids[:, cut:], past).logits
+    return own.index_add(1, fused_layers, added.unflatten(0, (2, -1)))
+
+
+def continued(model: Any, past: Tensor, ids: Tensor) -> Tensor:
+    """Reads ids behind a cache as `prefill` returns it: logits ``[batch, tokens, vocabulary]``."""
+    logits: Tensor = _forward(model, ids, _as_cache(past, model.config.num_key_value_heads, model.config)).logits
     return logits
 
 
@@ -109,13 +117,40 @@ def fit_fuser(
     """
     receiver.eval().requires_grad_(False)
     sharer.eval().requires_grad_(False)
+    drawn = iter(batches)
+    return optimize(
+        fuser, lambda: reply_loss(receiver, sharer, fuser, next(drawn)), steps, learning_rate, progress=progress
+    )
+
+
+def reply_loss(receiver: Any, sharer: Any, fuser: Fuser, batch: FuserBatch) -> Tensor:
+    """Next-token loss on a batch's replies behind the fused cache (section 3.4 of the paper)."""
+    logits = fused_logits(receiver, sharer, fuser, batch)
+    return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+
+
+def optimize(
+    fuser: Fuser, draw_loss: Callable[[], Tensor], steps: int, learning_rate: float, progress: Progress = silent
+) -> Outcome:
+    """Takes optimizer steps with warm-up and linear decay, the gates' temperature falling over all of them.
+
+    Args:
+        fuser: trained in place and left in evaluation mode.
+        draw_loss: draws a batch and returns its loss.
+        steps: optimizer steps.
+        learning_rate: peak.
+        progress: see ``Progress``.
+
+    Returns:
+        The smoothed loss at the end and the seconds taken.
+    """
     optimizer = torch.optim.AdamW(fuser.train().parameters(), lr=learning_rate, weight_decay=0.01)
     start, smooth = time.perf_counter(), math.inf
-    for step, batch in zip(range(steps), batches, strict=False):
+    for step in range(steps):
         fuser.set_temperature_step(step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / (0.1 * steps + 1)) * (1 - step / steps)
-        loss = F.cross_entropy(fused_logits(receiver, sharer, fuser, batch).flatten(0, 1), batch.targets.flatten())
+        loss = draw_loss()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(fuser.parameters(), 1.0)

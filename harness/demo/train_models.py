@@ -60,20 +60,24 @@ def teach(model: Any, step: Step, phase: Phase, rng: random.Random, progress: Pr
         RunError: if the level is not reached within the phase's steps.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    start, smooth, done, cool = time.perf_counter(), math.inf, 0, 0
+    start, smooth, done, cool = time.perf_counter(), [math.inf], 0, 0
     while cool <= phase.cooldown_steps:
         rate = min(1.0, (done + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * cool / (phase.cooldown_steps + 1))) / 2
         now = _update(model, optimizer, step, rng, phase.learning_rate * rate)
-        smooth = now if math.isinf(smooth) else 0.95 * smooth + 0.05 * now
+        smooth = now if not done else [0.95 * old + 0.05 * new for old, new in zip(smooth, now, strict=True)]
         done += 1
-        cool += cool > 0 or smooth < phase.enough
-        progress(phase.name, done, phase.most_steps + phase.cooldown_steps, smooth)
-        if not cool and done >= phase.most_steps:
-            raise RunError(f"Phase {phase.name!r} is still at loss {smooth:.2f} after {done} steps; try another seed.")
-    return Outcome(phase.name, done, time.perf_counter() - start, smooth)
+        given_up = not cool and done >= phase.most_steps and max(smooth) >= phase.enough
+        cool += cool > 0 or (max(smooth) < phase.enough and done >= phase.least_steps) or given_up
+        progress(phase.name, done, phase.most_steps + phase.cooldown_steps, max(smooth))
+        if given_up and phase.demanded:
+            raise RunError(
+                f"Phase {phase.name!r} is still at loss {max(smooth):.2f} after {done} steps; try another seed."
+            )
+    return Outcome(phase.name, done, time.perf_counter() - start, max(smooth))
 
 
-def _update(model: Any, optimizer: Any, step: Step, rng: random.Random, learning_rate: float) -> float:
+def _update(model: Any, optimizer: Any, step: Step, rng: random.Random, learning_rate: float) -> list[float]:
+    """Takes one step and returns the watched losses."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     loss, watched = step(rng)
@@ -81,4 +85,5 @@ def _update(model: Any, optimizer: Any, step: Step, rng: random.Random, learning
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return float(watched.detach())
+    found: list[float] = watched.detach().reshape(-1).tolist()
+    return found
