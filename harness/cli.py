@@ -190,14 +190,26 @@ def _train(rest: list[str]) -> int:
 
 def _train_demo(rest: list[str]) -> int:
     parser = _parser("train-demo")
+    parser.add_argument("--world", choices=("relay", "factworld"), default="relay", help="what the pair is taught")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="new folder for receiver, sharer and fuser")
+    parser.add_argument(
+        "--answering-sharer",
+        action="store_true",
+        help="relay: teach the sharer to answer the fuser's lesson itself, see docs/training.md",
+    )
     options = parser.parse_args(rest)
     if options.output.exists():
         raise UserError(f"{options.output} exists already; name a new folder.")
-    from harness.demo.build import main
+    if options.world == "factworld":
+        if options.answering_sharer:
+            raise UserError("--answering-sharer changes the relay world's sharer; leave it out or use --world relay.")
+        from harness.demo.build import main
 
-    return main(options.seed, options.output)
+        return main(options.seed, options.output)
+    from harness.relay_build.build import main as build_relay
+
+    return build_relay(options.seed, options.output, options.answering_sharer)
 
 
 def _bench(rest: list[str]) -> int:
