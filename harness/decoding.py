@@ -146,7 +146,7 @@ def _let_finished_leave(parts: Sequence[Context], held: list[_Row]) -> list[_Row
     if 2 * len(live) > len(held):
         return held  # compacting copies the cache; a few idle rows cost less
     for part in parts:
-        part.buffer.keep_rows(torch.tensor(live, device=part.buffer.device))
+        part.keep_rows(torch.tensor(live, device=part.buffer.device))
     return [held[i] for i in live]
 
 
@@ -156,7 +156,7 @@ def _step(context: Context, held: list[_Row], model: int, work: CallStats) -> Te
     positions = torch.tensor([[row.position(model)] for row in held], device=device)
     real = torch.ones_like(ids, dtype=torch.bool)
     columns = Columns(ids, positions, real, dense=True, tokens=len(held))
-    logits = extend(context.lm, context.buffer, columns, work.counters, keep=1)
+    logits = extend(context.lm, context.buffer, columns, work.counters, 1, context.layer_mask)
     assert logits is not None
     return logits[:, -1]
 
@@ -230,7 +230,7 @@ def _score_group(
         return
     buffer = context.buffer
     length, dense = buffer.length, buffer.dense
-    logits = extend(context.lm, buffer, columns, work.counters, keep=columns.ids.shape[1])
+    logits = extend(context.lm, buffer, columns, work.counters, columns.ids.shape[1], context.layer_mask)
     buffer.crop(length, dense)
     work.counters.prompt_tokens += columns.tokens
     assert logits is not None

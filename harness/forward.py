@@ -8,13 +8,17 @@ asked for and on no other. What is done is counted in `Counters`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
-from harness.kv import CacheFilled, KVBuffer
+from harness.errors import UserError
+from harness.kv import KVBuffer
+from harness.layer_masks import LayerMask, masked_by_layer
 from harness.masks import MASKS, Visible, visible
 from harness.models import LM
 from harness.placement import shard_group, shards_of
@@ -119,7 +123,14 @@ def new_buffer(lm: LM, rows: int, capacity: int) -> KVBuffer:
     return kind(rows, lm.n_layers, lm.device, capacity)
 
 
-def extend(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep: int = 0) -> Tensor | None:
+def extend(
+    lm: LM,
+    buffer: KVBuffer,
+    columns: Columns,
+    counters: Counters,
+    keep: int = 0,
+    layer_mask: LayerMask | None = None,
+) -> Tensor | None:
     """Runs the model on the next columns; their K and V are in the buffer afterwards.
 
     Args:
@@ -128,14 +139,34 @@ def extend(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep:
         columns: what comes next.
         counters: is charged for the call.
         keep: for how many of the last columns to compute logits; 0 leaves the vocabulary projection out.
+        layer_mask: columns of the past that some layers may not attend to.
 
     Returns:
         Logits `[rows, keep, vocabulary]`, or None when `keep` is 0.
+
+    Raises:
+        UserError: the model or its attention implementation cannot be given a mask for each layer.
     """
     buffer.open(columns.positions, columns.real, columns.branch, columns.dense)
-    if reads_alone(lm, buffer, columns):
+    alone = reads_alone(lm, buffer, columns)
+    if layer_mask is not None:
+        _check_masks_by_layer(lm, alone)
+    if alone:
         return _reader(lm, counters).read(buffer, columns.ids, keep)
-    return _call(lm, buffer, columns, counters, keep)
+    return _call(lm, buffer, columns, counters, keep, layer_mask)
+
+
+def _check_masks_by_layer(lm: LM, alone: bool) -> None:
+    if not takes_masks(lm):
+        raise UserError(
+            f"Attention {lm.config._attn_implementation!r} takes no mask of its own for each layer; use --attention "
+            "sdpa or eager."
+        )
+    if alone:
+        raise UserError(
+            f"{lm.reference.text} is right only where rows are read one by one, so columns cannot be hidden from "
+            "single layers; use another model."
+        )
 
 
 def reads_alone(lm: LM, buffer: KVBuffer, columns: Columns) -> bool:
@@ -171,7 +202,9 @@ def _reader(lm: LM, counters: Counters) -> Reader:
     return Reader(lm.reference.text, lambda columns: new_buffer(lm, 1, columns), call)
 
 
-def _call(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep: int) -> Tensor | None:
+def _call(
+    lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep: int, layer_mask: LayerMask | None = None
+) -> Tensor | None:
     counters.forwards += 1
     arguments = {
         "input_ids": columns.ids,
@@ -180,23 +213,51 @@ def _call(lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep: 
         lm.cache_argument: buffer.view,
         "use_cache": True,
     }
-    with visible(seen(lm, buffer, columns), pack_heads=_better_packed(lm, columns)):
+    by_position = visible(seen(lm, buffer, columns, layer_mask), pack_heads=_better_packed(lm, columns))
+    with by_position, masked_by_layer(lm.model, layer_mask, buffer.past, lm.reference.text):
         if keep == 0:
             _fill(lm, buffer, arguments)
             return None
         return _with_logits(lm, arguments, keep)
 
 
+class CacheFilled(Exception):
+    """Ends a forward call of which only the cache is wanted: the last layer has stored its keys and values."""
+
+
+class _LastLayer(DynamicLayer):
+    """The last layer of a cache in a call that is over once its keys and values are stored."""
+
+    def __init__(self, layer: CacheLayerMixin) -> None:
+        super().__init__()
+        self._layer = layer
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Stores the new columns; there is nothing left to do for the call."""
+        self._layer.update(key_states, value_states)
+        raise CacheFilled
+
+    def get_seq_length(self) -> int:
+        """Columns before the running forward call."""
+        return self._layer.get_seq_length()
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Returns (key columns, offset) for transformers' own mask."""
+        return self._layer.get_mask_sizes(query_length)
+
+
 def _fill(lm: LM, buffer: KVBuffer, arguments: Mapping[str, Any]) -> None:
-    # What the last layer does behind its K and V reaches no cache. A model spread over devices moves its weights
-    # when a layer returns, so it is not interrupted.
-    buffer.cache_only = not lm.spread
-    try:
+    # What the last layer does behind its K and V reaches no cache. No module can be told to leave that out in a way
+    # that holds for every architecture, so the call ends by an exception. Where a graph is made the call may run again,
+    # and a model spread over devices moves its weights when a layer returns: there it runs to its end.
+    if lm.spread or torch.is_grad_enabled():
         lm.model.base_model(**arguments)
-    except CacheFilled:
-        pass
-    finally:
-        buffer.cache_only = False
+        return
+    layers = list(buffer.view.layers)
+    filling = Cache(layers=[*layers[:-1], _LastLayer(layers[-1])])
+    with suppress(CacheFilled):
+        lm.model.base_model(**{**arguments, lm.cache_argument: filling})
 
 
 def _with_logits(lm: LM, arguments: Mapping[str, Any], keep: int) -> Tensor:
@@ -223,9 +284,9 @@ def _pads(lm: LM, buffer: KVBuffer) -> Tensor | None:
     return buffer.real[:, : buffer.length].long()
 
 
-def seen(lm: LM, buffer: KVBuffer, columns: Columns) -> Visible | None:
+def seen(lm: LM, buffer: KVBuffer, columns: Columns, layer_mask: LayerMask | None = None) -> Visible | None:
     """What the newest columns may attend to; None where column numbers are positions, or nobody asks for a mask."""
-    if not takes_masks(lm) or (buffer.dense and not buffer.branched):
+    if not takes_masks(lm) or (buffer.dense and not buffer.branched and layer_mask is None):
         return None
     total = buffer.length
     allowed = buffer.real[:, None, :total].expand(-1, columns.positions.shape[1], -1)

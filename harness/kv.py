@@ -20,10 +20,6 @@ _GROWTH = 1.5
 _SPARE = 32
 
 
-class CacheFilled(Exception):
-    """Ends a forward call of which only the cache is wanted: the last layer has stored its keys and values."""
-
-
 class KVBuffer:
     """Keys and values of a batch, with what is known of every column.
 
@@ -34,7 +30,6 @@ class KVBuffer:
         branch: `[rows, capacity]`, 0 for the common past; columns of another branch see only their own and 0.
         length: columns in use, the same for every row; `past` of them were there before the newest `open`.
         dense: no column of any row is a pad.
-        cache_only: raise `CacheFilled` as soon as the running forward call has stored all it has to store.
         by_row: rows may be read apart and stored together.
     """
 
@@ -43,7 +38,6 @@ class KVBuffer:
     def __init__(self, rows: int, n_layers: int, device: torch.device, capacity: int) -> None:
         self.rows, self.n_layers, self.device = rows, n_layers, device
         self.data: Tensor | None = None
-        self.cache_only = False
         self.past, self.length, self.dense, self.branched = 0, 0, True, False
         self.positions = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.real = torch.zeros(rows, capacity, dtype=torch.bool, device=device)
@@ -160,11 +154,7 @@ class _BufferLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Stores the new columns; see `KVBuffer.write`."""
-        buffer = self.buffer
-        stored = buffer.write(self.layer, key_states, value_states)
-        if buffer.cache_only and self.layer == buffer.n_layers - 1:
-            raise CacheFilled
-        return stored
+        return self.buffer.write(self.layer, key_states, value_states)
 
     def get_seq_length(self) -> int:
         """Columns before the running forward call: those being written were declared by `KVBuffer.open`."""

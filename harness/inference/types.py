@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.forward import Counters
 from harness.kv import KVBuffer
+from harness.layer_masks import LayerMask
 from harness.models import LM
 from harness.prompts import Conversation, SharerView, continued
 from harness.timing import Clock, silent_clock
@@ -181,6 +182,7 @@ class Context:
         next_positions: position of the first answer token, a row each.
         prompt_tokens: real prompt tokens, a row each.
         options: token ids of each row's options as they continue its prompt, `rows x options x tokens`.
+        layer_mask: columns of the cache that some layers may not attend to; options and answer are read by it too.
         companion: another model's context of the same batch, whose probabilities are combined with these.
         combine: how: log-probabilities of both, each `[..., choices]`, to one such tensor.
     """
@@ -191,5 +193,12 @@ class Context:
     next_positions: tuple[int, ...]
     prompt_tokens: tuple[int, ...]
     options: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    layer_mask: LayerMask | None = None
     companion: Context | None = None
     combine: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drops every row of the cache that is not in `rows` (indices `[kept]`), while answers are decoded."""
+        self.buffer.keep_rows(rows)
+        if self.layer_mask is not None:
+            self.layer_mask = self.layer_mask.keep_rows(rows)
