@@ -7,7 +7,7 @@ question that is done is never asked again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,16 +27,11 @@ from harness.inference.types import Answer, CallStats, Query, Request
 from harness.prompts import fingerprint_text
 from harness.ranks import Turns
 from harness.records.schema import Failure, Sample
-from harness.scoring import ScoreError, Verdict, score_choices, score_text
+from harness.scoring import ScoreError, fields_of, score
 
 Key = tuple[str, str, str, str]
 Means = tuple[torch.Tensor, ...]
 _MESSAGES_AT_ONCE = 8
-
-
-def _whole_text(text: str, document: Mapping[str, Any]) -> str:
-    del document
-    return text
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,10 @@ class Item:
     Attributes:
         document: canonical, see `tasks`.
         instances: lm-eval's requests for it, in order.
+        lm_eval_task: scores its answers; None where they are not scored.
         request: what is asked of a channel.
         rendered_sha256: of its prompt as the models of a run read it, see `harness.rendering`; "" before that.
         cluster: see `harness.duplicates`.
-        read: what is scored of a text that was generated for a document: the task's own filter, see
-            `harness.loading_tasks.answer_filter`.
     """
 
     task: str
@@ -58,9 +52,9 @@ class Item:
     document: dict[str, Any]
     request: Request
     instances: tuple[Any, ...] = ()
+    lm_eval_task: Any = None
     rendered_sha256: str = ""
     cluster: str = ""
-    read: Callable[[str, Mapping[str, Any]], str] = _whole_text
 
     @property
     def doc_id(self) -> str:
@@ -155,55 +149,44 @@ def needs_mean(group: Group, items: Sequence[Item]) -> bool:
 
 def to_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
     """Scores an answer and makes it a line of the journal."""
-    document = item.document
-    scored = [s.loglikelihood for s in answer.scored] if answer.scored else None
-    base: dict[str, Any] = {
-        "task": item.task,
-        "doc_id": item.doc_id,
-        "position": item.position,
-        "channel": channel,
-        "control": control,
-        "kind": "letters" if item.request.options else "generate",
-        "prompt_sha256": item.prompt_sha256,
-        "subject": document.get("subject", ""),
-        "category": document.get("category", ""),
-        "cluster": item.cluster,
-        "labels": list(document.get("labels", [])),
-        "key": str(document.get("key", "")),
-        "message_text": answer.message_text,
-        "payload_bytes": answer.payload_bytes,
-        "prompt_tokens": answer.prompt_tokens,
-        "tokens_out": len(answer.tokens) or (1 if answer.scored else 0),
-        "entropy": answer.entropy,
-        "text": answer.text,
-        "loglikelihoods": scored,
-    }
-    if answer.fault is not None:
-        fault = answer.fault
-        base["tokens_out"] = 0
-        return Sample(**base, error=Failure(type=fault.type, message=fault.message, trace=fault.trace))
+    sample = unscored_sample(item, channel, control, answer)
+    if sample.error is not None:
+        return sample
+    labels = item.document["labels"]
+    responses = [(s.loglikelihood, s.greedy) for s in answer.scored] if item.request.options else [answer.text or ""]
     try:
-        return Sample(**base, **_scores(_verdict(item, answer)))
+        update = fields_of(score(item.lm_eval_task, item.instances, responses, labels))
     except ScoreError as error:
-        return Sample(**base, error=Failure(type="ScoreError", message=str(error)))
+        update = {"error": Failure(type="ScoreError", message=str(error))}
+    return sample.model_copy(update=update)
 
 
-def _verdict(item: Item, answer: Answer) -> Verdict:
-    if item.request.options:
-        numbers = [s.loglikelihood for s in answer.scored]
-        return score_choices(numbers, item.document["labels"], item.document["key"])
-    text = item.read(answer.text or "", item.document)
-    return score_text(text, item.document["key"], item.document["labels"])
-
-
-def _scores(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "predicted": verdict.predicted,
-        "predicted_strict": verdict.predicted_strict,
-        "correct": verdict.correct,
-        "correct_strict": verdict.correct_strict,
-        "metrics": {"acc": float(verdict.correct)},
-    }
+def unscored_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
+    """Makes an answer a line of the journal, without its scores."""
+    document = item.document
+    fault = answer.fault
+    return Sample(
+        task=item.task,
+        doc_id=item.doc_id,
+        position=item.position,
+        channel=channel,
+        control=control,
+        kind="letters" if item.request.options else "generate",
+        prompt_sha256=item.prompt_sha256,
+        subject=document.get("subject", ""),
+        category=document.get("category", ""),
+        cluster=item.cluster,
+        labels=list(document.get("labels", [])),
+        key=str(document.get("key", "")),
+        message_text=answer.message_text,
+        payload_bytes=answer.payload_bytes,
+        prompt_tokens=answer.prompt_tokens,
+        tokens_out=0 if fault else len(answer.tokens) or (1 if answer.scored else 0),
+        entropy=answer.entropy,
+        text=answer.text,
+        loglikelihoods=[s.loglikelihood for s in answer.scored] if answer.scored else None,
+        error=Failure(type=fault.type, message=fault.message, trace=fault.trace) if fault else None,
+    )
 
 
 def _key(item: Item, group: Group, control: str) -> Key:

@@ -18,6 +18,7 @@ from harness.channels.spec import parse_channel, slug
 from harness.config import RunConfig
 from harness.identity import gates_of
 from harness.latency import draw, time_questions
+from harness.lm_eval_results import lm_eval_results
 from harness.loading_tasks import Benchmark
 from harness.memory import peak_bytes
 from harness.progress import progress
@@ -25,7 +26,6 @@ from harness.records.files import write_atomic
 from harness.records.folder import RunFolder
 from harness.records.loading import LoadedRun, finite, latest
 from harness.records.schema import Timing
-from harness.replay import lm_eval_results
 from harness.results import facts_of, frame, lost_timings, render_ranking, summarise
 from harness.served.throughput import throughput_lines, throughput_of
 from harness.session import Session

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from harness.accuracy import Item, to_sample
+from harness.accuracy import Item, unscored_sample
 from harness.channels.base import Channel
 from harness.channels.engine import answer_one
 from harness.inference.types import Answer, CallStats, Request
 from harness.machine_load import Spent, moment, spent_since
 from harness.records.schema import Sample, Timing
+from harness.scoring import ScoreError, most_likely
 from harness.timing import Clock
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def _of_length(answer: Answer, item: Item, equal_tokens: int | None) -> bool:
 
 
 def _timing(channel: Channel, item: Item, timed: Timed, known: Known, round_: int, equal_tokens: int | None) -> Timing:
-    sample = to_sample(item, channel.name, "", timed.answer)
+    sample = unscored_sample(item, channel.name, "", timed.answer)
     before = known.get((item.task, item.doc_id, channel.name))
     compared = before is not None and before.done and equal_tokens is None
     return Timing(
@@ -139,4 +140,11 @@ def measured(timed: Timed, request: Request) -> dict[str, Any]:
 
 def same_answer(a: Sample, b: Sample) -> bool:
     """Whether two samples say the same: equal text, or the same most likely option."""
-    return a.text == b.text and a.predicted == b.predicted
+    try:
+        return a.text == b.text and _most_likely(a) == _most_likely(b)
+    except ScoreError:
+        return False
+
+
+def _most_likely(sample: Sample) -> str | None:
+    return None if sample.loglikelihoods is None else most_likely(sample.loglikelihoods, sample.labels)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -151,30 +151,8 @@ def _items(task: Any, name: str, config: RunConfig) -> list[Item]:
     for instance in task.instances:
         by_doc[asked[instance.doc_id]].append(instance)
     metadata = dict(task.config.metadata or {})
-    read = answer_filter(task)
-    return [replace(_item(name, at, by_doc[at], metadata, config), read=read) for at in sorted(by_doc)]
-
-
-def answer_filter(task: Any) -> Callable[[str, Mapping[str, Any]], str]:
-    """What a task scores of a generated text: the first of its lm-eval filters (`filter_list`), or the text as it is.
-
-    Raises:
-        UserError: when called, where the filter does not end in one text.
-    """
-    pipeline = task._filters[0]
-
-    def read(text: str, document: Mapping[str, Any]) -> str:
-        kept: list[Any] = [[text]]
-        for step in pipeline.filters:
-            kept = list(step().apply(kept, [document]))
-        if not isinstance(kept[0], str):
-            raise UserError(
-                f"Filter {pipeline.name!r} of task {task.config.task!r} makes {type(kept[0]).__name__} of a reply; "
-                "end it with take_first."
-            )
-        return kept[0]
-
-    return read
+    found = (_item(name, position, by_doc[position], metadata, config) for position in sorted(by_doc))
+    return [replace(item, lm_eval_task=task) for item in found]
 
 
 def sample_of(size: int, limit: int | None, seed: int, name: str) -> list[int]:

@@ -1,8 +1,7 @@
 """What the task files call: loading, prompting and scoring, the same for every task.
 
-Guarantees that documents are canonical before lm-eval sees them and that scores come from
-`harness.scoring` alone. Documents are made while loading and not in `process_docs`, because only
-there the configuration that names them is known.
+Guarantees that documents are canonical before lm-eval sees them. Documents are made while loading and not in
+`process_docs`, because only there the configuration that names them is known.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import harness.answer_filters  # noqa: F401 - registers the filter that the task files name
 from harness.errors import UserError
 from harness.paths import TASKS
-from harness.scoring import score_choices, score_text
+from harness.scoring import most_likely
 from tasks.benchmarks import BENCHMARKS
 from tasks.documents import Document, benchmark_documents, checked, refuse_duplicates, with_source_labels
 from tasks.local_copies import Row, read_jsonl
@@ -111,21 +111,18 @@ def doc_to_target(document: Mapping[str, Any]) -> str:
     return str(document["key"])
 
 
-def process_text(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Scores generated text with the paper's parser and the strict one."""
-    verdict = score_text(results[0], document["key"], document["labels"])
-    return {
-        "acc": float(verdict.correct),
-        "acc_strict": float(verdict.correct_strict),
-        "invalid": float(verdict.invalid),
-        "parsers_disagree": float(verdict.disagree),
-    }
+def process_text(document: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
+    """Scores what the filter `answer_letter` read: a letter or None, or the pair of both parsers' readings."""
+    read = results[0]
+    if isinstance(read, tuple):
+        return {"parsers_disagree": float(read[0] != read[1])}
+    return {"acc": float(read == document["key"]), "invalid": float(read is None)}
 
 
 def process_letters(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
     """Scores one (loglikelihood, is greedy) pair a label."""
-    verdict = score_choices([loglikelihood for loglikelihood, _ in results], document["labels"], document["key"])
-    return {"acc": float(verdict.correct)}
+    label = most_likely([loglikelihood for loglikelihood, _ in results], document["labels"])
+    return {"acc": float(label == document["key"])}
 
 
 def _candidate(row: Row) -> Candidate:

@@ -6,35 +6,38 @@ import math
 from collections.abc import Sequence
 
 import pytest
+from helpers.scored import letter_scores
 
 from harness.errors import RunError
-from harness.scoring import ScoreError, Verdict, score_choices, score_text
+from harness.scoring import ScoreError, most_likely, read_letter
 
 
 def test_text_that_both_parsers_read_alike() -> None:
-    assert score_text("The correct answer is B", "B") == Verdict("B", "B", True, True, False, False)
-    assert score_text("The correct answer is B", "C") == Verdict("B", "B", False, False, False, False)
+    agreed = {"invalid": 0.0, "parsers_disagree": 0.0}
+    assert letter_scores("The correct answer is B", "B") == {"acc": 1.0, "acc_strict": 1.0, **agreed}
+    assert letter_scores("The correct answer is B", "C") == {"acc": 0.0, "acc_strict": 0.0, **agreed}
 
 
 def test_text_that_only_the_lenient_parser_reads() -> None:
-    assert score_text("The correct answer is Carbon dioxide.", "C") == Verdict("C", None, True, False, False, True)
+    scores = letter_scores("The correct answer is Carbon dioxide.", "C")
+    assert scores == {"acc": 1.0, "acc_strict": 0.0, "invalid": 0.0, "parsers_disagree": 1.0}
 
 
 def test_text_without_an_answer_is_invalid_and_wrong() -> None:
-    assert score_text("none", "A") == Verdict(None, None, False, False, True, False)
+    scores = letter_scores("none", "A")
+    assert scores == {"acc": 0.0, "acc_strict": 0.0, "invalid": 1.0, "parsers_disagree": 0.0}
 
 
 def test_choices_take_the_most_likely_label() -> None:
-    verdict = score_choices([-3.0, -1.0, -2.0, -4.0, -9.0], list("ABCDE"), "B")
-    assert verdict == Verdict("B", "B", True, True, False, False)
+    assert most_likely([-3.0, -1.0, -2.0, -4.0, -9.0], list("ABCDE")) == "B"
 
 
 def test_equal_choices_go_to_the_first() -> None:
-    assert score_choices([-1.0, -1.0], ["A", "B"], "B").predicted == "A"
+    assert most_likely([-1.0, -1.0], ["A", "B"]) == "A"
 
 
 def test_minus_infinity_beside_a_number_is_fine() -> None:
-    assert score_choices([-math.inf, -1.0], ["A", "B"], "B").correct
+    assert most_likely([-math.inf, -1.0], ["A", "B"]) == "B"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def test_minus_infinity_beside_a_number_is_fine() -> None:
 )
 def test_what_is_no_number_is_an_error(values: list[float], labels: list[str]) -> None:
     with pytest.raises(RunError):
-        score_choices(values, labels, "A")
+        most_likely(values, labels)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +62,8 @@ def test_what_is_no_number_is_an_error(values: list[float], labels: list[str]) -
 )
 def test_text_is_scored_against_letters_only(key: str, labels: Sequence[str], said: str) -> None:
     with pytest.raises(ScoreError, match=said):
-        score_text("The correct answer is A", key, labels)
+        read_letter("The correct answer is A", "paper", key, labels)
 
 
-def test_a_key_beyond_four_letters_says_how_many_options_there_are() -> None:
-    assert score_text("The correct answer is F", "F").correct_strict
+def test_a_letter_beyond_the_fourth_is_read_where_there_are_so_many_options() -> None:
+    assert letter_scores("The correct answer is F", "F", "ABCDEF")["acc_strict"] == 1.0

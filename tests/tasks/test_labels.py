@@ -7,12 +7,12 @@ from string import ascii_uppercase
 from typing import Any
 
 import pytest
+from helpers.scored import letter_scores, text_scores
 from task_rows import Write, listed
 
 from harness.config import build
 from harness.errors import UserError
 from harness.loading_tasks import load_benchmark
-from harness.scoring import score_text
 from tasks import common
 from tasks.benchmarks import BENCHMARKS
 from tasks.documents import benchmark_documents
@@ -57,7 +57,7 @@ def test_other_labels_become_letters_in_their_order(
         assert (document["labels"], document["key"]) == (list(ascii_uppercase[: len(labels)]), letter)
         assert document["source_labels"] == labels
         assert f"\n{letter}. text {place}\n" in paper_prompt(document)
-        result = common.process_text(document, [f"The correct answer is {letter}"])
+        result = text_scores(document, f"The correct answer is {letter}")
         assert result == {"acc": 1.0, "acc_strict": 1.0, "invalid": 0.0, "parsers_disagree": 0.0}
     with caplog.at_level(logging.WARNING, "tasks.documents"):
         asked(write, row(labels, labels[0]), row(list("ABCD"), "A", 1))
@@ -70,7 +70,7 @@ def test_letters_of_any_number_stay_as_they_are(write: Write, count: int) -> Non
     (document,) = asked(write, row(labels, labels[-1]))
     assert (document["labels"], document["key"], "source_labels" in document) == (labels, labels[-1], False)
     assert f'"The correct answer is {"/".join(labels)}".' in paper_prompt(document)
-    assert common.process_text(document, [f"The correct answer is {labels[-1]}."])["acc_strict"] == 1.0
+    assert text_scores(document, f"The correct answer is {labels[-1]}.")["acc_strict"] == 1.0
 
 
 def test_all_documents_keep_their_source_labels_where_one_has_others(write: Write) -> None:
@@ -123,5 +123,5 @@ def test_arc_keeps_the_released_sentence(write: Write) -> None:
 )
 def test_the_parsers_know_how_many_options_there_are(text: str, options: int, correct: bool, strict: bool) -> None:
     labels = ascii_uppercase[:options]
-    verdict = score_text(text, labels[-1], labels)
-    assert (verdict.correct, verdict.correct_strict) == (correct, strict)
+    scores = letter_scores(text, labels[-1], labels)
+    assert (scores["acc"], scores["acc_strict"]) == (correct, strict)

@@ -6,10 +6,10 @@ import sys
 from collections import Counter
 
 import pytest
+from helpers.scored import letter_scores
 
 from harness.errors import UserError
 from harness.paths import ROOT
-from harness.scoring import score_text
 from tasks import lessons
 from tasks.near import NEAR, Questions
 from tasks.sources import DATASETS_DIR_VARIABLE
@@ -47,7 +47,7 @@ def test_the_answer_follows_its_option_and_no_letter_is_favoured(rows):
         asked, answered = (turn["content"] for turn in chat["messages"])
         key = answered[-1]
         assert f"{key}. right {row['id'].removeprefix('7-')}\n" in asked
-        assert score_text(answered, key).correct_strict
+        assert letter_scores(answered, key)["acc_strict"] == 1.0
         keys.append(key)
     assert min(Counter(keys).values()) > 30
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.scored import text_scores
 from task_rows import Write, listed, redux
 
 from harness.errors import RunError, UserError
@@ -154,7 +155,7 @@ def test_unknown_names_suggest_a_near_one() -> None:
 
 
 def test_process_text_reports_both_parsers() -> None:
-    assert common.process_text(document(key="C"), ["The correct answer is Carbon dioxide."]) == {
+    assert text_scores(document(key="C"), "The correct answer is Carbon dioxide.") == {
         "acc": 1.0,
         "acc_strict": 0.0,
         "invalid": 0.0,
@@ -185,7 +186,7 @@ def test_lm_eval_runs_the_task_by_include_path(write: Write) -> None:
     )
     scores = results["results"]
     assert scores["openbookqa"]["sample_len"] == 5
-    assert scores["openbookqa"]["invalid,none"] == 1.0
+    assert scores["openbookqa"]["invalid,paper"] == scores["openbookqa"]["invalid,strict"] == 1.0
     assert 0.0 <= scores["openbookqa_letters"]["acc,none"] <= 1.0
 
 
