@@ -96,9 +96,11 @@ def _run(rest: list[str]) -> int:
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
+    from harness.process import owned
     from harness.runner import run
 
-    run(config, ["run", *rest], ranks)
+    with owned():
+        run(config, ["run", *rest], ranks)
     return 0
 
 
@@ -107,6 +109,7 @@ def _resume(rest: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     path = parser.parse_args(rest).run
     from harness.config import build
+    from harness.process import owned
     from harness.ranks import join
     from harness.records.loading import read_record
     from harness.runner import run
@@ -116,7 +119,8 @@ def _resume(rest: list[str]) -> int:
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
-    run(config, ["resume", *rest], ranks)
+    with owned():
+        run(config, ["resume", *rest], ranks)
     return 0
 
 
@@ -181,11 +185,13 @@ def _check(rest: list[str]) -> int:
 
 
 def _train(rest: list[str]) -> int:
+    from harness.process import task_hints_hidden
     from harness.training.main import add_arguments, main
 
     parser = _parser("train")
     add_arguments(parser)
-    return main(parser.parse_args(rest))
+    with task_hints_hidden():
+        return main(parser.parse_args(rest))
 
 
 def _train_demo(rest: list[str]) -> int:

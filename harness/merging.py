@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +98,14 @@ def merged(model: Any, folder: Path) -> Any:
     config, found = _lora_config(folder), _weights(folder)
     carried = _carried_embeddings(model, found)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft tells of names and versions that are of no concern here
-            _resize(model, carried, folder)
-            peft = get_peft_model(model, config)
-            expected = get_peft_model_state_dict(peft, save_embedding_layers=False)
-            own = {name: value for name, value in peft.state_dict().items() if name in carried}
-            _check_fits(found, expected | own, folder)
-            unread = set_peft_model_state_dict(peft, found).unexpected_keys
-            _prepare_merge(peft)
-            whole = peft.merge_and_unload().requires_grad_(False)
+        _resize(model, carried, folder)
+        peft = get_peft_model(model, config)
+        expected = get_peft_model_state_dict(peft, save_embedding_layers=False)
+        own = {name: value for name, value in peft.state_dict().items() if name in carried}
+        _check_fits(found, expected | own, folder)
+        unread = set_peft_model_state_dict(peft, found).unexpected_keys
+        _prepare_merge(peft)
+        whole = peft.merge_and_unload().requires_grad_(False)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"Adapter {str(folder)!r} does not fit its base model: {reason}") from error

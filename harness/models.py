@@ -6,6 +6,7 @@ dropped, remote code runs only where the user wrote so, weights are read as data
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
@@ -29,7 +30,7 @@ from harness.masks import GROUPED
 from harness.merging import base_of, is_adapter, merged
 from harness.paths import BUILT_IN_TEMPLATES, located
 from harness.placement import DeviceMap, check_placed, entry_device, placed_by
-from harness.single_row import multiply_rows_as_vectors
+from harness.single_row import multiply_rows_as_vectors, with_own_modules
 from harness.weights_check import UnfitCheckpoint, files_read
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -272,7 +273,7 @@ def load(
         loaded = _read(ref, options | placed, trust_remote_code)
         check_placed(loaded.model)
     model = loaded.model if ref.adapter is None else merged(loaded.model, Path(ref.adapter))
-    lm = wrap(model if placed else model.to(where), loaded.tokenizer, ref, read_template(chat_template), loaded)
+    lm = _lm(model if placed else model.to(where), loaded.tokenizer, ref, read_template(chat_template), loaded)
     with _explained(ref, attention, trust_remote_code):
         check_ids(lm.model, lm.tokenizer)
     return lm
@@ -288,22 +289,22 @@ def _explained(ref: Reference, attention: str, trust_remote_code: bool) -> Itera
         raise UserError(f"Model {ref.text!r} {_reason(error, ref, attention, trust_remote_code)}") from error
 
 
-def wrap(
-    model: Any,
-    tokenizer: Any,
-    reference: Reference | None = None,
-    chat_template: str | None = None,
-    files: Loaded | None = None,
-) -> LM:
-    """Makes an `LM` of a model and a tokenizer that are already in memory.
+def wrap(model: Any, tokenizer: Any, reference: Reference | None = None, chat_template: str | None = None) -> LM:
+    """Makes an `LM` of a model and a tokenizer that are already in memory; both stay as they are.
 
     Args:
-        model: the model.
+        model: the model; the `LM` has modules of its own over the same weights.
         tokenizer: its tokenizer.
         reference: where both come from.
         chat_template: a Jinja text in place of the tokenizer's own.
-        files: what the checkpoint says beyond these two.
     """
+    return _lm(with_own_modules(model), copy.deepcopy(tokenizer), reference, chat_template)
+
+
+def _lm(
+    model: Any, tokenizer: Any, reference: Reference | None, chat_template: str | None, files: Loaded | None = None
+) -> LM:
+    """Makes an `LM` of a model and a tokenizer that nobody else holds; `files` is what their checkpoint says beyond."""
     model.eval().requires_grad_(False)
     drop_sampling(model)
     multiply_rows_as_vectors(model)

@@ -1,4 +1,4 @@
-"""What a run changes in its process while it lasts, and gives back when it ends.
+"""What a command changes in its process while it lasts, and gives back when it ends; a run itself changes nothing.
 
 Guarantees that two runs in one process, one after another or in two threads, answer and record what each would in a
 process of its own.
@@ -6,9 +6,11 @@ process of its own.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,13 +23,23 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Waits until no other thread runs the block; inside it the libraries are silent and peak memory counts anew.
+    """Waits until no other thread runs the block; inside it peak memory counts anew.
 
     While transformers loads a model it changes torch's default number format for the whole process, and two runs at
     once would each time the other.
     """
-    with _ONE_AT_A_TIME, _quiet(), other_bars_hidden():
+    with _ONE_AT_A_TIME:
         forget_peak()
+        yield
+
+
+@contextmanager
+def owned() -> Iterator[None]:
+    """What a command does to the process that is its own: the libraries are silent and SIGTERM cancels.
+
+    `harness.runner.run` does nothing of it: in a caller's process logging, bars, warnings and signals are the caller's.
+    """
+    with _ONE_AT_A_TIME, _quiet(), other_bars_hidden(), sigterm_as_interrupt():
         yield
 
 
@@ -62,15 +74,33 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
+def task_hints_hidden() -> Iterator[None]:
+    """Drops the hint about ``--metadata`` that lm-eval logs for every task that loads its own data: 57 a benchmark."""
 
-    verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    def no_hint(record: logging.LogRecord) -> bool:
+        return "Custom kwargs can be passed" not in record.getMessage()
+
+    logger = logging.getLogger("lm_eval.api.task")
+    logger.addFilter(no_hint)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        logger.removeFilter(no_hint)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging as theirs
+
+    verbosity, shown = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        with task_hints_hidden(), warnings.catch_warnings():
+            # peft tells of names and versions that are of no concern here.
+            warnings.filterwarnings("ignore", module=r"peft\b")
+            yield
+    finally:
+        theirs.set_verbosity(verbosity)
         if shown:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()

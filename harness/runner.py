@@ -22,7 +22,7 @@ from harness.hub import Commits
 from harness.identity import extra_identity, fusers_of, models_of
 from harness.loading_tasks import Benchmark, load_benchmark, origin_of_data, with_datasets_dir
 from harness.pins import recorded_commits
-from harness.process import alone, sigterm_as_interrupt
+from harness.process import alone
 from harness.prompt_record import described
 from harness.prompts import Reading
 from harness.ranks import Ranks
@@ -61,7 +61,7 @@ def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks) -> Path:
     config = with_datasets_dir(asked)
     config, benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks))
     record = _agreed(record.model_copy(update={"datasets_from": origin_of_data(asked)}), ranks)
-    with sigterm_as_interrupt(), ExitStack() as closing:
+    with ExitStack() as closing:
         folder, session = _opened(config, cast, benchmark, record, ranks, closing)
         if isinstance(folder, RunFolder):
             write_questions(benchmark, folder.path)

@@ -6,6 +6,7 @@ the same weights under the same names; only who multiplies changes, so numbers a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,22 +27,42 @@ class RowLinear(nn.Linear):
 
 
 def multiply_rows_as_vectors(model: nn.Module) -> None:
-    """Gives every plain linear layer on a CPU that way; a model that is spread or split stays as it is."""
+    """Puts a `RowLinear` in place of every plain linear layer on a CPU; a spread or split model stays as it is.
+
+    The new layers hold the same parameters; the layers that they replace are left as they were.
+    """
     if getattr(model, "hf_device_map", None) is not None or getattr(model, "_tp_size", None):
         return
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.device.type == "cpu":
-            module.__class__ = RowLinear
+    _replace(model, nn.Linear, RowLinear)
 
 
 @contextmanager
 def as_the_library_has_it(model: nn.Module) -> Iterator[None]:
-    """Takes that way back for a while, for whoever is compared with."""
-    changed: list[nn.Module] = [module for module in model.modules() if type(module) is RowLinear]
+    """Puts plain linear layers in their places for the time of the block, so that a library is timed unmodified."""
+    _replace(model, RowLinear, nn.Linear)
     try:
-        for module in changed:
-            module.__class__ = nn.Linear
         yield
     finally:
-        for module in changed:
-            module.__class__ = RowLinear
+        _replace(model, nn.Linear, RowLinear)
+
+
+def with_own_modules(model: nn.Module) -> nn.Module:
+    """Returns a copy of a model over the same weights: what is done to its modules does not reach the original."""
+    kept: dict[int, object] = {id(buffer): buffer for buffer in model.buffers()}
+    kept |= {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
+    return copy.deepcopy(model, kept)
+
+
+def _replace(model: nn.Module, present: type[nn.Linear], wanted: type[nn.Linear]) -> None:
+    made: dict[int, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is present and layer.weight.device.type == "cpu":
+                parent.register_module(name, made.setdefault(id(layer), _twin(layer, wanted)))
+
+
+def _twin(layer: nn.Linear, kind: type[nn.Linear]) -> nn.Linear:
+    """Returns a layer of another class that shares parameters, hooks and settings."""
+    made = kind.__new__(kind)
+    made.__dict__.update(layer.__dict__)
+    return made

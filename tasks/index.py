@@ -8,10 +8,8 @@ say which of our versions was run.
 from __future__ import annotations
 
 import functools
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +67,9 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
         _check(name, known)
     manager = task_manager(datasets_dir)
     tasks: dict[str, Task] = {}
-    with _without_metadata_hint():
-        for name in wanted:
-            for member, task in manager.load([name])["tasks"].items():
-                tasks.setdefault(member, task)
+    for name in wanted:
+        for member, task in manager.load([name])["tasks"].items():
+            tasks.setdefault(member, task)
     return list(tasks.values())
 
 
@@ -116,18 +113,3 @@ def _entries() -> Iterator[tuple[str, str, Path]]:
         found = _NAME.search(path.read_text(encoding="utf-8"))
         if found:
             yield found.group(2), found.group(1), path.relative_to(TASKS)
-
-
-@contextmanager
-def _without_metadata_hint() -> Iterator[None]:
-    # lm-eval logs a hint about --metadata for every task that loads its own data: 57 a benchmark.
-    logger = logging.getLogger("lm_eval.api.task")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "Custom kwargs can be passed" not in record.getMessage()
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)

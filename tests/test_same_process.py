@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import logging
 import os
+import random
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +149,138 @@ def test_a_run_gives_the_process_back(home: Path, tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
         theirs.set_verbosity_warning()
+
+
+PAIR = "tasks/factworld/pair"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fused": {
+        "receiver": f"{PAIR}/receiver",
+        "sharers": (f"{PAIR}/sharer",),
+        "fusers": (f"{PAIR}/fuser",),
+        "channels": ("receiver", "c2c"),
+        "controls": ("mismatched", "zeroed"),
+        "tasks": ("factworld_sharer_knows_letters",),
+        "limit": 5,
+        "seed": 3,
+    },
+    "alone": {
+        "receiver": f"{PAIR}/sharer",
+        "channels": ("receiver",),
+        "tasks": ("factworld_receiver_knows",),
+        "limit": 6,
+        "dtype": "bfloat16",
+        "batch_size": 2,
+    },
+}
+
+
+def config_of(name: str, output: Path) -> RunConfig:
+    common: dict[str, Any] = {"device": "cpu", "latency_samples": 0, "progress": False, "output_path": str(output)}
+    return RunConfig(**SETTINGS[name], **common)
+
+
+def run_of(name: str, output: Path) -> int:
+    return int(run(config_of(name, output)) != output)
+
+
+def state_of_the_process() -> dict[str, Any]:
+    """Everything of the process that a run could change and that others in it rely on."""
+    import datasets
+    import numpy as np
+    import torch
+    import tqdm
+    import transformers
+
+    loggers = {None: logging.getLogger()} | {n: logging.getLogger(n) for n in list(logging.Logger.manager.loggerDict)}
+    return {
+        "environment": dict(os.environ),
+        "folder": Path.cwd(),
+        "path": list(sys.path),
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "loggers": {n: (g.level, g.propagate, g.disabled, [*g.handlers], [*g.filters]) for n, g in loggers.items()},
+        "warnings": ([*warnings.filters], warnings.showwarning),
+        "hooks": (sys.excepthook, threading.excepthook, sys.stdout, sys.stderr, gc.isenabled(), gc.get_threshold()),
+        "random": (random.getstate(), str(np.random.get_state())),  # noqa: NPY002 - of the libraries
+        "torch": (
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.backends.cuda.flash_sdp_enabled(),
+            torch.get_rng_state().tolist(),
+        ),
+        "transformers": (transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()),
+        "datasets": (datasets.logging.get_verbosity(), datasets.is_progress_bar_enabled()),
+        "tqdm": tqdm.tqdm.__init__,
+    }
+
+
+def test_a_run_changes_nothing_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_of("fused", tmp_path / "first") == 0  # whatever libraries change when they are imported is theirs
+    changed: list[tuple[str, str]] = []
+    for place, name in (
+        (signal, "signal"),
+        (logging.Logger, "setLevel"),
+        (logging.Logger, "addFilter"),
+        (logging.Logger, "addHandler"),
+        (warnings, "simplefilter"),
+        (warnings, "filterwarnings"),
+        (torch_module(), "set_num_threads"),
+        (torch_module(), "set_default_dtype"),
+        (type(os.environ), "__setitem__"),
+        (type(os.environ), "__delitem__"),
+    ):
+        monkeypatch.setattr(place, name, _told(name, getattr(place, name), changed))
+    before = state_of_the_process()
+    assert run_of("fused", tmp_path / "second") == 0
+    after = state_of_the_process()
+    for subject, found in before.items():
+        assert after[subject] == found, subject
+    assert changed == []
+
+
+def torch_module() -> Any:
+    import torch
+
+    return torch
+
+
+def _told(name: str, usual: Callable[..., Any], changed: list[tuple[str, str]]) -> Callable[..., Any]:
+    """The same function, which keeps who of the harness calls it; a library's own changes have to be taken back."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.partition(".")[0] in ("harness", "tasks"):
+            changed.append((name, caller))
+        return usual(*arguments, **named)
+
+    return call
+
+
+def test_runs_of_other_tasks_and_settings_in_two_threads_beside_a_loaded_model(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from harness.models import wrap
+
+    children = [processes.forked(run_of, name, tmp_path / f"{name}-apart") for name in SETTINGS]
+    assert [processes.ended(child) for child in children] == [0, 0]
+    model = AutoModelForCausalLM.from_pretrained(f"{PAIR}/receiver")
+    kinds, asked = [type(module) for module in model.modules()], torch.tensor([[5, 6, 7]])
+    before = model(asked).logits
+    signals = signal.getsignal(signal.SIGTERM)
+    assert in_threads(*[functools.partial(run_of, name, tmp_path / name) for name in SETTINGS]) == [0, 0]
+    for name in SETTINGS:
+        assert (tmp_path / name / "samples.jsonl").read_bytes() == (
+            tmp_path / f"{name}-apart" / "samples.jsonl"
+        ).read_bytes()
+        assert kept(tmp_path / name) == kept(tmp_path / f"{name}-apart")
+    assert signal.getsignal(signal.SIGTERM) is signals
+    wrap(model, AutoTokenizer.from_pretrained(f"{PAIR}/receiver"))
+    assert [type(module) for module in model.modules()] == kinds
+    assert torch.equal(model(asked).logits, before)
 
 
 def test_a_run_in_a_thread_leaves_signals_alone(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
-from harness.single_row import RowLinear, as_the_library_has_it, multiply_rows_as_vectors
-from tests.helpers.tiny import KINDS, random_lm
+from harness.models import wrap
+from harness.single_row import RowLinear, as_the_library_has_it, multiply_rows_as_vectors, with_own_modules
+from tests.helpers.tiny import KINDS, OURS, random_config, random_lm, tokenizer
 from tests.helpers.work import SENTENCES, written
 
 
@@ -19,11 +21,11 @@ from tests.helpers.work import SENTENCES, written
 @pytest.mark.parametrize("shape", [(6,), (1, 6), (1, 1, 6), (3, 6), (2, 3, 6), (0, 6)])
 def test_products_have_the_usual_shape_and_numbers(shape: tuple[int, ...], dtype: torch.dtype, bias: bool) -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(6, 5, bias, dtype=dtype)
+    layer = nn.Sequential(nn.Linear(6, 5, bias, dtype=dtype))
     value = torch.randn(shape, dtype=dtype)
     expected = layer(value)
     multiply_rows_as_vectors(layer)
-    assert type(layer) is RowLinear
+    assert type(layer[0]) is RowLinear
     torch.testing.assert_close(layer(value), expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
 
 
@@ -45,7 +47,7 @@ def test_only_a_single_row_goes_the_new_way(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_gradients_reach_a_single_row() -> None:
-    layer = nn.Linear(6, 5).requires_grad_(False)
+    layer = nn.Sequential(nn.Linear(6, 5)).requires_grad_(False)
     rows = [torch.ones(1, 6, requires_grad=True) for _ in range(2)]
     layer(rows[0]).square().sum().backward()
     multiply_rows_as_vectors(layer)
@@ -78,3 +80,31 @@ def test_a_model_that_is_spread_or_split_is_left_alone() -> None:
         setattr(layer, name, value)
         multiply_rows_as_vectors(layer)
         assert type(layer[0]) is nn.Linear
+
+
+def test_the_replaced_layers_and_a_wrapped_model_stay_as_they_were() -> None:
+    inner = nn.Linear(6, 6, dtype=torch.bfloat16)
+    model: Any = nn.Sequential(inner, nn.Linear(6, 6), inner)
+    own = with_own_modules(model)
+    multiply_rows_as_vectors(own)
+    assert [type(module) for module in model] == [nn.Linear] * 3
+    assert [type(module) for module in own] == [RowLinear] * 3
+    assert own[0] is own[2]
+    assert [p.data_ptr() for p in own.parameters()] == [p.data_ptr() for p in model.parameters()]
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in own.parameters())
+
+
+def test_a_model_object_of_the_caller_is_not_changed() -> None:
+    given, words = AutoModelForCausalLM.from_config(random_config("qwen3", tokenizer(OURS))), tokenizer(OURS)
+    given.train()
+    given.generation_config.repetition_penalty = 1.5
+    kinds = [type(module) for module in given.modules()]
+    lm = wrap(given, words, chat_template="{{ messages }}")
+    assert [type(module) for module in given.modules()] == kinds
+    assert given.training
+    assert all(p.requires_grad for p in given.parameters())
+    assert given.generation_config.repetition_penalty == 1.5
+    assert words.chat_template != "{{ messages }}" == lm.tokenizer.chat_template
+    assert lm.model.lm_head.weight.data_ptr() == given.lm_head.weight.data_ptr()
+    assert not lm.model.training
