@@ -55,10 +55,10 @@ def with_own_modules(model: nn.Module) -> nn.Module:
 
 def _replace(model: nn.Module, present: type[nn.Linear], wanted: type[nn.Linear]) -> None:
     made: dict[int, nn.Module] = {}
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is present and layer.weight.device.type == "cpu":
-                parent.register_module(name, made.setdefault(id(layer), _twin(layer, wanted)))
+    for path, layer in list(model.named_modules(remove_duplicate=False)):
+        if path and type(layer) is present and layer.weight.device.type == "cpu":
+            parent, _, name = path.rpartition(".")
+            model.get_submodule(parent).register_module(name, made.setdefault(id(layer), _twin(layer, wanted)))
 
 
 def _twin(layer: nn.Linear, kind: type[nn.Linear]) -> nn.Linear:

@@ -7,7 +7,6 @@ import gc
 import json
 import logging
 import os
-import random
 import signal
 import sys
 import threading
@@ -186,7 +185,6 @@ def run_of(name: str, output: Path) -> int:
 def state_of_the_process() -> dict[str, Any]:
     """Everything of the process that a run could change and that others in it rely on."""
     import datasets
-    import numpy as np
     import torch
     import tqdm
     import transformers
@@ -200,7 +198,6 @@ def state_of_the_process() -> dict[str, Any]:
         "loggers": {n: (g.level, g.propagate, g.disabled, [*g.handlers], [*g.filters]) for n, g in loggers.items()},
         "warnings": ([*warnings.filters], warnings.showwarning),
         "hooks": (sys.excepthook, threading.excepthook, sys.stdout, sys.stderr, gc.isenabled(), gc.get_threshold()),
-        "random": (random.getstate(), str(np.random.get_state())),  # noqa: NPY002 - of the libraries
         "torch": (
             torch.get_num_threads(),
             torch.get_default_dtype(),

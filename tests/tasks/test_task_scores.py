@@ -17,8 +17,7 @@ from task_rows import Write, ceval, listed, redux
 from harness.accuracy import Item, to_sample
 from harness.asking import chat_text
 from harness.config import build
-from harness.decoding import Scored
-from harness.inference.types import Answer
+from harness.inference.types import Answer, Scored
 from harness.lm_eval_results import lm_eval_results
 from harness.loading_tasks import Benchmark, load_benchmark
 from harness.records.schema import Sample
@@ -33,6 +32,7 @@ WRITTEN = {
     "ceval_val_accountant": "ceval/ceval-exam/accountant/val",
     "factworld_receiver_knows": "",
     "factworld_sharer_knows": "",
+    "relay_one": "",
 }
 TEXTS = ["The correct answer is B", "A/B/C/D", "Carbon dioxide", "I do not think the answer is C.", "", "D", "C. x"]
 
@@ -90,7 +90,9 @@ def answered(items: Sequence[Item]) -> list[Sample]:
     return [to_sample(item, "receiver", "", answer(item)) for item in items]
 
 
-@pytest.mark.parametrize("loaded", [n + s for n in WRITTEN for s in ("", "_letters")], indirect=True)
+@pytest.mark.parametrize(
+    "loaded", [n + s for n in WRITTEN for s in ("", "_letters") if n != "relay_one" or not s], indirect=True
+)
 def test_recorded_scores_aggregate_to_what_lm_eval_finds(loaded: Benchmark) -> None:
     samples = answered(loaded.all_items)
     assert all(s.done for s in samples)
