@@ -1,6 +1,6 @@
 """One task through every arm of a channel, batch by batch.
 
-Guarantees that the mean message and every tampered one depend on the task's questions and the seed alone, and that a
+Guarantees that the mean message and every changed one depend on the task's questions and the seed alone, and that a
 question that is done is never asked again.
 """
 
@@ -16,17 +16,17 @@ import torch
 from harness.attempts import Failed, attempted
 from harness.channels.arms import Group
 from harness.channels.base import PromptTooLong, answers_itself
-from harness.channels.c2c import CacheMessage, CacheToCache
-from harness.channels.controls import LENDING, OF_OTHERS, Tamper, band_means
+from harness.channels.control_registry import CONTROLS
+from harness.channels.controls import Control, band_means
 from harness.channels.engine import Arm, run
-from harness.channels.messages import Message
-from harness.channels.single import Single
+from harness.channels.messages import Message, TensorMessage
 from harness.errors import RunError
 from harness.inference.batching import Budget
 from harness.inference.types import Answer, CallStats, Query, Request
 from harness.prompts import fingerprint_text
 from harness.ranks import Turns
 from harness.records.schema import Failure, Sample
+from harness.registry import resolve
 from harness.scoring import ScoreError, fields_of, score
 
 Key = tuple[str, str, str, str]
@@ -134,7 +134,7 @@ def missing(group: Group, items: Sequence[Item], done: Set[Key]) -> int:
 
 def controls_of(group: Group, items: Sequence[Item]) -> list[str]:
     """The channel's arms of one task by their controls; of a single question none that is made of others' messages."""
-    return [group.name_control, *(c for c in group.controls if len(items) > 1 or c not in OF_OTHERS)]
+    return [group.name_control, *(c for c in group.controls if len(items) > 1 or not CONTROLS.get(c).of_others)]
 
 
 def left_out(group: Group, items: Sequence[Item]) -> list[str]:
@@ -144,7 +144,7 @@ def left_out(group: Group, items: Sequence[Item]) -> list[str]:
 
 def needs_mean(group: Group, items: Sequence[Item]) -> bool:
     """Whether a control of one task's questions needs a mean message."""
-    return "mean" in controls_of(group, items) and isinstance(group.channel, CacheToCache)
+    return any("mean" in CONTROLS.get(name).inputs for name in controls_of(group, items) if name)
 
 
 def to_sample(item: Item, channel: str, control: str, answer: Answer) -> Sample:
@@ -194,20 +194,17 @@ def _key(item: Item, group: Group, control: str) -> Key:
 
 
 def _arms(group: Group, controls: Sequence[str], seed: int, means: Means) -> list[Arm]:
-    arms = [Arm(group.channel, group.name_control)]
-    for control in controls:
-        if control == "closed" and not answers_itself(group.channel):
-            # Gates shut means the receiver's own computation: nothing is padded, cut or fused.
-            arms.append(Arm(Single(group.channel.answers, group.channel.name), control))
-            continue
-        if control in LENDING:
-            arms.append(Arm(group.channel, control, LENDING[control](seed)))
-            continue
-        told: Means = ()
-        if control == "mean" and not answers_itself(group.channel):
-            told = tuple(m.to(group.channel.answers.device) for m in means)
-        arms.append(Arm(group.channel, control, Tamper(control, seed, told)))
-    return arms
+    return [Arm(group.channel, group.name_control), *(_arm(group, name, seed, means) for name in controls)]
+
+
+def _arm(group: Group, name: str, seed: int, means: Means) -> Arm:
+    entry = CONTROLS.get(name)
+    if entry.reader:
+        return Arm(resolve(entry.reader)(group.channel), name)
+    moved: Means = ()
+    if "mean" in entry.inputs and not answers_itself(group.channel):
+        moved = tuple(mean.to(group.channel.answers.device) for mean in means)
+    return Arm(group.channel, name, Control(entry, seed, moved))
 
 
 @torch.inference_mode()
@@ -236,7 +233,7 @@ def mean_message(
     size = min(at_once, _MESSAGES_AT_ONCE)
     parts = [fitting[i : i + size] for i in range(0, len(fitting), size)]
     messages = (message for part in parts for message in _sent(group, part, work))
-    found = band_means(m for m in messages if isinstance(m, CacheMessage))
+    found = band_means(m for m in messages if isinstance(m, TensorMessage))
     return tuple(part.cpu() for part in found)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.channels.arms import Group, LoadedModels, Unsuitable
+from harness.channels.control_registry import CONTROLS, taken
 from harness.channels.spec import ChannelSpec, parse_channel
 from harness.config import RunConfig
 from harness.config.served import OWN
@@ -126,6 +127,16 @@ def _arms(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     """The arms of one channel, under the name by which it was asked for; none of a channel that is composed."""
     if not spec.entry.build:
         return []
+    taking = [CONTROLS.get(name) for name in taken(models.config.controls, spec.entry)]
+    shared = tuple(control.name for control in taking if not control.models)
+    groups = [replace(group, controls=shared) for group in _built(spec, models)]
+    for control in taking:
+        if control.models:
+            groups += [replace(g, name_control=control.name) for g in _built(spec, resolve(control.models)(models))]
+    return groups
+
+
+def _built(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     groups: list[Group] = resolve(spec.entry.build)(models, spec.options)
     if spec.text == spec.entry.name:
         return groups

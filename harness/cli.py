@@ -246,10 +246,11 @@ def _ls(rest: list[str]) -> int:
     parser = _parser("ls")
     parser.add_argument("what", nargs="?", default="tasks", choices=["tasks", "subtasks", "channels", "controls"])
     what = parser.parse_args(rest).what
-    from harness.channels.registry import CHANNELS, CONTROLS
+    from harness.channels.control_registry import CONTROLS
+    from harness.channels.registry import CHANNELS
     from tasks import index
 
     lists = {"tasks": index.headlines, "subtasks": lambda: sorted(index.available())}
-    names = lists[what]() if what in lists else (CHANNELS.names() if what == "channels" else CONTROLS)
+    names = lists[what]() if what in lists else (CHANNELS if what == "channels" else CONTROLS).names()
     print("\n".join(names))
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.assembly import Cast
-from harness.channels.controls import LENDING
+from harness.channels.control_registry import CONTROLS
 from harness.config import RunConfig
 from harness.donors import DONORS
 from harness.loading_tasks import Benchmark
@@ -94,7 +94,7 @@ def extra_identity(
     benchmark: Benchmark, cast: Cast, models: list[ModelInfo], fusers: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What names alone do not pin; the prompts' digest catches an edited prompt without a new version."""
-    lending = any(not LENDING.keys().isdisjoint(group.controls) for group in cast.groups)
+    lending = any("donor" in CONTROLS.get(name).inputs for group in cast.groups for name in group.controls)
     lent = {"donors": DONORS} if lending else {}
     return {
         "weights": [m.fingerprint for m in models],

@@ -15,6 +15,8 @@ from typing import Any
 
 from harness.answering import answer_all, tell
 from harness.assembly import Cast, assemble
+from harness.channels.control_registry import not_taken
+from harness.channels.spec import parse_channel
 from harness.config import RunConfig, differing, identity, identity_hash
 from harness.errors import UserError
 from harness.finishing import accompany, conclude, publish, write_questions
@@ -82,7 +84,15 @@ def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[
     if cast.left_out:
         tell([f"{name} is left out: {reason}." for name, reason in cast.left_out.items()] if ranks.first else [])
         config = config.model_copy(update={"channels": tuple(c for c in config.channels if c not in cast.left_out)})
+    if ranks.first:
+        tell(_controls_left_out(config))
     return config, benchmark, cast, _record(config, cast, benchmark, command)
+
+
+def _controls_left_out(config: RunConfig) -> list[str]:
+    """Says in one line which controls of the run some of its channels cannot take."""
+    lines = not_taken(config.controls, {name: parse_channel(name).entry for name in config.channels})
+    return [f"Controls that a channel cannot take are left out there: {'; '.join(lines)}."] if lines else []
 
 
 def _commits(config: RunConfig) -> Commits:

@@ -17,10 +17,11 @@ from helpers.work import query
 from harness import kv
 from harness.attempts import Failed, attempted
 from harness.channels.base import Channel, PromptTooLong
-from harness.channels.c2c import CacheMessage, CacheToCache
-from harness.channels.controls import Mismatched
+from harness.channels.c2c import CacheToCache
+from harness.channels.control_registry import CONTROLS
+from harness.channels.controls import Control
 from harness.channels.engine import Arm, Outcome, answer_one, run
-from harness.channels.messages import Message
+from harness.channels.messages import Message, TensorMessage
 from harness.channels.single import Single
 from harness.donors import Donors
 from harness.errors import RunError
@@ -72,6 +73,10 @@ class Disturbed:
         return self.inner.receive(queries, message, work)
 
 
+def mismatched(seed: int = 0) -> Control:
+    return Control(CONTROLS.get("mismatched"), seed)
+
+
 def asked(texts: Sequence[str] = TEXTS) -> list[Request]:
     return [Request(query(text), options=("A", "B")) for text in texts]
 
@@ -81,7 +86,7 @@ def channel() -> CacheToCache:
 
 
 def outcomes(channel: Channel, texts: Sequence[str] = TEXTS, size: int = 8, **more: Any) -> list[Outcome]:
-    arms = [Arm(channel), Arm(channel, "mismatched", Mismatched(more.pop("seed", 0)))]
+    arms = [Arm(channel), Arm(channel, "mismatched", mismatched(more.pop("seed", 0)))]
     return list(run(channel, arms, asked(texts), Budget(size), [CallStats(), CallStats()], **more))
 
 
@@ -177,7 +182,7 @@ def test_a_message_that_is_not_finite_is_lent_to_nobody() -> None:
     class Spoilt(Disturbed):
         def send(self, queries: Sequence[Query], work: CallStats) -> Message:
             message = super().send(queries, work)
-            assert isinstance(message, CacheMessage)
+            assert isinstance(message, TensorMessage)
             for place, one in enumerate(queries):
                 if one.question == BAD:
                     message.row(place)[0][:, 0] = torch.nan
@@ -204,17 +209,17 @@ def test_a_question_that_is_alone_with_one_that_does_not_fit_has_no_donor() -> N
 def test_equal_lengths_are_paired_by_the_seed() -> None:
     requests = asked([f"question {letter}" for letter in "abcdefgh"])
     lengths = dict.fromkeys(range(8), 5)
-    made = {tuple(map(tuple, batches(lengths, requests, Budget(2), Mismatched(seed).place))) for seed in (0, 0, 1, 2)}
+    made = {tuple(map(tuple, batches(lengths, requests, Budget(2), mismatched(seed).place))) for seed in (0, 0, 1, 2)}
     assert len(made) == 3
-    backwards = list(batches(lengths, requests[::-1], Budget(2), Mismatched(0).place))
-    forwards = list(batches(lengths, requests, Budget(2), Mismatched(0).place))
+    backwards = list(batches(lengths, requests[::-1], Budget(2), mismatched(0).place))
+    forwards = list(batches(lengths, requests, Budget(2), mismatched(0).place))
     assert [[7 - i for i in batch] for batch in backwards] == forwards
 
 
 @pytest.mark.parametrize("count", range(2, 12))
 def test_everybody_gets_another_ones_message(count: int) -> None:
     lengths, requests = {i: i // 3 for i in range(count)}, asked(["?"] * count)
-    units = list(batches(lengths, requests, Budget(1), Mismatched().place))
+    units = list(batches(lengths, requests, Budget(1), mismatched().place))
     donors = Donors(lengths, units)
     assert sorted(donors.first.values()) == list(range(count))
     for own in range(count):
@@ -280,7 +285,7 @@ def buffers(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
 
 def test_a_finished_cache_is_freed_without_the_collector(no_collector: None, buffers: list[weakref.ref[Any]]) -> None:
     both = channel()
-    arms = [Arm(both), Arm(both, "mismatched", Mismatched()), Arm(both.closed(), "closed")]
+    arms = [Arm(both), Arm(both, "mismatched", mismatched()), Arm(both.closed(), "closed")]
     for requests in (asked(), [Request(query(t), max_new_tokens=3) for t in TEXTS]):
         for one in run(both, arms, requests, Budget(3), [CallStats(), CallStats(), CallStats()]):
             assert all(answer.fault is None for arm in one.answers for answer in arm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.channels.base import Channel, PromptTooLong
-from harness.channels.c2c import CacheMessage, CacheToCache
+from harness.channels.c2c import CacheToCache
+from harness.channels.control_registry import CONTROLS
+from harness.channels.controls import Control
 from harness.channels.engine import Arm, run
 from harness.channels.messages import Message
 from harness.channels.single import Single
@@ -218,14 +220,8 @@ def test_a_written_message_is_counted_and_handed_out() -> None:
     assert work.counters.decoded_tokens >= 3 + 1
 
 
-def _zeroed(message: Message, queries: Sequence[Query]) -> Message:
-    assert isinstance(message, CacheMessage)
-    assert len(message) == len(queries)
-    return replace(message, parts=tuple(torch.zeros_like(p) for p in message.parts))
-
-
 def _arms(channel: CacheToCache) -> list[Arm]:
-    return [Arm(channel), Arm(channel, "zeroed", _zeroed), Arm(channel.closed(), "closed")]
+    return [Arm(channel), Arm(channel, "zeroed", Control(CONTROLS.get("zeroed"))), Arm(channel.closed(), "closed")]
 
 
 def test_arms_share_the_sharers_half_and_differ_only_in_what_was_tampered_with() -> None:

@@ -71,6 +71,8 @@ class Reading:
 
 
 Arm = Callable[[list[Query], Task], Reading]
+# (queries, prompt tokens of each, bytes that cross) -> what an answer could not do without before its first token.
+BeforeAnswer = Callable[[list[Query], int, int], Calls]
 
 
 def make_arms(pair: Pair, names: Sequence[str], message_tokens: int) -> dict[str, Arm]:
@@ -78,15 +80,30 @@ def make_arms(pair: Pair, names: Sequence[str], message_tokens: int) -> dict[str
     makers: dict[str, Callable[[], Arm]] = {
         "transformers": lambda: _transformers(pair.receiver),
         "lm_eval": lambda: _lm_eval(pair.receiver),
-        "receiver": lambda: _through(Single(pair.receiver)),
-        "sharer": lambda: _through(Single(pair.sharer, "sharer", role="sharer")),
-        "t2t": lambda: _through(TextToText(pair.receiver, pair.sharer, TextVariant(max_new_tokens=message_tokens))),
-        "c2c": lambda: _through(pair.c2c()),
+        "receiver": lambda: _single(Single(pair.receiver)),
+        "sharer": lambda: _single(Single(pair.sharer, "sharer", role="sharer")),
+        "t2t": lambda: _told(TextToText(pair.receiver, pair.sharer, TextVariant(max_new_tokens=message_tokens))),
+        "c2c": lambda: _fused(pair.c2c()),
     }
     return {name: makers[name]() for name in names}
 
 
-def _through(channel: Channel) -> Arm:
+def _single(channel: Single) -> Arm:
+    return _through(channel, lambda queries, prompt_tokens, payload: _prefill(channel, queries, prompt_tokens))
+
+
+def _told(channel: TextToText) -> Arm:
+    def before(queries: list[Query], prompt_tokens: int, payload: int) -> Calls:
+        return _prefill(channel, queries, prompt_tokens) | _written(channel, queries)
+
+    return _through(channel, before)
+
+
+def _fused(channel: CacheToCache) -> Arm:
+    return _through(channel, lambda queries, prompt_tokens, payload: _fused_prefill(channel, queries, payload))
+
+
+def _through(channel: Channel, before: BeforeAnswer) -> Arm:
     def arm(queries: list[Query], task: Task) -> Reading:
         work = CallStats(clock=Clock(channel.answers.device))
         work.clock.mark("start")
@@ -104,7 +121,8 @@ def _through(channel: Channel) -> Arm:
             total_s=work.clock.since_start_s("end"),
             ttft_s=work.clock.since_start_s("first_token") if task.new_tokens else None,
             stages_s=work.clock.stages_s(),
-            calls=_needed(channel, queries, context.prompt_tokens[0], task, sum(message.payload_bytes)),
+            calls=before(queries, context.prompt_tokens[0], sum(message.payload_bytes))
+            | _needed(channel, queries, context.prompt_tokens[0], task),
             payload_bytes=message.payload_bytes[0],
             cache_bytes=cache_bytes,
         )
@@ -117,18 +135,17 @@ def _score(context: Context, queries: list[Query], work: CallStats) -> None:
     score(context, options, work)
 
 
-def _needed(channel: Channel, queries: list[Query], prompt_tokens: int, task: Task, payload: int) -> Calls:
+def _needed(channel: Channel, queries: list[Query], prompt_tokens: int, task: Task) -> Calls:
+    """What an answer could not do without from its first token on."""
     cost, rows = _cost(channel.answers), len(queries)
-    if isinstance(channel, CacheToCache):
-        calls = _fused_prefill(channel, queries, payload)
-    else:
-        calls = {f"{_reader(channel)}_prefill": [cost.call(rows, prompt_tokens, logits=1)]}
-    if isinstance(channel, TextToText):
-        calls |= _written(channel, queries)
     if task.new_tokens:
-        return calls | {_decoding(channel): cost.decode(rows, prompt_tokens, task.new_tokens - 1)}
-    behind = [cost.call(rows, task.behind, prompt_tokens, logits=task.behind)] if task.behind else []
-    return calls | {"scoring": behind}
+        return {_decoding(channel): cost.decode(rows, prompt_tokens, task.new_tokens - 1)}
+    return {"scoring": [cost.call(rows, task.behind, prompt_tokens, logits=task.behind)] if task.behind else []}
+
+
+def _prefill(channel: Channel, queries: list[Query], prompt_tokens: int) -> Calls:
+    call = _cost(channel.answers).call(len(queries), prompt_tokens, logits=1)
+    return {f"{_reader(channel)}_prefill": [call]}
 
 
 def _reader(channel: Channel) -> str:
@@ -179,7 +196,8 @@ def _alone(lm: LM, answer: Callable[[list[Query], Task], Any]) -> Arm:
             answer(queries, task)
             clock.mark("end")
         prompt_tokens = len(encode(lm, queries[0].receiver).ids)
-        return Reading(clock.since_start_s("end"), calls=_needed(single, queries, prompt_tokens, task, 0))
+        calls = _prefill(single, queries, prompt_tokens) | _needed(single, queries, prompt_tokens, task)
+        return Reading(clock.since_start_s("end"), calls=calls)
 
     return arm
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.channels.base import Answering, Channel
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """A channel that sends, with the controls that tamper with what it sends."""
+    """A channel that sends.
+
+    Attributes:
+        controls: of the run, those that it takes; builders leave them out.
+        name_control: the control that the channel itself was built for, "" for none.
+    """
 
     channel: Channel | Answering
     controls: tuple[str, ...] = ()
@@ -44,6 +49,12 @@ class LoadedModels:
     tuned: LM | None = None
     self_fuser: Fuser | None = None
     requests: Sequence[Request] = ()
+
+
+def own_sharer(models: LoadedModels) -> LoadedModels:
+    """The receiver as its only sharer, with the fuser that was trained for that."""
+    fusers = () if models.self_fuser is None else (models.self_fuser,)
+    return replace(models, sharers=(models.receiver,), fusers=fusers)
 
 
 class Unsuitable(Exception):

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from harness.channels.arms import Group, LoadedModels
+from harness.channels.codec import carry
 from harness.channels.common import check_fits
 from harness.channels.layout import Plan, Planner, Span
-from harness.channels.messages import Message
-from harness.channels.registry import CONTROLS_OF, Options
+from harness.channels.messages import Message, TensorMessage
+from harness.channels.registry import Payload, TensorOptions
 from harness.channels.stretches import in_message, index_pair, prompt_columns, steps_of, token_index, within
 from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
 from harness.fusion.fuser import Fuser
@@ -30,34 +31,6 @@ from harness.models import LM
 # Of the receiver's cache that is copied for fusion at a time: enough for large products, little beside the cache.
 _GATHERED_BYTES = 64 * 2**20
 _CPU_GATHERED_BYTES = 32 * 2**20
-
-
-@dataclass(frozen=True)
-class CacheMessage:
-    """Keys and values that cross, token by token.
-
-    Attributes:
-        parts: one a sharer, `[sent entries, tokens of all queries, heads * head_dim]`.
-        lengths: tokens of each query, in the order of `parts`.
-    """
-
-    parts: tuple[Tensor, ...]
-    lengths: tuple[int, ...]
-
-    @property
-    def payload_bytes(self) -> tuple[int, ...]:
-        """Bytes of K and V that cross, per query."""
-        per_token = sum(p.shape[0] * p.shape[2] * p.element_size() for p in self.parts)
-        return tuple(n * per_token for n in self.lengths)
-
-    def __len__(self) -> int:
-        """Number of queries."""
-        return len(self.lengths)
-
-    def row(self, place: int) -> tuple[Tensor, ...]:
-        """What crosses of one query: a part a sharer, `[sent entries, its tokens, heads * head_dim]`."""
-        start = sum(self.lengths[:place])
-        return tuple(part[:, start : start + self.lengths[place]] for part in self.parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +75,7 @@ class CacheToCache:
         mode: ``sequential``: each fuser reads the cache that the one before has updated;
             ``parallel``: each reads the clean cache and the deltas are summed.
         alignment: ``auto``, ``off``, ``first`` or ``longest``.
+        payload: form in which the message crosses, see `harness.channels.codec`.
     """
 
     answers: LM
@@ -109,6 +83,7 @@ class CacheToCache:
     mode: str = "sequential"
     alignment: str = "auto"
     name: str = "c2c"
+    payload: Payload = "native"
 
     @property
     def variant(self) -> str:
@@ -134,14 +109,13 @@ class CacheToCache:
         """Drops the plans of earlier prompts."""
         self.planner.forget()
 
-    def send(self, queries: Sequence[Query], work: CallStats) -> CacheMessage:
+    def send(self, queries: Sequence[Query], work: CallStats) -> TensorMessage:
         """Every sharer reads the prompts up to the last fused token; K and V of the fused tokens cross."""
         plans = [self._plan(q) for q in queries]
         lengths = tuple(p.n_fused for p in plans)
         parts = tuple(self._share(i, plans, work) for i in range(len(self.links)))
-        message = CacheMessage(parts, lengths)
-        work.counters.bytes_moved += sum(message.payload_bytes)
-        return message
+        heads = tuple(link.fuser.config.sharer_heads for link in self.links)
+        return carry(TensorMessage(parts, lengths, heads), self.payload, self.answers.device, work)
 
     def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         """Reads the prompts, fusing each stretch before what follows it is read."""
@@ -157,8 +131,8 @@ class CacheToCache:
 
     def go_on(self, queries: Sequence[Query], message: Message, buffer: KVBuffer, work: CallStats) -> Context:
         """Fuses a message into what `begin` read for the same queries and reads on; the buffer is used up."""
-        if not isinstance(message, CacheMessage):
-            raise TypeError(f"c2c takes a CacheMessage, not {type(message).__name__}")
+        if not isinstance(message, TensorMessage):
+            raise TypeError(f"c2c takes a TensorMessage, not {type(message).__name__}")
         plans, steps = self._laid_out(queries)
         for before, spans in itertools.pairwise(steps):
             with work.clock.stage("fusion"):
@@ -203,7 +177,7 @@ class CacheToCache:
         ends = [p.fused_end for p in plans]
         if not link.entries or not any(ends):
             shape = (len(link.sent), sum(p.n_fused for p in plans), link.fuser.config.sharer_dim)
-            return torch.empty(shape, dtype=lm.dtype, device=self.answers.device)
+            return torch.empty(shape, dtype=lm.dtype, device=lm.device)
         with work.clock.stage("sharer_prefill"):
             ids = [p.ids[row][:end] for p, end in zip(plans, ends, strict=True)]
             real = [p.real[row][:end] for p, end in zip(plans, ends, strict=True)]
@@ -214,7 +188,7 @@ class CacheToCache:
         with work.clock.stage("message_transfer"):
             offsets = [columns.ids.shape[1] - end for end in ends]
             rows, places = token_index([p.fused for p in plans], offsets, lm.device)
-            return buffer.gather(*link.sent_index, rows, places).to(self.answers.device)
+            return buffer.gather(*link.sent_index, rows, places)
 
     def _columns(self, plans: Sequence[Plan], spans: Sequence[Span]) -> Columns:
         ids = [p.ids[0][a:b] for p, (a, b) in zip(plans, spans, strict=True)]
@@ -227,7 +201,7 @@ class CacheToCache:
         plans: Sequence[Plan],
         spans: Sequence[Span],
         offsets: list[int],
-        message: CacheMessage,
+        message: TensorMessage,
         work: CallStats,
     ) -> None:
         now = [within(p.fused, span) for p, span in zip(plans, spans, strict=True)]
@@ -240,7 +214,7 @@ class CacheToCache:
             self._fuse_tokens(buffer, message, *chunk)
 
     def _fuse_tokens(
-        self, buffer: KVBuffer, message: CacheMessage, rows: Tensor, columns: Tensor, picked: Tensor
+        self, buffer: KVBuffer, message: TensorMessage, rows: Tensor, columns: Tensor, picked: Tensor
     ) -> None:
         pending = []
         for link, part in zip(self.links, message.parts, strict=True):
@@ -266,14 +240,12 @@ def _tokens_at_once(buffer: KVBuffer) -> int | None:
     return max(1, int(room / per_token)) if per_token else None
 
 
-def build(models: LoadedModels, _: Options) -> list[Group]:
-    """Every sharer with its fuser; beside it the receiver as its own sharer, where that control is asked."""
+def build(models: LoadedModels, options: TensorOptions) -> list[Group]:
+    """Every sharer with its fuser."""
     config = models.config
     links = tuple(Link(sharer, fuser) for sharer, fuser in zip(models.sharers, models.fusers, strict=True))
-    channel = CacheToCache(models.receiver, links, config.fusion_mode, config.alignment)
+    alone = all(sharer is models.receiver for sharer in models.sharers)
+    alignment = "auto" if alone else config.alignment  # a model has the vocabulary of itself
+    channel = CacheToCache(models.receiver, links, config.fusion_mode, alignment, payload=options.payload)
     channel.planner.check()
-    arms = [Group(channel, tuple(name for name in config.controls if name in CONTROLS_OF["tensors"]))]
-    if models.self_fuser is not None:
-        alone = CacheToCache(models.receiver, (Link(models.receiver, models.self_fuser),), config.fusion_mode)
-        arms.append(Group(alone, name_control="self"))
-    return arms
+    return [Group(channel)]

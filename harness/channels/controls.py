@@ -1,4 +1,4 @@
-"""Controls: messages that keep their form and lose their content, or a part of it.
+"""Controls of the message: what a question gets in place of the message that was sent for it.
 
 `mismatched`, `mean`, `zeroed` and `noise` leave nothing of what the question's own message said: `noise` is drawn with
 each feature's mean and deviation over the tokens of another question's message. `shuffled_tokens` takes the order away
@@ -6,144 +6,192 @@ and `noise_own` all but each feature's mean and deviation over the message's own
 or by its tokens in any order, stays.
 
 Guarantees that what a question gets under a control depends on the question and the seed alone, never on how
-questions were batched. Which question lends its message is fixed before anything runs, see `harness.donors`.
+questions were batched. Which question lends its message is fixed before anything runs, see `harness.donors`. A control
+works on what the receiver would have read, so on what a codec has decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from harness.channels.c2c import CacheMessage
-from harness.channels.messages import Message
-from harness.channels.t2t import TextMessage
+from harness.channels.control_registry import ControlEntry
+from harness.channels.messages import Message, TensorMessage, TextMessage
 from harness.inference.types import Query
+from harness.registry import resolve
 
 BANDS = 16
 _EMPTY = "the other question's message is empty"
-# Made of other questions' messages; of a single question nothing would be left but its own.
-OF_OTHERS = ("mismatched", "mean", "noise")
 
 
 @dataclass(frozen=True)
-class Tamper:
-    """Destroys the content of a batch's messages.
+class Given:
+    """What a control has besides the message of a batch.
 
     Attributes:
-        control: which way.
+        queries: the questions, in the order of the message.
         seed: of everything drawn.
-        means: for `mean`: a part a sharer, `[entries, bands, heads * head_dim]`, see `band_means`.
+        donors: where the control asks for it: for each question another question's message, of one query.
+        mean: where the control asks for it: a part a sharer, `[entries, BANDS, features]`, see `band_means`.
     """
 
-    control: str
+    queries: Sequence[Query]
     seed: int = 0
-    means: tuple[Tensor, ...] = ()
+    donors: tuple[Message, ...] = ()
+    mean: tuple[Tensor, ...] = ()
 
-    def __call__(self, message: Message, queries: Sequence[Query]) -> Message:
-        """Returns the tampered message."""
-        if isinstance(message, TextMessage):
-            return self._text(message, queries)
-        if isinstance(message, CacheMessage):
-            return self._cache(message, queries)
-        raise TypeError(f"no control for {type(message).__name__}")
-
-    def _text(self, message: TextMessage, queries: Sequence[Query]) -> TextMessage:
-        if self.control == "zeroed":
-            return replace(message, texts=("",) * len(message))
-        texts = []
-        for text, query in zip(message.texts, queries, strict=True):
-            words = text.split()
-            random.Random(_seed(self.seed, query)).shuffle(words)  # noqa: S311 - reproducible, not secret
-            texts.append(" ".join(words))
-        return replace(message, texts=tuple(texts))
-
-    def _cache(self, message: CacheMessage, queries: Sequence[Query]) -> CacheMessage:
-        rows = [p.split(list(message.lengths), dim=1) for p in message.parts]
-        changed = []
-        for number, parts in enumerate(rows):
-            kept = [self._row(number, own, q) for own, q in zip(parts, queries, strict=True)]
-            changed.append(torch.cat(kept, dim=1))
-        return replace(message, parts=tuple(changed))
-
-    def _row(self, number: int, own: Tensor, query: Query) -> Tensor:
-        tokens = own.shape[1]  # of [entries, tokens, heads * head_dim]
-        if self.control == "zeroed":
-            return torch.zeros_like(own)
-        if self.control == "mean":
-            return self.means[number][:, bands(tokens, own.device)].to(own.dtype)
-        if self.control == "shuffled_tokens":
-            generator = torch.Generator().manual_seed(_seed(self.seed, query))
-            return own[:, torch.randperm(tokens, generator=generator).to(own.device)]
-        if self.control == "noise_own":
-            return drawn_like(own, tokens, _seed(self.seed, query))
-        raise ValueError(f"no control {self.control!r} of a message of tensors")
+    def draws(self) -> list[int]:
+        """A seed for each question, which depends on the question and the run's seed alone."""
+        return [draw_of(self.seed, query) for query in self.queries]
 
 
 @dataclass(frozen=True)
-class _Lent:
-    """Orders questions and checks messages for controls that need another question's message.
+class Control:
+    """A control of the message, ready for one task.
 
     Attributes:
-        seed: of the order of questions with prompts of one length, and of everything drawn.
+        entry: which control.
+        seed: of everything drawn.
+        mean: see `Given`.
     """
 
+    entry: ControlEntry
     seed: int = 0
+    mean: tuple[Tensor, ...] = ()
+
+    @property
+    def lends(self) -> bool:
+        """Whether each question needs another one's message."""
+        return "donor" in self.entry.inputs
 
     def place(self, query: Query) -> int:
-        """See `harness.channels.engine.Trade`."""
-        return _seed(self.seed, query)
+        """Orders questions whose prompts have the same length."""
+        return draw_of(self.seed, query)
 
-    def check(self, message: Message) -> None:
-        """Raises an exception where nothing can be lent of a message of one question."""
-        if isinstance(message, CacheMessage):
-            if not message.lengths[0]:
-                raise ValueError(_EMPTY)
-            if not all(bool(part.isfinite().all()) for part in message.parts):
-                raise ArithmeticError("the other question's message holds numbers that are not finite")
+    def __call__(self, message: Message, queries: Sequence[Query], donors: Sequence[Message] = ()) -> Message:
+        """Returns what the questions get in place of their message.
+
+        Raises:
+            TypeError: the control does not take such a message.
+        """
+        change = self._change(message)
+        changed: Message = change(message, Given(queries, self.seed, tuple(donors), self.mean))
+        return changed
+
+    def _change(self, message: Message) -> Callable[..., Message]:
+        if isinstance(message, TextMessage) and self.entry.text:
+            return resolve(self.entry.text)
+        if isinstance(message, TensorMessage) and self.entry.tensors:
+            return resolve(self.entry.tensors)
+        raise TypeError(f"control {self.entry.name} does not take a {type(message).__name__}")
 
 
-class Mismatched(_Lent):
+def check_lendable(message: Message) -> None:
+    """Raises an exception where another question can be lent nothing of a message of one query.
+
+    Raises:
+        ValueError: it has no token.
+        ArithmeticError: it holds numbers that are not finite.
+    """
+    if isinstance(message, TensorMessage):
+        if not message.lengths[0]:
+            raise ValueError(_EMPTY)
+        if not all(bool(part.isfinite().all()) for part in message.parts):
+            raise ArithmeticError("the other question's message holds numbers that are not finite")
+
+
+def only(message: Message, place: int) -> Message:
+    """Returns the message of one query of a batch.
+
+    Raises:
+        TypeError: it is neither text nor tensors, so that nothing of it can be lent.
+    """
+    if isinstance(message, TextMessage | TensorMessage):
+        return message.only(place)
+    raise TypeError(f"nothing can be lent of a {type(message).__name__}")
+
+
+def lent_text(message: TextMessage, given: Given) -> TextMessage:
+    """Gives each question the text of another one."""
+    return message.with_texts([donor.texts[0] for donor in given.donors if isinstance(donor, TextMessage)])
+
+
+def empty_text(message: TextMessage, given: Given) -> TextMessage:
+    """Gives each question an empty text."""
+    return message.with_texts([""] * len(message))
+
+
+def shuffled_words(message: TextMessage, given: Given) -> TextMessage:
+    """Gives each question its own words in another order."""
+    texts = []
+    for text, draw in zip(message.texts, given.draws(), strict=True):
+        words = text.split()
+        random.Random(draw).shuffle(words)  # noqa: S311 - reproducible, not secret
+        texts.append(" ".join(words))
+    return message.with_texts(texts)
+
+
+def lent(message: TensorMessage, given: Given) -> TensorMessage:
     """Gives each question the message of another one, cropped or repeated to the length of its own."""
-
-    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]], queries: Sequence[Query] = ()) -> Message:
-        """Returns what the questions get; `lent` has their donors' messages, each with its place there."""
-        if isinstance(message, TextMessage):
-            texts = [other.texts[place] for other, place in lent if isinstance(other, TextMessage)]
-            return replace(message, texts=tuple(texts))
-        if isinstance(message, CacheMessage):
-            rows = [other.row(place) for other, place in lent if isinstance(other, CacheMessage)]
-            taken = [[stretched(part, n) for part in row] for row, n in zip(rows, message.lengths, strict=True)]
-            return replace(message, parts=tuple(torch.cat(parts, dim=1) for parts in zip(*taken, strict=True)))
-        raise TypeError(f"no control for {type(message).__name__}")
+    donors = [donor.parts for donor in given.donors if isinstance(donor, TensorMessage)]
+    return message.with_rows(
+        [tuple(stretched(part, n) for part in parts) for parts, n in zip(donors, message.lengths, strict=True)]
+    )
 
 
-class Noise(_Lent):
-    """Gives each question noise as long as its own message, with the mean and deviation of another one's message."""
-
-    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]], queries: Sequence[Query]) -> Message:
-        """Returns what the questions get; `lent` has their donors' messages, each with its place there."""
-        if not isinstance(message, CacheMessage):
-            raise TypeError(f"no control for {type(message).__name__}")
-        rows = [other.row(place) for other, place in lent if isinstance(other, CacheMessage)]
-        seeds = [_seed(self.seed, query) for query in queries]
-        drawn = [
-            [drawn_like(part, n, seed) for part in row]
-            for row, n, seed in zip(rows, message.lengths, seeds, strict=True)
+def mean(message: TensorMessage, given: Given) -> TensorMessage:
+    """Gives each question the task's mean message, by relative position."""
+    return message.with_rows(
+        [
+            tuple(
+                average[:, bands(own.shape[1], own.device)].to(own.dtype)
+                for average, own in zip(given.mean, row, strict=True)
+            )
+            for row in message.rows()
         ]
-        return replace(message, parts=tuple(torch.cat(parts, dim=1) for parts in zip(*drawn, strict=True)))
+    )
 
 
-# Controls that lend another question's message, by name.
-LENDING: Mapping[str, Callable[[int], Mismatched | Noise]] = {"mismatched": Mismatched, "noise": Noise}
+def zeros(message: TensorMessage, given: Given) -> TensorMessage:
+    """Gives each question zeros."""
+    return message.with_rows([tuple(map(torch.zeros_like, row)) for row in message.rows()])
+
+
+def noise(message: TensorMessage, given: Given) -> TensorMessage:
+    """Gives each question noise with the mean and deviation of another one's message."""
+    donors = [donor.parts for donor in given.donors if isinstance(donor, TensorMessage)]
+    return message.with_rows(
+        [
+            tuple(drawn_like(part, n, draw) for part in parts)
+            for parts, n, draw in zip(donors, message.lengths, given.draws(), strict=True)
+        ]
+    )
+
+
+def noise_own(message: TensorMessage, given: Given) -> TensorMessage:
+    """Gives each question noise with the mean and deviation of its own message."""
+    rows = zip(message.rows(), given.draws(), strict=True)
+    return message.with_rows([tuple(drawn_like(own, own.shape[1], draw) for own in row) for row, draw in rows])
+
+
+def shuffled(message: TensorMessage, given: Given) -> TensorMessage:
+    """Gives each question its own tokens in another order."""
+    rows = zip(message.rows(), given.draws(), strict=True)
+    return message.with_rows([tuple(_permuted(own, draw) for own in row) for row, draw in rows])
+
+
+def _permuted(own: Tensor, draw: int) -> Tensor:
+    generator = torch.Generator().manual_seed(draw)
+    return own[:, torch.randperm(own.shape[1], generator=generator).to(own.device)]
 
 
 def drawn_like(message: Tensor, tokens: int, seed: int) -> Tensor:
-    """Normal noise `[entries, tokens, width]` with each feature's mean and deviation over a message's tokens.
+    """Normal noise `[entries, tokens, features]` with each feature's mean and deviation over a message's tokens.
 
     One head after another would need the head count here; a head's features are contiguous, so a mean and deviation for
     each feature match every head's in particular.
@@ -157,7 +205,7 @@ def drawn_like(message: Tensor, tokens: int, seed: int) -> Tensor:
 
 
 def stretched(donor: Tensor, tokens: int) -> Tensor:
-    """A donor `[entries, its tokens, width]` cropped, or repeated from its start, to `tokens`."""
+    """A donor `[entries, its tokens, features]` cropped, or repeated from its start, to `tokens`."""
     if donor.shape[1] == 0:
         raise ValueError(_EMPTY)
     index = torch.arange(tokens, device=donor.device) % donor.shape[1]
@@ -169,8 +217,8 @@ def bands(tokens: int, device: torch.device) -> Tensor:
     return torch.arange(tokens, device=device) * BANDS // max(tokens, 1)
 
 
-def band_means(messages: Iterable[CacheMessage]) -> tuple[Tensor, ...]:
-    """Average message: a part a sharer, `[entries, bands, heads * head_dim]`, over all tokens of each band.
+def band_means(messages: Iterable[TensorMessage]) -> tuple[Tensor, ...]:
+    """Average message: a part a sharer, `[entries, BANDS, features]`, over all tokens of each band.
 
     Of the messages one at a time is held.
     """
@@ -187,6 +235,7 @@ def band_means(messages: Iterable[CacheMessage]) -> tuple[Tensor, ...]:
     return tuple(total / torch.as_tensor(count).clamp(min=1)[None, :, None] for total in totals)
 
 
-def _seed(seed: int, query: Query) -> int:
-    asked = f"{seed}\n{query.conversation.plain}".encode()
+def draw_of(seed: int, query: Query) -> int:
+    """A number drawn by the seed and what the receiver is asked."""
+    asked = f"{seed}\n{query.receiver.plain}".encode()
     return int.from_bytes(hashlib.sha256(asked).digest()[:7], "big")

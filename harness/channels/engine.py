@@ -2,7 +2,7 @@
 
 Guarantees one answer per request, in the order of the requests. A batch that fails is halved, down to one request,
 whose error then is its answer; no other request loses its own. Several arms of one channel (the message as sent and
-tampered with) share the sharer's half and what the receiver reads before a message matters, so that a control costs
+under controls) share the sharer's half and what the receiver reads before a message matters, so that a control costs
 little more than its fusion. The size that fits the memory is remembered once one did not.
 """
 
@@ -10,47 +10,26 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 
 from harness.attempts import Failed, attempted, fault_of
 from harness.channels.base import Answering, Channel, Sender, answers_itself, begins
-from harness.channels.messages import Message
+from harness.channels.controls import Control, check_lendable, only
+from harness.channels.messages import Message, texts_of
 from harness.donors import Donors
 from harness.errors import UserError
 from harness.inference.answers import read_answers
 from harness.inference.batching import Budget, halves, joined, units_of
-from harness.inference.types import Answer, CallStats, Context, Fault, Query, Request
+from harness.inference.types import Answer, CallStats, Context, Fault, Request
 from harness.ranks import Turns
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeIs
-
-Tamper = Callable[[Message, Sequence[Query]], Message]
 # Donors that are asked for their message before a question's own error is its donor's.
 _DONORS_ASKED = 4
 _LENT_BY_OTHER = "A lent message is that of another question of like length, since its donor's could not be sent"
-
-
-class Trade(Protocol):
-    """A control that gives each question the message of another one."""
-
-    def __call__(self, message: Message, lent: Sequence[tuple[Message, int]], queries: Sequence[Query]) -> Message:
-        """Returns the tampered message; `lent` says for each question in which message, and where, its donor's is."""
-
-    def place(self, query: Query) -> int:
-        """Orders questions whose prompts have the same length."""
-
-    def check(self, message: Message) -> None:
-        """Raises an exception where nothing can be lent of a message."""
-
-
-def trades(tamper: Tamper | Trade | None) -> TypeIs[Trade]:
-    """Whether a control needs the message of another question."""
-    return hasattr(tamper, "place")
 
 
 class NoDonor(Exception):
@@ -59,16 +38,17 @@ class NoDonor(Exception):
 
 @dataclass(frozen=True)
 class Arm:
-    """A channel under a control; `tamper` None leaves the message as it was sent.
+    """A channel under a control.
 
     Attributes:
         control: name in records, "" for none.
         channel: reads the message; differs from the sending one where the control changes the reader.
+        change: of the message; None leaves it as it was sent.
     """
 
     channel: Channel | Answering
     control: str = ""
-    tamper: Tamper | Trade | None = None
+    change: Control | None = None
 
 
 @dataclass
@@ -129,7 +109,7 @@ def run(
 
     Args:
         sender: the channel whose `send` makes the message that all arms get.
-        arms: who reads it and how it is tampered with.
+        arms: who reads it, and how it is changed before.
         requests: what is asked, all of one task.
         budget: how large batches are.
         work: charged, one an arm; the first pays for the sharer.
@@ -142,8 +122,8 @@ def run(
     lost = [(i, f) for i, f in faults if i in needed]
     if lost and turns.take():
         yield Outcome([i for i, _ in lost], [[Answer(fault=f) for _, f in lost]] * len(arms))
-    trade = next((a.tamper for a in arms if trades(a.tamper)), None)
-    units = units_of(lengths, requests, None if trade is None else trade.place)
+    lending = next((arm.change for arm in arms if arm.change is not None and arm.change.lends), None)
+    units = units_of(lengths, requests, None if lending is None else lending.place)
     asking = _Asking(sender, arms, requests, work, lengths, Donors(lengths, units), budget)
     for indices in joined(units, lengths, requests, budget):
         if needed & set(indices) and turns.take():
@@ -210,7 +190,7 @@ def _through_all(asking: _Asking, indices: list[int]) -> list[list[Answer]]:
     begun = sender.begin(queries, work[0]) if several and begins(sender) else None
     answers = []
     for arm, charged in zip(asking.arms, work, strict=True):
-        heard = _tampered(asking, arm, message, indices, charged)
+        heard = _changed(asking, arm, message, indices, charged)
         if answers_itself(arm.channel):
             answers.append(arm.channel.answer(requests, heard, charged))
             continue
@@ -223,29 +203,27 @@ def _through_all(asking: _Asking, indices: list[int]) -> list[list[Answer]]:
     return answers
 
 
-def _tampered(asking: _Asking, arm: Arm, message: Message, indices: list[int], work: CallStats) -> Message:
-    if arm.tamper is None:
+def _changed(asking: _Asking, arm: Arm, message: Message, indices: list[int], work: CallStats) -> Message:
+    if arm.change is None:
         return message
     queries = [asking.requests[i].query for i in indices]
-    if not trades(arm.tamper):
-        return arm.tamper(message, queries)
-    lent = []
+    if not arm.change.lends:
+        return arm.change(message, queries)
+    donors = []
     for index in indices:
         donor = asking.donors.first.get(index)
-        if donor is not None and donor in indices:
-            lent.append((message, indices.index(donor)))
-        else:
-            lent.append((_lent(asking, arm.tamper, index, work), 0))
-    return arm.tamper(message, lent, queries)
+        inside = donor is not None and donor in indices
+        donors.append(only(message, indices.index(donor)) if inside else _lent(asking, index, work))
+    return arm.change(message, queries, donors)
 
 
-def _lent(asking: _Asking, trade: Trade, index: int, work: CallStats) -> Message:
+def _lent(asking: _Asking, index: int, work: CallStats) -> Message:
     """Sends the message of a question's donor again, or of the next one whose message can be sent."""
     donors = list(itertools.islice(asking.donors.of(index), _DONORS_ASKED))
 
     def sent(donor: int) -> Message:
         message = asking.sender.send([asking.requests[donor].query], work)
-        trade.check(message)
+        check_lendable(message)
         return message
 
     if not donors:
@@ -265,7 +243,6 @@ def _lent(asking: _Asking, trade: Trade, index: int, work: CallStats) -> Message
 
 def _read_off(context: Context, requests: list[Request], message: Message, work: CallStats, stage: str) -> list[Answer]:
     answers = read_answers(context, requests, work, stage)
-    texts = getattr(message, "texts", (None,) * len(requests))
     sizes = message.payload_bytes if context.companion is None else [a.payload_bytes for a in answers]
-    facts = zip(answers, sizes, texts, strict=True)
+    facts = zip(answers, sizes, texts_of(message), strict=True)
     return [replace(answer, payload_bytes=size, message_text=text) for answer, size, text in facts]

@@ -15,18 +15,21 @@ from harness.registry import Registry
 
 Need = Literal["sharer", "fuser", "tuned"]
 MessageKind = Literal["", "text", "tensors"]
+Payload = Literal["native", "int8", "int4"]
 OTHER_COLOR = "#2b7a6b"
-CONTROLS_OF: dict[MessageKind, tuple[str, ...]] = {
-    "text": ("mismatched", "zeroed", "shuffled_tokens"),
-    "tensors": ("mismatched", "mean", "zeroed", "noise", "noise_own", "shuffled_tokens", "closed"),
-}
-CONTROLS = ("mismatched", "mean", "zeroed", "noise", "noise_own", "closed", "self", "shuffled_tokens")
 
 
 class Options(BaseModel):
     """Base of a channel's options: strict about names, comparable, without anything that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TensorOptions(Options):
+    """Options of every channel whose message is of tensors."""
+
+    payload: Payload = "native"
+    """Form in which the message crosses: as it is, or in 8 or 4 bits a value with a scale for each token and head."""
 
 
 class EnsembleOptions(Options):
@@ -60,7 +63,7 @@ class ChannelEntry:
             model pass; see `harness.channels.composed`.
         needs: what has to be loaded beside the receiver.
         reads: channels of the same run that it is composed of.
-        message: kind of message that crosses; decides which controls apply.
+        message: kind of message that crosses; decides which controls apply, see `harness.channels.control_registry`.
         options: pydantic model of its options.
         order: place in tables, from low to high.
         color: in pictures.
@@ -157,6 +160,7 @@ _OURS = (
         build="harness.channels.c2c:build",
         needs=frozenset({"sharer", "fuser"}),
         message="tensors",
+        options=TensorOptions,
         order=70,
         color="#1763b5",
         usual=True,

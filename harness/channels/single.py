@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.channels.arms import Group, LoadedModels
+from harness.channels.base import Channel
 from harness.channels.common import encode_fitting, prefill
 from harness.channels.messages import Message, NoMessage
 from harness.channels.registry import Options
@@ -45,6 +46,11 @@ class Single:
         prompts = [encode_fitting(self.answers, q.of(self.role), q.room) for q in queries]
         with work.clock.stage(f"{self.role}_prefill"):
             return prefill(self.answers, prompts, work)
+
+
+def receiver_of(channel: Channel) -> Single:
+    """The receiver of a channel without any message: nothing is padded, cut or fused."""
+    return Single(channel.answers, channel.name)
 
 
 def build_receiver(models: LoadedModels, _: Options) -> list[Group]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.channels.arms import Group, LoadedModels
 from harness.channels.common import encode_fitting, prefill
-from harness.channels.messages import Message
-from harness.channels.registry import CONTROLS_OF, Options
+from harness.channels.messages import Message, TextMessage
+from harness.channels.registry import Options
 from harness.decoding import generate
 from harness.errors import UserError
 from harness.inference.types import CallStats, Context, Query
@@ -29,23 +29,6 @@ _BACKGROUND = (
 )
 _NO_ANSWER = " Do NOT directly solve or give answer to the question."
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-@dataclass(frozen=True)
-class TextMessage:
-    """What the sharer wrote, a text a query, and the turn that it answered."""
-
-    texts: tuple[str, ...]
-    asked: tuple[str, ...]
-
-    @property
-    def payload_bytes(self) -> tuple[int, ...]:
-        """UTF-8 bytes of each text."""
-        return tuple(len(t.encode()) for t in self.texts)
-
-    def __len__(self) -> int:
-        """Number of queries."""
-        return len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -181,5 +164,4 @@ def text_variant(config: RunConfig, queries: Sequence[Query]) -> TextVariant:
 def build(models: LoadedModels, _: Options) -> list[Group]:
     """The first sharer writes, the receiver reads."""
     style = text_variant(models.config, [request.query for request in models.requests])
-    controls = tuple(name for name in models.config.controls if name in CONTROLS_OF["text"])
-    return [Group(TextToText(models.receiver, models.sharers[0], style), controls)]
+    return [Group(TextToText(models.receiver, models.sharers[0], style))]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.channels.registry import CHANNELS, CONTROLS, ChannelEntry
+from harness.channels.control_registry import CONTROLS, takers
+from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.spec import parse_channel
 from harness.config.served import OWN, check_served, with_served_defaults
-from harness.errors import UserError, unknown
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.config.model import RunConfig
@@ -53,8 +54,9 @@ def with_usual_controls(values: Any) -> Any:
     if "controls" in values:
         return values
     channels = values.get("channels", usual_channels(values))
-    carried = isinstance(channels, (str, list, tuple)) and any(entry.message for entry in _entries(channels))
-    return {**values, "controls": USUAL_CONTROLS} if carried else values
+    chosen = _entries(channels) if isinstance(channels, (str, list, tuple)) else []
+    usual = tuple(name for name in USUAL_CONTROLS if takers(name, chosen))
+    return {**values, "controls": usual} if usual else values
 
 
 def _with_tuned(values: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +83,8 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: for the first that is broken.
     """
-    _known("control", config.controls, CONTROLS)
+    for name in config.controls:
+        CONTROLS.get(name)
     for name in ("channels", "controls", "tasks"):
         _no_repeats(name, getattr(config, name))
     if not config.channels:
@@ -91,12 +94,6 @@ def check(config: RunConfig) -> None:
     _check_controls(config)
     _check_lengths(config)
     _check_placement(config)
-
-
-def _known(what: str, names: Sequence[str], allowed: Sequence[str]) -> None:
-    for name in names:
-        if name not in allowed:
-            raise unknown(what, name, allowed)
 
 
 def _no_repeats(field: str, names: Sequence[str]) -> None:
@@ -145,10 +142,21 @@ def _check_controls(config: RunConfig) -> None:
             f"controls {', '.join(config.controls)} change messages, but no channel carries any; "
             f"add one of {', '.join(able)} to channels or drop the controls."
         )
+    for name in () if config.resume else config.controls:  # a run that began with it goes on as it began
+        _check_taken(name, config)
     if "self" in config.controls and config.receiver and config.self_fuser is None:
         raise UserError("Control self needs a fuser of the receiver with itself; give --self_fuser or drop it.")
     if config.self_fuser is not None and "self" not in config.controls:
         raise UserError("self_fuser is used by the control self alone; add self to --controls or leave it out.")
+
+
+def _check_taken(control: str, config: RunConfig) -> None:
+    chosen = [parse_channel(name).entry for name in config.channels]
+    if not takers(control, chosen):
+        raise UserError(
+            f"Control {control} does nothing to {' and '.join(entry.name for entry in chosen if entry.message)}; add "
+            f"one of {', '.join(takers(control)) or 'no known channel'} to channels or leave it out of controls."
+        )
 
 
 def _check_lengths(config: RunConfig) -> None:

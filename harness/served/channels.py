@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.channels.messages import Message, NoMessage
-from harness.channels.t2t import TextMessage, TextVariant, sharer_conversation, told_conversations, written_message
+from harness.channels.messages import Message, NoMessage, TextMessage, texts_of
+from harness.channels.t2t import TextVariant, sharer_conversation, told_conversations, written_message
 from harness.inference.types import Answer, CallStats, Query, Request, Role
 from harness.prompts import Conversation
 from harness.served.answers import length, prompt_tokens, score, text_tokens, write
@@ -95,10 +95,9 @@ class ServedText:
 def _answers(
     model: Served, told: Sequence[Conversation], requests: Sequence[Request], message: Message, work: CallStats
 ) -> list[Answer]:
-    texts = getattr(message, "texts", (None,) * len(requests))
     known = [
         {"payload_bytes": sent, "prompt_tokens": prompt_tokens(model, conversation), "message_text": text}
-        for conversation, sent, text in zip(told, message.payload_bytes, texts, strict=True)
+        for conversation, sent, text in zip(told, message.payload_bytes, texts_of(message), strict=True)
     ]
     if requests[0].options:
         found = score(model, told, [r.options for r in requests])

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness.channels.c2c import CacheMessage, CacheToCache, Link
+from harness.channels.c2c import CacheToCache, Link
 from harness.channels.layout import Span
+from harness.channels.messages import TensorMessage
 from harness.channels.stretches import steps_of, within
 from harness.forward import extend
 from harness.inference.types import CallStats
@@ -66,7 +67,7 @@ class GraphChannel(CacheToCache):
     def keep(self, lesson: Lesson) -> Kept:
         """Reads one prompt alone, so that the result does not depend on what else is in a batch."""
         work = CallStats()
-        parts = tuple(self._share(number, [lesson], work) for number in range(len(self.links)))
+        parts = tuple(self._arrived(number, [lesson], work) for number in range(len(self.links)))
         spans = [(0, lesson.cuts[1])]
         buffer = GraphBuffer(1, self.answers.n_layers, self.answers.device, lesson.cuts[1])
         extend(self.answers, buffer, self._columns([lesson], spans), work.counters)
@@ -103,14 +104,17 @@ class GraphChannel(CacheToCache):
                 self._fuse(buffer, lessons, spans, offsets, message, work)
         return found
 
+    def _arrived(self, number: int, lessons: Sequence[Lesson], work: CallStats) -> Tensor:
+        return self._share(number, lessons, work).to(self.answers.device)
+
     @torch.no_grad()
-    def _message(self, lessons: Sequence[Lesson], kept: Sequence[Kept] | None) -> CacheMessage:
+    def _message(self, lessons: Sequence[Lesson], kept: Sequence[Kept] | None) -> TensorMessage:
         lengths = tuple(lesson.n_fused for lesson in lessons)
         numbers = range(len(self.links))
         if kept is None:
-            return CacheMessage(tuple(self._share(number, lessons, CallStats()) for number in numbers), lengths)
+            return TensorMessage(tuple(self._arrived(number, lessons, CallStats()) for number in numbers), lengths)
         device = self.answers.device
-        return CacheMessage(tuple(torch.cat([k.parts[i].to(device) for k in kept], dim=1) for i in numbers), lengths)
+        return TensorMessage(tuple(torch.cat([k.parts[i].to(device) for k in kept], dim=1) for i in numbers), lengths)
 
 
 def _targets(lessons: Sequence[Lesson], spans: Sequence[Span], ids: Tensor) -> Tensor:

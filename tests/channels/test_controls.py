@@ -12,9 +12,9 @@ from helpers.work import query
 
 from harness.accuracy import Tally, answer_task, left_out, mean_message, missing, needs_mean
 from harness.assembly import Cast, assemble
-from harness.channels.c2c import CacheMessage
-from harness.channels.controls import OF_OTHERS, Mismatched, Noise, Tamper, band_means, stretched
-from harness.channels.t2t import TextMessage
+from harness.channels.control_registry import CONTROLS as REGISTERED
+from harness.channels.controls import Control, band_means, stretched
+from harness.channels.messages import NoMessage, TensorMessage, TextMessage
 from harness.config import RunConfig
 from harness.errors import RunError
 from harness.inference.batching import Budget
@@ -29,26 +29,28 @@ TASKS = {"letters": "factworld_sharer_knows_letters", "words": "factworld_sharer
 BUDGETS = (Budget(1), Budget(2), Budget(3), Budget(8), Budget(64, max_batch_tokens=90))
 
 
-def message(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> CacheMessage:
+def message(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> TensorMessage:
     generator = torch.Generator().manual_seed(seed)
     part = 3 * torch.randn(2, sum(lengths), 6, generator=generator) + torch.arange(6.0)
-    return CacheMessage((part,), lengths)
+    return TensorMessage((part,), lengths)
+
+
+def control(name: str, seed: int = 0, **more: Any) -> Control:
+    return Control(REGISTERED.get(name), seed, **more)
 
 
 def rows(sent: Any) -> tuple[torch.Tensor, ...]:
     return sent.parts[0].split(list(sent.lengths), dim=1)
 
 
-def tampered(control: str, seed: int = 0, **more: Any) -> tuple[torch.Tensor, ...]:
-    return rows(Tamper(control, seed, **more)(message(), QUERIES))
+def changed(name: str, seed: int = 0, **more: Any) -> tuple[torch.Tensor, ...]:
+    return rows(control(name, seed, **more)(message(), QUERIES))
 
 
 def test_a_lent_message_is_cropped_or_repeated_to_the_questions_length() -> None:
-    apart = CacheMessage((rows(message())[0],), LENGTHS[:1])
-    sent, heard = (
-        rows(message()),
-        rows(Mismatched()(message(), [(message(), 1), (apart, 0), (message(), 3), (message(), 2)])),
-    )
+    apart = TensorMessage((rows(message())[0],), LENGTHS[:1])
+    donors = [message().only(1), apart, message().only(3), message().only(2)]
+    sent, heard = rows(message()), rows(control("mismatched")(message(), QUERIES, donors))
     torch.testing.assert_close(heard[1], sent[0][:, :3], rtol=0, atol=0)
     torch.testing.assert_close(heard[0], torch.cat([sent[1], sent[1][:, :2]], 1), rtol=0, atol=0)
     assert [h.shape for h in heard] == [s.shape for s in sent]
@@ -62,7 +64,7 @@ def test_an_empty_message_cannot_be_stretched() -> None:
 def test_the_mean_message_is_the_same_for_every_question_of_a_length() -> None:
     means = band_means([message(seed=1), message(seed=2)])
     lengths = (7, 7, 2, 7)
-    heard = rows(Tamper("mean", means=means)(message(lengths, 3), QUERIES))
+    heard = rows(control("mean", mean=means)(message(lengths, 3), QUERIES))
     assert torch.equal(heard[0], heard[1])
     assert torch.equal(heard[0], heard[3])
 
@@ -96,23 +98,23 @@ def test_the_mean_message_survives_a_batch_that_is_too_large(monkeypatch: pytest
 
 
 def test_zeroed_is_zero_and_keeps_its_size() -> None:
-    heard = Tamper("zeroed")(message(), QUERIES)
+    heard = control("zeroed")(message(), QUERIES)
     assert heard.payload_bytes == message().payload_bytes
     assert not any(row.any() for row in rows(heard))
 
 
 NOISES = {
-    "noise_own": lambda sent, lent: Tamper("noise_own")(sent, QUERIES[:1]),
-    "noise": lambda sent, lent: Noise()(sent, [(lent, 0)], QUERIES[:1]),
+    "noise_own": lambda sent, lent: control("noise_own")(sent, QUERIES[:1]),
+    "noise": lambda sent, lent: control("noise")(sent, QUERIES[:1], [lent]),
 }
 
 
-@pytest.mark.parametrize("control", NOISES)
-def test_noise_has_the_mean_and_deviation_of_a_message_in_every_feature(control: str) -> None:
-    sent, lent = message((4000,), 5), CacheMessage((2 * message((300,), 6).parts[0] - 7,), (300,))
-    heard = rows(NOISES[control](sent, lent))[0]
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_has_the_mean_and_deviation_of_a_message_in_every_feature(name: str) -> None:
+    sent, lent = message((4000,), 5), TensorMessage((2 * message((300,), 6).parts[0] - 7,), (300,))
+    heard = rows(NOISES[name](sent, lent))[0]
     assert heard.shape == rows(sent)[0].shape
-    own = rows(lent if control == "noise" else sent)[0]
+    own = rows(lent if name == "noise" else sent)[0]
     torch.testing.assert_close(heard.mean(1), own.mean(1), rtol=0, atol=0.25)
     torch.testing.assert_close(heard.std(1), own.std(1, correction=0), rtol=0.06, atol=0)
     own = rows(sent)[0]
@@ -121,35 +123,35 @@ def test_noise_has_the_mean_and_deviation_of_a_message_in_every_feature(control:
 
 
 def test_noise_says_nothing_of_the_questions_own_message() -> None:
-    lent = [(message(seed=9), place) for place in (1, 0, 3, 2)]
-    heard, again = (rows(Noise()(message(seed=seed), lent, QUERIES)) for seed in (1, 2))
+    noise, lent = control("noise"), [message(seed=9).only(place) for place in (1, 0, 3, 2)]
+    heard, again = (rows(noise(message(seed=seed), QUERIES, lent)) for seed in (1, 2))
     assert all(map(torch.equal, heard, again))
-    assert not torch.equal(heard[2], rows(Noise()(message(), lent, QUERIES[::-1]))[2])
-    alone = Noise()(CacheMessage((rows(message())[2],), LENGTHS[2:3]), lent[2:3], QUERIES[2:3])
+    assert not torch.equal(heard[2], rows(noise(message(), QUERIES[::-1], lent))[2])
+    alone = noise(TensorMessage((rows(message())[2],), LENGTHS[2:3]), QUERIES[2:3], lent[2:3])
     assert torch.equal(rows(alone)[0], heard[2])
-    with pytest.raises(TypeError, match="TextMessage"):
-        Noise()(TextMessage(("a",), ("asked",)), [(message(), 1)], QUERIES[:1])
+    with pytest.raises(TypeError, match="control noise does not take a TextMessage"):
+        noise(TextMessage(("a",), ("asked",)), QUERIES[:1], [message().only(1)])
 
 
-@pytest.mark.parametrize("control", ["noise_own", "shuffled_tokens"])
-def test_what_is_drawn_depends_on_question_and_seed_alone(control: str) -> None:
-    together, again, other = tampered(control), tampered(control), tampered(control, seed=1)
+@pytest.mark.parametrize("name", ["noise_own", "shuffled_tokens"])
+def test_what_is_drawn_depends_on_question_and_seed_alone(name: str) -> None:
+    together, again, other = changed(name), changed(name), changed(name, seed=1)
     assert all(map(torch.equal, together, again))
     assert not torch.equal(together[2], other[2])
     part = rows(message())[2]
-    alone = Tamper(control)(CacheMessage((part,), (LENGTHS[2],)), QUERIES[2:3])
+    alone = control(name)(TensorMessage((part,), (LENGTHS[2],)), QUERIES[2:3])
     assert torch.equal(rows(alone)[0], together[2])
 
 
-@pytest.mark.parametrize("control", ["noise_own", "shuffled_tokens"])
-def test_two_questions_with_one_message_draw_differently(control: str) -> None:
+@pytest.mark.parametrize("name", ["noise_own", "shuffled_tokens"])
+def test_two_questions_with_one_message_draw_differently(name: str) -> None:
     part = rows(message())[2]
-    heard = rows(Tamper(control)(CacheMessage((torch.cat([part, part], 1),), (LENGTHS[2],) * 2), QUERIES[:2]))
+    heard = rows(control(name)(TensorMessage((torch.cat([part, part], 1),), (LENGTHS[2],) * 2), QUERIES[:2]))
     assert not torch.equal(*heard)
 
 
 def test_shuffling_permutes_whole_tokens() -> None:
-    own, heard = rows(message())[2], tampered("shuffled_tokens")[2]
+    own, heard = rows(message())[2], changed("shuffled_tokens")[2]
     assert not torch.equal(own, heard)
     assert sorted(own.transpose(0, 1).flatten(1).tolist()) == sorted(heard.transpose(0, 1).flatten(1).tolist())
 
@@ -157,22 +159,19 @@ def test_shuffling_permutes_whole_tokens() -> None:
 def test_controls_of_text() -> None:
     texts = ("the sky is blue because of air", "two", "three words here", "four")
     sent = TextMessage(texts, ("asked",) * 4)
-    lent = [(sent, 1), (TextMessage(("sent again",), ("asked",)), 0), (sent, 3), (sent, 2)]
-    assert Mismatched()(sent, lent).texts == ("two", "sent again", "four", texts[2])
-    assert Tamper("zeroed")(sent, QUERIES).payload_bytes == (0, 0, 0, 0)
-    shuffled = Tamper("shuffled_tokens")(sent, QUERIES).texts
+    lent = [sent.only(1), TextMessage(("sent again",), ("asked",)), sent.only(3), sent.only(2)]
+    assert control("mismatched")(sent, QUERIES, lent).texts == ("two", "sent again", "four", texts[2])
+    assert control("zeroed")(sent, QUERIES).payload_bytes == (0, 0, 0, 0)
+    shuffled = control("shuffled_tokens")(sent, QUERIES).texts
     assert [Counter(t.split()) for t in shuffled] == [Counter(t.split()) for t in texts]
     assert shuffled[0] != texts[0]
-    assert Tamper("shuffled_tokens")(sent, QUERIES).texts == shuffled
+    assert control("shuffled_tokens")(sent, QUERIES).texts == shuffled
 
 
 def test_an_unknown_message_is_refused() -> None:
-    from harness.channels.messages import NoMessage
-
-    with pytest.raises(TypeError, match="NoMessage"):
-        Tamper("zeroed")(NoMessage(2), QUERIES[:2])
-    with pytest.raises(TypeError, match="NoMessage"):
-        Mismatched()(NoMessage(2), [(NoMessage(2), 1), (NoMessage(2), 0)])
+    for name in ("zeroed", "mismatched"):
+        with pytest.raises(TypeError, match="NoMessage"):
+            control(name)(NoMessage(2), QUERIES[:2])
 
 
 def config(kind: str) -> RunConfig:
@@ -207,6 +206,18 @@ def answered(kind: str, budget: int) -> tuple[dict[tuple[str, str, str], Sample]
     return found, tally
 
 
+def answered_by(asked: RunConfig) -> dict[tuple[str, str], list[Sample]]:
+    """Every sample of a run, by channel and control."""
+    (items,) = load_benchmark(asked).items.values()
+    found: dict[tuple[str, str], list[Sample]] = {}
+    for group in assemble(asked).groups:
+        means = mean_message(group, items, 0, 6, Tally()) if needs_mean(group, items) else ()
+        for made, _ in answer_task(group, items, set(), Budget(8), 0, means, Tally()):
+            for sample in made:
+                found.setdefault((sample.channel, sample.control), []).append(sample)
+    return found
+
+
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("budget", range(1, len(BUDGETS)))
 def test_no_arm_depends_on_the_batch_size(kind: str, budget: int) -> None:
@@ -226,7 +237,7 @@ def test_a_single_question_has_no_control_that_needs_another(kind: str) -> None:
     (whole,) = load_benchmark(config(kind)).items.values()
     items = whole[:1]
     for group in cast().groups:
-        own = [c for c in group.controls if c not in OF_OTHERS]
+        own = [c for c in group.controls if not REGISTERED.get(c).of_others]
         made = [s for batch, _ in answer_task(group, items, set(), Budget(8), 0, (), Tally()) for s in batch]
         assert [s.control for s in made] == ["", *own]
         assert all(s.done for s in made)
@@ -234,7 +245,7 @@ def test_a_single_question_has_no_control_that_needs_another(kind: str) -> None:
         assert missing(group, items, set()) == 1 + len(own)
         done = {(s.task, s.doc_id, s.channel, s.control) for s in made}
         assert missing(group, items, done) == 0
-        assert left_out(group, items) == [c for c in group.controls if c in OF_OTHERS]
+        assert left_out(group, items) == [c for c in group.controls if REGISTERED.get(c).of_others]
         assert left_out(group, whole[:2]) == []
 
 

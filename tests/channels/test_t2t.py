@@ -9,9 +9,9 @@ from helpers.tiny import FOREIGN, shared_lm
 from helpers.work import context_of, query
 
 from harness.asking import query_of
-from harness.channels.messages import NoMessage
+from harness.channels.messages import NoMessage, TextMessage
 from harness.channels.single import Single
-from harness.channels.t2t import TextMessage, TextToText, TextVariant, text_variant
+from harness.channels.t2t import TextToText, TextVariant, text_variant
 from harness.config import build
 from harness.errors import UserError
 from harness.inference.types import CallStats, Query
