@@ -212,8 +212,10 @@ def _changed(asking: _Asking, arm: Arm, message: Message, indices: list[int], wo
     donors = []
     for index in indices:
         donor = asking.donors.first.get(index)
-        inside = donor is not None and donor in indices
-        donors.append(only(message, indices.index(donor)) if inside else _lent(asking, index, work))
+        if donor is not None and donor in indices:
+            donors.append(only(message, indices.index(donor)))
+        else:
+            donors.append(_lent(asking, index, work))
     return arm.change(message, queries, donors)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from harness.channels.messages import Message, NoMessage, TextMessage, texts_of
 from harness.channels.t2t import TextVariant, sharer_conversation, told_conversations, written_message
@@ -95,7 +96,7 @@ class ServedText:
 def _answers(
     model: Served, told: Sequence[Conversation], requests: Sequence[Request], message: Message, work: CallStats
 ) -> list[Answer]:
-    known = [
+    known: list[dict[str, Any]] = [
         {"payload_bytes": sent, "prompt_tokens": prompt_tokens(model, conversation), "message_text": text}
         for conversation, sent, text in zip(told, message.payload_bytes, texts_of(message), strict=True)
     ]
