@@ -1,4 +1,4 @@
-"""Runs -> the plain data that the page draws from: numbers computed here, only layout is left to the browser."""
+"""Runs -> the plain data that the page is rendered from: rankings, rows, differences, figures, questions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pandas as pd
+
 from harness import stats
 from harness.records import LoadedRun
 from harness.records.schema import ResultRow, RunRecord, Sample
+from harness.report.drawing import NARROW, WIDE, Figure, channel_color, inline_svg
+from harness.report.figures import gate_figure, task_figures
 from harness.report.questions import Pool, question_columns, read_questions
-from harness.results import Effect, SpeedUp, effects, facts_of, headline, speed_ups, summarise
-from harness.results.groups import RECEIVER, Table, tables, top_level
+from harness.results import Effect, SpeedUp, effects, facts_of, frame, headline, speed_ups, summarise
+from harness.results.claims import has_message
+from harness.results.groups import RECEIVER, Table, channel_order, tables, top_level
+from harness.results.ranking import ranking, verdict_sentence
+from harness.results.table import ranking_cells
 
 MOST_SUBJECTS = 80
 
@@ -43,33 +50,80 @@ def run_numbers(run: LoadedRun) -> RunNumbers:
 
 
 def page_data(numbers: Sequence[RunNumbers]) -> dict[str, Any]:
-    """Returns the data of a page over one or more runs; texts are in `texts`, everything else names their index."""
+    """Returns the data of a page over one or more runs; texts are in `texts`, questions name their index."""
     pool = Pool()
-    runs = [_run(found, pool) for found in numbers]
+    runs = [_run(found, pool, f"r{index}") for index, found in enumerate(numbers)]
     return {"runs": runs, "texts": pool.texts}
 
 
-def _run(found: RunNumbers, pool: Pool) -> dict[str, Any]:
-    record = found.run.record
+def _run(found: RunNumbers, pool: Pool, prefix: str) -> dict[str, Any]:
     asked = read_questions(found.run.path)
+    results = frame([found.run], [found.effects])
     return {
         **provenance(found.run),
-        "fusion": [_finite(layer) for layer in record.fusion],
+        "gates": gates(found.run.record, prefix),
         "tasks": [
             {
-                "name": table.name,
-                "rows": [_finite(row.model_dump()) for row in found.rows if row.task == table.name],
-                "effects": [
-                    {**_finite(asdict(effect)), "title": effect.title}
-                    for effect in found.effects
-                    if effect.task == table.name
-                ],
-                "speed_ups": [_finite(asdict(speed_up)) for speed_up in found.speed_ups if speed_up.task == table.name],
-                "subjects": subject_gains(table),
+                **_task(found, table, f"{prefix}t{index}"),
+                **_answer(results[results["task"] == table.name]),
                 "questions": question_columns(table, asked, found.run.timings, pool),
             }
-            for table in found.tables
+            for index, table in enumerate(found.tables)
         ],
+    }
+
+
+def _answer(results: pd.DataFrame) -> dict[str, Any]:
+    """The short answer of a task: its ranking as text cells, and the verdict."""
+    best = ranking(results)
+    return {
+        "ranking": ranking_cells(best).to_dict("records"),
+        "colors": [channel_color(channel) for channel in best["channel"]],
+        "verdict": verdict_sentence(results),
+    }
+
+
+def _task(found: RunNumbers, table: Table, prefix: str) -> dict[str, Any]:
+    rows = [row for row in found.rows if row.task == table.name]
+    differences = [effect for effect in found.effects if effect.task == table.name]
+    faster = [speed_up for speed_up in found.speed_ups if speed_up.task == table.name]
+    gains = subject_gains(table)
+    by_channel: dict[str, list[dict[str, Any]]] = {}
+    for gain in sorted(gains, key=lambda gain: -gain["difference"]):
+        by_channel.setdefault(gain["channel"], []).append(gain)
+    figures = task_figures(
+        rows, differences, {name: by_channel[name] for name in sorted(by_channel, key=channel_order)}
+    )
+    return {
+        "name": table.name,
+        "anchor": prefix,
+        "n": max((row.n for row in rows), default=0),
+        "rows": [_finite(row.model_dump()) for row in rows],
+        "effects": [{**_finite(asdict(effect)), "title": effect.title} for effect in differences],
+        "speed_ups": [_finite(asdict(speed_up)) for speed_up in faster],
+        "figures": [drawn(figure, f"{prefix}{figure.name}-") for figure in figures],
+        "failed": sum(row.errors for row in rows),
+    }
+
+
+def gates(record: RunRecord, prefix: str) -> list[dict[str, Any]]:
+    """Returns the figure of each sharer's gates."""
+    by_sharer: dict[Any, list[Mapping[str, Any]]] = {}
+    for layer in record.fusion:
+        if "layer" in layer:
+            by_sharer.setdefault(layer.get("sharer", 0), []).append(layer)
+    found = [(sharer, gate_figure(layers)) for sharer, layers in by_sharer.items()]
+    return [drawn(figure, f"{prefix}g{sharer}-") for sharer, figure in found if figure is not None]
+
+
+def drawn(figure: Figure, prefix: str) -> dict[str, Any]:
+    """Returns a figure with its two forms as SVG; the page shows the one that fits the screen."""
+    return {
+        "name": figure.name,
+        "title": figure.title,
+        "lead": figure.lead,
+        "wide": inline_svg(figure, WIDE, figure.title, f"{prefix}w-"),
+        "narrow": inline_svg(figure, NARROW, figure.title, f"{prefix}n-"),
     }
 
 
@@ -98,7 +152,7 @@ def references(record: RunRecord, role: str) -> list[str]:
 
 
 def subject_gains(table: Table) -> list[dict[str, Any]]:
-    """Returns per subject each channel's paired difference to the receiver; empty without subjects.
+    """Returns per subject the paired difference of each channel with a message to the receiver; empty without subjects.
 
     Where subjects are too many to be read (one a fact, say), categories stand in, then the tasks of a group.
     """
@@ -108,7 +162,7 @@ def subject_gains(table: Table) -> list[dict[str, Any]]:
         return []
     found = []
     for (channel, control), arm in table.arms.items():
-        if control or (channel, control) == RECEIVER:
+        if control or not has_message(channel):
             continue
         pairs: dict[str, list[tuple[bool, bool]]] = {}
         for key, sample in arm.items():

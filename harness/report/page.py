@@ -1,11 +1,14 @@
 """One self-contained HTML page a report: no network, no build step, readable years from now.
 
-Data travels as JSON in which nothing can end a script element; templates escape by default; a content policy
-forbids every request. Texts are shortened, longest first, where the page would pass its budget.
+Everything but the questions is rendered here, so that it stands without JavaScript, which only sorts, filters, chooses
+and explains. Data travels as compressed JSON in base64; templates escape by default; a content policy forbids every
+request. Texts are shortened, longest first, where the page would pass its budget.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,23 +17,26 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.channels.registry import CHANNELS, OTHER_COLOR
 from harness.errors import UserError
 from harness.records import LoadedRun
 from harness.records.files import write_atomic
 from harness.records.secret import scrub
 from harness.report.data import page_data, run_numbers
+from harness.report.drawing import color_variable
+from harness.report.figures import STAGES
 from harness.results import wording
 
-BUDGET_BYTES = 14_000_000
-SCRIPTS = ("dom.js", "charts.js", "plots.js", "tables.js", "browser.js", "main.js")
+BUDGET_BYTES = 3_000_000
+SCRIPTS = ("dom.js", "tables.js", "browser.js", "main.js")
 _LIMITS_CHARS = (4000, 1500, 600, 300, 150, 80)
-_SAFE = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 _FILTERS = {
     "percent": wording.percent_text,
     "points": wording.points_text,
     "seconds": wording.seconds_text,
     "size": wording.bytes_text,
     "p": wording.p_text,
+    "drawn": Markup,  # our own SVG, in which every text is escaped
 }
 
 
@@ -53,7 +59,7 @@ def write_html(runs: Sequence[LoadedRun], path: Path) -> Path:
 
 def html(data: dict[str, Any]) -> str:
     """Renders the page from what `page_data` gives."""
-    content, cut_at_chars = fitted(data)
+    content, cut_at_chars = fitted(questions_of(data))
     templates = Environment(
         loader=PackageLoader("harness.report"),
         autoescape=True,
@@ -64,31 +70,51 @@ def html(data: dict[str, Any]) -> str:
     templates.filters.update(_FILTERS)
     return templates.get_template("page.html").render(
         runs=data["runs"],
-        data=Markup(content),  # noqa: S704 - embedded() leaves no character that HTML reads
+        colors=colors_of(data),
+        data=Markup(content),  # noqa: S704 - base64 has no character that HTML reads
         style=Markup(_source(templates, "style.css")),  # noqa: S704 - our own file
         script=Markup("\n".join(_source(templates, name) for name in SCRIPTS)),  # noqa: S704 - our own files
         cut_at_chars=cut_at_chars,
     )
 
 
+def questions_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the browser needs of the page's data: names, questions and texts."""
+    runs = [
+        {
+            "id": run["id"],
+            "tasks": [{name: task[name] for name in ("name", "anchor", "questions")} for task in run["tasks"]],
+        }
+        for run in data["runs"]
+    ]
+    return {"runs": runs, "texts": data["texts"]}
+
+
+def colors_of(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns every colour that figures and questions use, with the name of its CSS variable."""
+    used = {entry.color for entry in CHANNELS} | {*STAGES.values(), OTHER_COLOR}
+    used |= {color for run in data["runs"] for task in run["tasks"] for color in task["colors"]}
+    return [(color_variable(color), color) for color in sorted(used)]
+
+
 def embedded(data: Any) -> str:
-    """Writes data as JSON that is inert inside a script element.
+    """Writes data as compressed JSON in base64, which is inert wherever it stands.
 
     Raises:
         ValueError: if a number is not finite.
     """
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_SAFE)
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
 def fitted(data: dict[str, Any], budget_bytes: int = BUDGET_BYTES) -> tuple[str, int | None]:
     """Returns the embedded data within a budget, and the length at which texts were cut, None where none was."""
     content = embedded(data)
     for limit in _LIMITS_CHARS:
-        if len(content.encode()) <= budget_bytes:
+        if len(content) <= budget_bytes:
             return content, None
-        shortened = {**data, "texts": [_shortened(text, limit) for text in data["texts"]]}
-        content = embedded(shortened)
-        if len(content.encode()) <= budget_bytes:
+        content = embedded({**data, "texts": [_shortened(text, limit) for text in data["texts"]]})
+        if len(content) <= budget_bytes:
             return content, limit
     return content, _LIMITS_CHARS[-1]
 

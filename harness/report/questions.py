@@ -16,8 +16,11 @@ from pydantic import ConfigDict, Field
 from harness.leaderboard.format import ABSENT, FAILED, RIGHT, WRONG
 from harness.records import journal
 from harness.records.schema import Record, Sample, Timing
-from harness.results.groups import Key, Table
+from harness.report.drawing import channel_color, color_variable
+from harness.results.claims import has_message
+from harness.results.groups import RECEIVER, Key, Table
 from harness.results.rows import natural
+from harness.results.wording import arm_text
 
 SIDECAR = "questions.jsonl"
 NO_TEXT = -1
@@ -126,6 +129,10 @@ def _arm(
     return {
         "channel": arm[0],
         "control": arm[1],
+        "name": arm_text(*arm),
+        "color": color_variable(channel_color(arm[0])),
+        "base": arm == RECEIVER,
+        "sends": has_message(arm[0]),
         "marks": "".join(map(_mark, rows)),
         "predicted": column(lambda row: row.predicted),
         "strict": column(lambda row: row.predicted_strict),

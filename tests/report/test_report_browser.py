@@ -12,8 +12,10 @@ import pytest
 
 from harness.records import load_run
 from harness.report.page import write_html
-from harness.results.wording import bytes_text, percent_text, points_text, seconds_text
+from harness.results.wording import seconds_text
 from tests.synthetic import SUBJECTS, Plan, questions, run, write
+
+pytestmark = pytest.mark.browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -45,12 +47,25 @@ def page(browser: Any, tmp_path: Path) -> Any:
     rows = [row for plan in PLANS for row in questions(plan, "Light number {position} " + HOSTILE)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     browser.get_log("browser")
-    browser.get(write_html([load_run(folder)], tmp_path / "report.html").as_uri())
+    browser.report = write_html([load_run(folder)], tmp_path / "report.html")
+    opened(browser, browser.report.as_uri())
     return browser
+
+
+def opened(browser: Any, address: str) -> None:
+    """Opens a page and waits until its questions are unpacked."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(address)
+    WebDriverWait(browser, 30).until(lambda page: js(page, "return document.documentElement.dataset.ready"))
 
 
 def js(page: Any, code: str) -> Any:
     return page.execute_script(code)
+
+
+def page_address(page: Any, fragment: str) -> str:
+    return f"{page.report.as_uri()}{fragment}"
 
 
 def choose(page: Any, picker: str, value: str) -> None:
@@ -62,7 +77,9 @@ def test_the_page_draws_without_a_word_in_the_console(page: Any) -> None:
     assert page.get_log("browser") == []
     empty = js(page, "return [...document.querySelectorAll('.chart')].filter(c => !c.children.length).length")
     assert empty == 0
-    assert js(page, "return document.querySelectorAll('[data-chart=fusion] rect').length") == 2 * 28
+    gates = "return document.querySelectorAll('.result:not([hidden]) [data-part=gates] .wide .mark-tip').length"
+    assert js(page, gates) == 2 * 28
+    assert js(page, "return document.querySelectorAll('.result:not([hidden])').length") == 1
 
 
 def test_nothing_from_a_model_runs(page: Any) -> None:
@@ -74,7 +91,7 @@ def test_nothing_from_a_model_runs(page: Any) -> None:
 
 def test_filters_show_what_they_say(page: Any) -> None:
     choose(page, "task", "1")
-    choose(page, "show", "cache")
+    choose(page, "show", "only c2c")
     cells = js(
         page,
         "return [...document.querySelectorAll('#list tbody tr.row')].map(r => "
@@ -97,11 +114,11 @@ def test_pages_turn_and_hold_fifty_rows(page: Any) -> None:
 def test_tables_sort_by_number_with_the_keyboard(page: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    js(page, "document.querySelectorAll('#tables details').forEach(d => { d.open = true })")
-    head = page.find_element("css selector", "#tables table.sortable th.num button")
+    js(page, "document.querySelectorAll('[data-part=figures] details').forEach(d => { d.open = true })")
+    head = page.find_element("css selector", ".result:not([hidden]) table.sortable th.num button")
     head.send_keys(Keys.ENTER)
     column = (
-        "return [...document.querySelector('#tables table.sortable').tBodies[0].rows]"
+        "return [...document.querySelector('.result:not([hidden]) table.sortable').tBodies[0].rows]"
         ".map(r => +r.cells[1].dataset.value)"
     )
     values = js(page, column)
@@ -111,16 +128,51 @@ def test_tables_sort_by_number_with_the_keyboard(page: Any) -> None:
 
 
 def test_the_page_rounds_as_the_boards_do(page: Any) -> None:
-    shares = [sign * i / n for n in (400, 800, 1150, 8000) for i in range(n + 1) for sign in (1, -1)]
     amounts = [i / 32 for i in range(4000)] + [1234.5, 999.4, 2_048_000.0, 27.25, 27.75]
-    for name, in_text, values in (
-        ("percent", percent_text, [share for share in shares if share >= 0]),
-        ("points", points_text, shares),
-        ("size", bytes_text, amounts),
-        ("seconds", seconds_text, [amount for amount in amounts if amount]),
-    ):
-        drawn = page.execute_script(f"return arguments[0].map((x) => {name}(x))", values)
-        assert [one.replace("−", "-") for one in drawn] == [in_text(value) for value in values]
+    values = [amount for amount in amounts if amount]
+    drawn = page.execute_script("return arguments[0].map((x) => seconds(x))", values)
+    assert drawn == [seconds_text(value) for value in values]
+
+
+def test_the_address_says_task_and_question_and_leads_back_to_them(page: Any) -> None:
+    choose(page, "task", "1")
+    name = js(page, "return DATA.runs[0].tasks[1].name")
+    js(page, "document.querySelectorAll('#list tbody button')[3].click()")
+    address = js(page, "return location.hash")
+    assert f"task={name}" in address
+    assert "question=" in address
+    page.get("about:blank")
+    opened(page, page_address(page, address))
+    assert js(page, "return chosen().name") == name
+    assert js(page, "return [...view.open]") == [3]
+    assert js(page, "return document.querySelectorAll('.detail').length") == 1
+
+
+def test_two_runs_stand_side_by_side_question_by_question(browser: Any, tmp_path: Path) -> None:
+    runs = [run([Plan(n=12, seed=seed)], run_id=name) for name, seed in (("first", 1), ("second", 2))]
+    opened(browser, write_html(runs, tmp_path / "two.html").as_uri())
+    assert js(browser, "return document.querySelectorAll('.result:not([hidden])').length") == 1
+    choose(browser, "beside", "1")
+    assert js(browser, "return document.querySelectorAll('.result:not([hidden])').length") == 2
+    names = js(browser, "return view.questions.arms.filter(a => a.base).map(a => a.name)")
+    assert names == ["receiver · first"]
+    both = js(browser, "return view.questions.arms.filter(a => a.channel === 'receiver').map(a => a.marks)")
+    marks = ["".join("1" if s.correct else "0" for s in made.samples if s.arm == ("receiver", "")) for made in runs]
+    assert both == marks
+
+
+@pytest.mark.parametrize("width", [390, 880])
+def test_no_table_is_wider_than_its_box(page: Any, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.refresh()
+    wide = js(
+        page,
+        "return [...document.querySelectorAll('.ranking')].filter(t => t.offsetParent "
+        "&& t.scrollWidth > t.parentElement.clientWidth).length",
+    )
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide == 0
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
@@ -139,7 +191,7 @@ const shine = (hex) => { const n = parseInt(hex.slice(1), 16);
 const style = getComputedStyle(document.documentElement), look = (name) => style.getPropertyValue(name).trim();
 const ratio = (a, b) => { const [x, y] = [shine(look(a)), shine(look(b))].sort((p, q) => q - p);
   return (x + 0.05) / (y + 0.05); };
-const names = ['ink', 'soft', 'faint', 'good', 'bad', 'receiver', 'sharer', 'routed', 't2t', 'c2c'];
+const names = ['ink', 'soft', 'faint', 'good', 'bad', 'accent', 'warn'];
 return names.map((name) => `--${name}`).flatMap((text) =>
   ['--card', '--page'].map((ground) => [text, ground, ratio(text, ground)]));
 """

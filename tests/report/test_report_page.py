@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import random
 import re
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from subprocess import run as run_process
+from typing import Any
 
+import matplotlib.figure as mpl_figure
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +20,13 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.records import load_run
 from harness.report.data import page_data, run_numbers, subject_gains
+from harness.report.labels import placed
 from harness.report.page import embedded, fitted, write_html
-from harness.report.questions import Question, wording
+from harness.report.questions import Pool, Question, question_columns, read_questions, wording
+from harness.results import frame
 from harness.results.baselines import DERIVED
+from harness.results.groups import tables
+from harness.results.ranking import verdict_sentence
 from tests.synthetic import SUBJECTS, Plan, questions, run, write
 
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & \u2028'
@@ -41,6 +51,11 @@ class Elements(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             self.data += data
+
+
+def unpacked(content: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(content)))
+    return found
 
 
 def page_of(folder: Path) -> Elements:
@@ -69,7 +84,7 @@ def test_text_from_models_and_datasets_is_inert(tmp_path: Path) -> None:
     page = page_of(folder)
     assert [tag for tag, _ in page.tags].count("script") == 2
     assert "img" not in {tag for tag, _ in page.tags}
-    assert HOSTILE in json.loads(page.data)["texts"]
+    assert HOSTILE in unpacked(page.data)["texts"]
 
 
 def test_a_prompt_comes_back_from_its_wording(tmp_path: Path) -> None:
@@ -124,10 +139,55 @@ def test_no_samples_at_all_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_run_with_one_channel_and_no_timings_has_a_page(tmp_path: Path) -> None:
-    page = page_of(write(run([Plan(n=3, arms=[("receiver", "")], timed=0)], fusion=[]), tmp_path))
-    (task,) = json.loads(page.data)["runs"][0]["tasks"]
+    made = write(run([Plan(n=3, arms=[("receiver", "")], timed=0)], fusion=[]), tmp_path)
+    assert [tag for tag, attributes in page_of(made).tags if attributes.get("data-part")]
+    (task,) = page_data([run_numbers(load_run(made))])["runs"][0]["tasks"]
     assert task["effects"] == []
     assert (task["speed_ups"], {row["e2e_s_p50"] for row in task["rows"]}) == ([], {None})
+    assert [figure["name"] for figure in task["figures"]] == ["accuracy"]
+
+
+def test_the_verdict_of_the_page_is_that_of_the_terminal(tmp_path: Path) -> None:
+    folder = write(run([Plan(n=60)]), tmp_path)
+    made = load_run(folder)
+    sentence = verdict_sentence(frame([made]))
+    assert sentence
+    (task,) = page_data([run_numbers(made)])["runs"][0]["tasks"]
+    assert task["verdict"] == sentence
+    assert escape(sentence) in write_html([made], tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_gate_is_open_above_zero_and_says_its_logit(tmp_path: Path) -> None:
+    layers = [
+        {"layer": 0, "sharer": 0, "gate_k": -0.5, "gate_v": 0.25},
+        {"layer": 1, "sharer": 0, "gate_k": 1.5, "gate_v": -2},
+    ]
+    made = load_run(write(run([Plan(n=3)], fusion=layers), tmp_path))
+    (figure,) = page_data([run_numbers(made)])["runs"][0]["gates"]
+    assert "1 of 2 key gates and 1 of 2 value gates" in figure["lead"]
+    assert "layer 0, keys: gate closed, logit -0.500" in figure["wide"]
+    assert "layer 1, keys: gate open, logit 1.500" in figure["wide"]
+
+
+def test_figures_have_the_colours_of_the_page_and_no_identifier_twice(tmp_path: Path) -> None:
+    text = write_html([load_run(write(run([Plan(n=12)]), tmp_path))], tmp_path / "r.html").read_text(encoding="utf-8")
+    drawn = re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL)
+    assert len(drawn) >= 8
+    assert not re.findall(r'style="[^"]*#[0-9a-f]{6}', "".join(drawn))
+    used, known = set(re.findall(r"var\((--[\w-]+)", "".join(drawn))), set(re.findall(r"(--[\w-]+):", text))
+    assert used <= known
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_names_of_points_do_not_cover_each_other() -> None:
+    figure = mpl_figure.Figure(figsize=(6, 3))
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    points = [(5.0, 5.0), (5.1, 5.05), (5.2, 4.95), (9.9, 5.0)]
+    found = placed(axes, points, ["receiver", "sharer", "ensemble", "at the edge"])
+    assert len(set(found[:3])) == 3
+    assert found[3][1] == "right"
 
 
 def test_a_broken_sidecar_names_its_line(tmp_path: Path) -> None:
@@ -140,9 +200,10 @@ def test_a_broken_sidecar_names_its_line(tmp_path: Path) -> None:
 def test_texts_are_cut_and_said_to_be_only_where_the_budget_asks() -> None:
     data = {"texts": ["x" * 5000] * 40, "runs": []}
     assert fitted(data, 10_000_000)[1] is None
-    content, limit = fitted(data, 30_000)
+    varied = {"texts": [random.Random(i).randbytes(2500).hex() for i in range(40)], "runs": []}
+    content, limit = fitted(varied, 20_000)
     assert limit == 600
-    assert len(content) < 30_000
+    assert len(content) < 20_000
 
 
 @given(
@@ -153,7 +214,7 @@ def test_texts_are_cut_and_said_to_be_only_where_the_budget_asks() -> None:
 def test_embedded_data_survives_and_cannot_end_its_element(data: object) -> None:
     content = embedded(data)
     assert not set("<>&\u2028\u2029") & set(content)
-    assert json.loads(content) == data
+    assert unpacked(content) == data
 
 
 def test_a_number_that_is_none_is_never_embedded() -> None:
@@ -162,11 +223,18 @@ def test_a_number_that_is_none_is_never_embedded() -> None:
 
 
 def test_a_large_run_stays_small(tmp_path: Path) -> None:
-    plans = [Plan(n=6000, task="mmlu_redux", subjects=SUBJECTS, timed=4, answer="{letter} " + "because " * 12)]
-    folder = write(run(plans), tmp_path)
-    sidecar(folder, plans[0], "A question of some length, number {position}, " + "with words " * 20)
-    path = write_html([load_run(folder)], tmp_path / "r.html")
-    assert path.stat().st_size < 15_000_000
+    arms = [("receiver", ""), ("sharer", ""), ("t2t", ""), ("t2t", "mismatched"), ("c2c", ""), ("c2c", "mean"),
+            ("c2c", "mismatched"), ("c2c", "zeroed")]  # fmt: skip
+    large = Plan(n=6400, task="mmlu_redux", subjects=SUBJECTS, timed=4, arms=arms, answer="{letter} " + "because " * 12)
+    sidecar(tmp_path, large, "A question of some length, number {position}, " + "with words " * 20)
+    pool = Pool()
+    (table,) = tables(run([large]).samples)
+    columns = question_columns(table, read_questions(tmp_path), [], pool)
+    content, cut = fitted({"runs": [columns], "texts": pool.texts})
+    small = Plan(n=60, task="mmlu_redux", subjects=SUBJECTS, timed=4, arms=arms)
+    page = write_html([run([small])], tmp_path / "r.html")
+    assert len(content) + page.stat().st_size < 4_000_000
+    assert cut is None
 
 
 def test_reports_never_import_a_model_library() -> None:

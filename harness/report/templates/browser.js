@@ -1,42 +1,75 @@
 /* The question browser: filters over columns, one page of rows in the document at a time. */
 
 const PAGE_ROWS = 50;
-const view = { task: null, rows: [], page: 0, open: new Set() };
+const view = { questions: null, rows: [], page: 0, open: new Set(), named: null };
 
+const rightIn = (arm, i) => arm.marks[i] === "1";
 const FILTERS = [
   ["all", "all questions", () => true],
-  ["disagree", "channels disagree", (q, i, arms) => { const marks = arms.map((arm) => arm.marks[i]); return marks.includes("1") && marks.includes("0"); }],
-  ["cache", "only the cache is right", (q, i, arms) => onlyRight(arms, i, "c2c")],
-  ["text", "only the text is right", (q, i, arms) => onlyRight(arms, i, "t2t")],
-  ["lost", "receiver right, cache wrong", (q, i, arms) => markOf(arms, i, "receiver") === "1" && markOf(arms, i, "c2c") === "0"],
-  ["none", "nobody is right", (q, i, arms) => !arms.some((arm) => arm.marks[i] === "1")],
+  ["disagree", "arms disagree", (q, i, arms) => arms.some((arm) => rightIn(arm, i)) && arms.some((arm) => arm.marks[i] === "0")],
+  ["none", "nobody is right", (q, i, arms) => !arms.some((arm) => rightIn(arm, i))],
   ["invalid", "invalid answers", (q, i, arms) => arms.some((arm) => isInvalid(arm, i))],
   ["parsers", "parsers differ", (q, i, arms) => arms.some((arm) => arm.strict.length && arm.strict[i] !== arm.predicted[i] && arm.marks[i] !== "!")],
   ["errors", "errors", (q, i, arms) => arms.some((arm) => arm.marks[i] === "!")],
 ];
 
-const markOf = (arms, i, channel) => arms.find((arm) => arm.channel === channel && !arm.control)?.marks[i];
-const onlyRight = (arms, i, channel) => markOf(arms, i, channel) === "1" && !arms.some((arm) => arm.channel !== channel && arm.marks[i] === "1");
 const predicted = (arm, i) => (arm.predicted.length ? arm.predicted[i] : -1);
 const isInvalid = (arm, i) => (arm.marks[i] === "0" || arm.marks[i] === "1") && predicted(arm, i) < 0;
-const shownArms = () => view.task.questions.arms.filter((arm) => byId("controls").checked || !arm.control);
-const matchedArms = () => view.task.questions.arms.filter((arm) => !arm.control);
+const shownArms = () => view.questions.arms.filter((arm) => byId("controls").checked || !arm.control);
+const matchedArms = () => view.questions.arms.filter((arm) => !arm.control);
 
-function setQuestions(task) {
-  view.task = task;
+/* What each channel with a message alone gets right, and what it loses of the receiver's right answers. */
+function filtersOf(arms) {
+  const base = arms.find((arm) => arm.base);
+  const own = arms.filter((arm) => arm.sends && !arm.control).flatMap((arm) => [
+    [`only ${arm.name}`, `only ${arm.name} is right`, (q, i, all) => rightIn(arm, i) && !all.some((other) => other !== arm && rightIn(other, i))],
+    ...(base ? [[`lost ${arm.name}`, `${base.name} right, ${arm.name} wrong`, (q, i) => rightIn(base, i) && arm.marks[i] === "0"]] : []),
+  ]);
+  return [...FILTERS.slice(0, 2), ...own, ...FILTERS.slice(2)];
+}
+
+/* Puts the arms of another run beside these, question by question; a question that it lacks is "not asked" there. */
+function joined(own, other, ownId, otherId) {
+  if (!other) return own;
+  const key = (q, i) => `${text(q.tasks[i])}\n${text(q.ids[i])}`;
+  const at = new Map(other.ids.map((_, i) => [key(other, i), i]));
+  const order = own.ids.map((_, i) => at.get(key(own, i)) ?? -1);
+  const column = (values, empty) => (values.length ? order.map((i) => (i < 0 ? empty : values[i])) : values);
+  const moved = (arm) => ({ ...arm, name: `${arm.name} · ${otherId}`, base: false, marks: order.map((i) => (i < 0 ? "." : arm.marks[i])).join(""),
+    predicted: column(arm.predicted, -1), strict: column(arm.strict, -1), texts: column(arm.texts, -1), messages: column(arm.messages, -1),
+    routed: column(arm.routed, -1), errors: column(arm.errors, -1), nats: column(arm.nats, []),
+    e2e_s: Object.fromEntries(order.map((from, to) => [to, arm.e2e_s[from]]).filter(([, value]) => value !== undefined)) });
+  return { ...own, arms: [...own.arms.map((arm) => ({ ...arm, name: `${arm.name} · ${ownId}` })), ...other.arms.map(moved)] };
+}
+
+function setQuestions(task, other, ownId, otherId) {
+  view.questions = joined(task.questions, other?.questions, ownId, otherId);
   view.open.clear();
-  const q = task.questions, subjects = [...new Set(q.subjects)].filter((index) => index >= 0);
+  view.named = null;
+  const q = view.questions, subjects = [...new Set(q.subjects)].filter((index) => index >= 0);
+  view.filters = filtersOf(q.arms);
   byId("subject").replaceChildren(h("option", { value: -2 }, "all"), ...subjects.sort((a, b) => text(a).localeCompare(text(b))).map((index) => h("option", { value: index }, text(index))));
   byId("subject").parentElement.hidden = !subjects.length;
   byId("controls").parentElement.hidden = !q.arms.some((arm) => arm.control);
-  const counts = FILTERS.map(([name, words, keep]) => [name, words, q.ids.filter((_, i) => keep(q, i, matchedArms())).length]);
+  const counts = view.filters.map(([name, words, keep]) => [name, words, q.ids.filter((_, i) => keep(q, i, matchedArms())).length]);
   byId("show").replaceChildren(...counts.map(([name, words, count]) => h("option", { value: name, disabled: !count }, `${words} (${count})`)));
   refilter();
 }
 
+/* Opens a question by its id, on the page of the list that holds it. */
+function openQuestion(id) {
+  const i = view.questions.ids.findIndex((index) => text(index) === id);
+  if (i < 0) return;
+  view.open.add(i);
+  view.named = id;
+  view.page = Math.max(0, Math.floor(view.rows.indexOf(i) / PAGE_ROWS));
+  renderQuestions();
+  byId(`q${i}`).scrollIntoView();
+}
+
 function refilter() {
-  const q = view.task.questions, arms = byId("show").value === "all" ? [] : matchedArms();
-  const keep = FILTERS.find(([name]) => name === byId("show").value)[2];
+  const q = view.questions, arms = byId("show").value === "all" ? [] : matchedArms();
+  const keep = view.filters.find(([name]) => name === byId("show").value)[2];
   const subject = Number(byId("subject").value), words = byId("search").value.trim().toLowerCase();
   const says = (i) => [q.ids[i], q.questions[i], ...q.choices[i]].some((index) => index >= 0 && text(index).toLowerCase().includes(words));
   view.rows = q.ids.map((_, i) => i).filter((i) => (subject === -2 || q.subjects[i] === subject) && keep(q, i, arms) && (!words || says(i)));
@@ -45,21 +78,27 @@ function refilter() {
 }
 
 function renderQuestions() {
-  const q = view.task.questions, arms = shownArms(), from = view.page * PAGE_ROWS;
+  const q = view.questions, arms = shownArms(), from = view.page * PAGE_ROWS;
   const shown = view.rows.slice(from, from + PAGE_ROWS);
   byId("count").textContent = `${view.rows.length.toLocaleString("en")} of ${q.ids.length.toLocaleString("en")} questions`;
-  byId("list").tHead.replaceChildren(h("tr", {}, h("th", { scope: "col" }, "Question"), h("th", { scope: "col" }, "Key"), ...arms.map((arm) => h("th", { scope: "col", style: `color:${color(arm.channel)}` }, armName(arm)))));
+  byId("list").tHead.replaceChildren(h("tr", {}, h("th", { scope: "col" }, "Question"), h("th", { scope: "col" }, "Key"), ...arms.map((arm) => h("th", { scope: "col", style: `color:var(${arm.color})` }, arm.name))));
   byId("list").tBodies[0].replaceChildren(...shown.flatMap((i) => (view.open.has(i) ? [questionRow(q, i, arms), detailRow(q, i, arms)] : [questionRow(q, i, arms)])));
   renderPager();
 }
 
 function questionRow(q, i, arms) {
   const open = view.open.has(i);
-  const toggle = () => { view.open[open ? "delete" : "add"](i); renderQuestions(); byId(`q${i}`).focus({ preventScroll: true }); };
+  const toggle = () => {
+    view.open[open ? "delete" : "add"](i);
+    view.named = open ? null : text(q.ids[i]);
+    renderQuestions();
+    remember();
+    byId(`q${i}`).focus({ preventScroll: true });
+  };
   return h("tr", { class: "row", onclick: (event) => { if (!window.getSelection().toString() || event.detail === 0) toggle(); } },
     h("td", { class: "ask" }, h("button", { id: `q${i}`, type: "button", "aria-expanded": String(open), "aria-controls": `d${i}` }, text(q.questions[i]) ?? text(q.ids[i])),
       q.questions[i] >= 0 ? h("small", {}, text(q.ids[i])) : null),
-    h("td", { "data-name": "key" }, text(q.keys[i])), ...arms.map((arm) => h("td", { "data-name": armName(arm) }, mark(arm, i))));
+    h("td", { "data-name": "key" }, text(q.keys[i])), ...arms.map((arm) => h("td", { "data-name": arm.name }, mark(arm, i))));
 }
 
 function mark(arm, i) {
@@ -90,8 +129,8 @@ function answer(arm, i, q) {
   const at = (column) => (column.length ? text(column[i]) : null);
   const facts = [at(arm.routed) && `routed to ${at(arm.routed)}`, seconds(arm.e2e_s[i]), arm.strict.length && arm.strict[i] !== predicted(arm, i) ? `strict parser: ${at(arm.strict) ?? "none"}` : null].filter(Boolean);
   const nats = arm.nats.length && arm.nats[i].length ? arm.nats[i].map((value, index) => `${text(q.labels[i][index]) ?? index}  ${value.toFixed(2)}`).join("\n") : null;
-  return h("div", { class: "answer", style: `border-color:${color(arm.channel)}` },
-    h("div", { class: "who" }, h("strong", {}, armName(arm)), mark(arm, i), ...facts.map((fact) => h("span", { class: "faint" }, fact))),
+  return h("div", { class: "answer", style: `border-color:var(${arm.color})` },
+    h("div", { class: "who" }, h("strong", {}, arm.name), mark(arm, i), ...facts.map((fact) => h("span", { class: "faint" }, fact))),
     at(arm.messages) === null ? null : h("div", {}, h("span", { class: "faint" }, "message"), h("pre", {}, at(arm.messages))),
     at(arm.errors) === null ? null : h("pre", { class: "bad" }, at(arm.errors)),
     at(arm.texts) === null ? null : h("pre", {}, at(arm.texts)), nats === null ? null : h("pre", { title: "loglikelihood, nats" }, nats));

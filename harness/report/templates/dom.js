@@ -1,10 +1,16 @@
 "use strict";
-/* Elements, numbers and colours. Text enters the page as text nodes only, never as markup. */
+/* Elements, numbers and explanations. Text enters the page as text nodes only, never as markup. */
 
-const SVG = "http://www.w3.org/2000/svg";
-const DATA = JSON.parse(document.getElementById("data").textContent);
+let DATA = null;
 const byId = (id) => document.getElementById(id);
 const text = (index) => (index < 0 || index === undefined ? null : DATA.texts[index]);
+
+/* The data of the page: base64 of gzip of JSON. */
+async function unpacked(content) {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).json();
+}
 
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
@@ -17,7 +23,6 @@ function fill(node, attributes, children) {
 }
 
 const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
-const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 /* Rounds as terminal and boards do: to the nearest, from halfway to the even digit. */
 function fixed(x, digits) {
@@ -32,35 +37,12 @@ function significant(x) {
   return String(Number(digits < 0 ? x.toPrecision(3) : fixed(x, digits)));
 }
 
-const percent = (x) => (x === null ? "" : fixed(100 * x, 1));
-const interval = (low, high, write) => (low === null || high === null ? "" : `[${write(low)}, ${write(high)}]`);
-
-function points(x) {
-  if (x === null) return "";
-  const written = fixed(Math.abs(100 * x), 1);
-  return (x < 0 && Number(written) > 0 ? "−" : "+") + written;
-}
-
 function seconds(x) {
   if (x === null || x === undefined) return "";
   if (x >= 999.5) return `${fixed(x, 0)} s`;
   if (x >= 0.9995) return `${significant(x)} s`;
   return x >= 0.0009995 ? `${significant(1e3 * x)} ms` : `${significant(1e6 * x)} µs`;
 }
-
-function size(x) {
-  if (x === null || x === undefined) return "";
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let step = 0;
-  for (; x >= 999.5 && step < units.length - 1; step += 1) x /= 1000;
-  return `${significant(x)} ${units[step]}`;
-}
-
-const KNOWN = ["receiver", "sharer", "routed", "t2t", "c2c"];
-const NAMES = { t2t: "T2T", c2c: "C2C" };
-const color = (channel) => `var(--${KNOWN.includes(channel) ? channel : "other"})`;
-const channelName = (channel) => NAMES[channel] || channel;
-const armName = (arm) => channelName(arm.channel) + (arm.control ? `/${arm.control}` : "");
 
 const tip = byId("tip");
 
@@ -76,14 +58,14 @@ function showTip(words, x, y) {
 
 const hideTip = () => { tip.hidden = true; };
 
-/* A mark that explains itself to pointer, keyboard and screen reader alike. */
-function explained(words, ...children) {
-  const at = (event) => {
-    const box = event.currentTarget.getBoundingClientRect();
-    showTip(words, box.left + box.width / 2, box.top);
+/* Marks of the figures explain themselves to pointer and keyboard; a screen reader has their label. */
+for (const mark of document.querySelectorAll("[data-tip]")) {
+  const show = () => {
+    const box = mark.getBoundingClientRect();
+    showTip(mark.dataset.tip, box.left + box.width / 2, box.top);
   };
-  return s("g", { tabindex: 0, role: "img", "aria-label": words.replaceAll("\n", ", "), onpointerenter: at,
-    onpointerleave: hideTip, onfocus: at, onblur: hideTip }, ...children);
+  for (const name of ["pointerenter", "focus"]) mark.addEventListener(name, show);
+  for (const name of ["pointerleave", "blur"]) mark.addEventListener(name, hideTip);
 }
 
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });

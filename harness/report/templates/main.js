@@ -1,81 +1,61 @@
-/* Chooses run, task and theme, says the result in a sentence, and redraws when the page changes width. */
+/* Chooses run, task, the run beside it and the theme; keeps them in the address, so that a link says what is seen. */
 
-const DRAW = { accuracy: drawAccuracy, effects: drawEffects, pareto: drawPareto, stages: drawStages, subjects: drawSubjects, fusion: drawFusion };
-const state = { run: DATA.runs[0], task: DATA.runs[0].tasks[0] };
+const state = { run: 0, task: 0, beside: null };
+const taskOf = (run, name) => { const at = DATA.runs[run].tasks.findIndex((task) => task.name === name); return at < 0 ? null : at; };
+const chosen = () => DATA.runs[state.run].tasks[state.task];
 
-const rowOf = (channel, control = "") => state.task.rows.find((row) => row.channel === channel && row.control === control);
-const effectOf = (channel, kind) => state.task.effects.find((effect) => effect.channel === channel && effect.kind === kind && effect.difference !== null);
-
-function tile(what, value, more, tone) {
-  return h("div", { class: "tile" }, h("div", { class: "what" }, what), h("div", { class: `value ${tone || ""}` }, value), h("div", { class: "more" }, more));
-}
-
-function effectTile(what, effect) {
-  if (!effect) return null;
-  const tone = { higher: "good", lower: "bad" }[effect.verdict];
-  return tile(what, points(effect.difference), `${interval(effect.low, effect.high, points)} ${effect.verdict}`, tone);
-}
-
-function champion() {
-  const last = state.task.rows.filter((row) => !row.control && row.channel !== "receiver");
-  return rowOf("c2c") || last[last.length - 1] || state.task.rows[0];
-}
-
-function sentence(row) {
-  const name = channelName(row.channel), base = rowOf("receiver"), gain = effectOf(row.channel, "to_receiver");
-  const scored = `${name} answers ${percent(row.accuracy)}% of ${state.task.name} right`;
-  if (!base || row === base || !gain) return `${scored}.`;
-  const word = gain.verdict.startsWith("same") ? gain.verdict : gain.verdict.startsWith("not") || gain.verdict.includes(",") ? "a difference that this run does not resolve" : `${points(gain.difference)} points`;
-  return `${scored}, the receiver alone ${percent(base.accuracy)}%: ${word}.`;
-}
-
-function renderHero() {
-  const row = champion(), run = state.run, faster = state.task.speed_ups.find((found) => found.arm[0] === row.channel && found.arm[1] === row.control);
-  byId("pair").textContent = [run.receiver.join(", "), run.sharers.join(" + ")].filter(Boolean).join(" ← ");
-  byId("headline").textContent = sentence(row);
-  byId("tiles").replaceChildren(...[
-    tile(`${channelName(row.channel)} accuracy, %`, percent(row.accuracy), `${interval(row.accuracy_low, row.accuracy_high, percent)} n ${row.n}`),
-    effectTile("vs receiver, points", effectOf(row.channel, "to_receiver")),
-    effectTile("vs T2T, points", effectOf(row.channel, "to_t2t")),
-    effectTile("content effect, points", effectOf(row.channel, "content")),
-    faster ? tile("faster than T2T, end to end", `${significant(faster.ratio)}×`, `${faster.low === null ? "" : `[${significant(faster.low)}, ${significant(faster.high)}] `}${faster.n} questions${faster.lost ? `, ${faster.lost} lost` : ""}`) : null,
-  ].filter(Boolean));
-  byId("notices").replaceChildren(...notices());
-}
-
-function notices() {
-  const failed = state.task.rows.reduce((sum, row) => sum + row.errors, 0), found = [...state.run.warnings];
-  if (state.run.status !== "success") found.unshift(`This run is ${state.run.status}: what follows may be a part of it.`);
-  if (failed) found.push(`${failed} ${failed === 1 ? "answer" : "answers"} ended in an error and count as not right.`);
-  return found.map((words) => h("p", { class: "notice" }, words));
-}
-
-function renderCharts() {
-  for (const box of document.querySelectorAll("[data-chart]")) {
-    const width = Math.max(280, Math.floor(box.clientWidth));
-    box.replaceChildren(...DRAW[box.dataset.chart]({ task: state.task, run: state.run, width }));
-  }
-}
-
-function renderSubjectPicker() {
-  const channels = [...new Set(state.task.subjects.map((gain) => gain.channel))];
-  byId("subject-channel").replaceChildren(...channels.map((channel) => h("option", { value: channel, selected: channel === "c2c" }, channelName(channel))));
-  byId("subject-channel").parentElement.hidden = !channels.length;
+function besideTask() {
+  if (state.beside === null) return null;
+  const at = taskOf(state.beside, chosen().name);
+  return at === null ? null : DATA.runs[state.beside].tasks[at];
 }
 
 function render() {
-  renderHero();
-  renderSubjectPicker();
-  renderCharts();
-  setQuestions(state.task);
+  const other = besideTask();
+  for (const result of document.querySelectorAll(".result")) {
+    const run = Number(result.dataset.run), name = DATA.runs[run].tasks[Number(result.dataset.task)].name;
+    result.hidden = !(name === chosen().name && (run === state.run || (other && run === state.beside)));
+    result.style.order = run === state.run ? 0 : 1;
+  }
+  byId("results").classList.toggle("beside", Boolean(other));
+  setQuestions(chosen(), other, DATA.runs[state.run].id, other ? DATA.runs[state.beside].id : "");
 }
 
-function pickRun(index) {
-  state.run = DATA.runs[index];
-  state.task = state.run.tasks[0];
-  byId("task").replaceChildren(...state.run.tasks.map((task, place) => h("option", { value: place }, task.name)));
-  byId("task-picker").hidden = state.run.tasks.length < 2;
+function fillPickers() {
+  const tasks = DATA.runs[state.run].tasks;
+  byId("run").value = String(state.run);
+  byId("task").replaceChildren(...tasks.map((task, place) => h("option", { value: place, selected: place === state.task }, task.name)));
+  byId("task-picker").hidden = tasks.length < 2;
+  for (const option of byId("beside").options) option.disabled = option.value === String(state.run);
+  byId("beside").value = state.beside === null ? "" : String(state.beside);
+}
+
+function pick(change) {
+  const name = chosen().name;
+  Object.assign(state, change);
+  if ("run" in change) state.task = taskOf(state.run, name) ?? 0;
+  if (state.beside === state.run) state.beside = null;
+  fillPickers();
   render();
+  remember();
+}
+
+function remember() {
+  const said = new URLSearchParams({ run: DATA.runs[state.run].id, task: chosen().name });
+  if (state.beside !== null) said.set("beside", DATA.runs[state.beside].id);
+  if (view.named !== null) said.set("question", view.named);
+  history.replaceState(null, "", `#${said}`);
+}
+
+function recall() {
+  const said = new URLSearchParams(location.hash.slice(1));
+  const runOf = (name) => { const at = DATA.runs.findIndex((run) => run.id === said.get(name)); return at < 0 ? null : at; };
+  state.run = runOf("run") ?? 0;
+  state.task = taskOf(state.run, said.get("task")) ?? 0;
+  state.beside = runOf("beside");
+  fillPickers();
+  render();
+  if (said.get("question") !== null) openQuestion(said.get("question"));
 }
 
 const THEMES = ["Auto", "Light", "Dark"];
@@ -90,19 +70,25 @@ function applyTheme() {
   byId("theme").setAttribute("aria-label", `Colour theme: ${theme === "Auto" ? "automatic" : theme.toLowerCase()}`);
 }
 
+function goTo(event) {
+  event.preventDefault();
+  const part = event.currentTarget.dataset.section;
+  const target = byId(part) ?? document.querySelector(`.result:not([hidden]) [data-part="${part}"]`);
+  if (!target) return;
+  target.querySelector("details:not(.detail details)")?.setAttribute("open", "");
+  target.scrollIntoView();
+}
+
+for (const link of document.querySelectorAll("[data-section]")) link.addEventListener("click", goTo);
 byId("theme").addEventListener("click", () => { theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]; applyTheme(); });
 dark.addEventListener("change", applyTheme);
-byId("run").addEventListener("change", () => pickRun(Number(byId("run").value)));
-byId("task").addEventListener("change", () => { state.task = state.run.tasks[Number(byId("task").value)]; render(); });
-byId("subject-channel").addEventListener("change", renderCharts);
-
-let seen = document.documentElement.clientWidth;
-window.addEventListener("resize", () => {
-  if (document.documentElement.clientWidth === seen) return;
-  seen = document.documentElement.clientWidth;
-  requestAnimationFrame(renderCharts);
-});
-
+byId("run").addEventListener("change", () => pick({ run: Number(byId("run").value) }));
+byId("task").addEventListener("change", () => pick({ task: Number(byId("task").value) }));
+byId("beside").addEventListener("change", () => pick({ beside: byId("beside").value === "" ? null : Number(byId("beside").value) }));
 applyTheme();
-pickRun(0);
-document.documentElement.dataset.ready = "true";
+unpacked(byId("data").textContent).then((data) => {
+  DATA = data;
+  window.addEventListener("hashchange", recall);
+  recall();
+  document.documentElement.dataset.ready = "true";
+});
