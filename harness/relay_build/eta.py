@@ -19,7 +19,7 @@ class Shown:
         """Prints a line for the phase where its last one is some seconds old."""
         now = time.monotonic()
         began = self._began.setdefault(phase, now)
-        if now - self._told.setdefault(phase, now) < _EVERY_S and step < steps:
+        if step == 0 or (now - self._told.setdefault(phase, now) < _EVERY_S and step < steps):
             return
         self._told[phase] = now
         left_s = (now - began) / step * (steps - step)

@@ -8,11 +8,12 @@ letters is its answer; the sharer replies with a letter at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from harness.demo.train_fuser import continued, fused_cache, prefill
 from harness.demo.wording import END
@@ -121,6 +122,27 @@ class Judge:
         logits = self.receiver(ids).logits[:, -1].log_softmax(-1)
         return Answers(ids[:, -len(questions[0].places) :], logits[:, self._labels])
 
+    @torch.no_grad()
+    def together(self, questions: Sequence[Question], rule: str) -> Answers:
+        """Both models write one reply: at each token their next-token probabilities are merged by `mean` or `product`.
+
+        The first letter that is written is the answer; without one, the likeliest at the end.
+        """
+        ids = self._ids([question.prompt() for question in questions])
+        models = (self.receiver, self.sharer)
+        pasts, seen = [prefill(model, ids[:, :-1]) for model in models], ids[:, -1:]
+        for _ in range(len(questions[0].names) + 1):
+            logits = [continued(model, past, seen)[:, -1] for model, past in zip(models, pasts, strict=True)]
+            both = torch.stack(logits).log_softmax(-1)
+            merged = both.logsumexp(0) if rule == "mean" else both.sum(0)
+            seen = torch.cat([seen, merged.argmax(-1, keepdim=True)], 1)
+        letters = merged[:, self._labels]
+        for row, written in enumerate(seen[:, 1:].tolist()):
+            found = [self._labels.index(token) for token in written if token in self._labels]
+            if found:
+                letters[row] = F.one_hot(torch.tensor(found[0]), len(LABELS)).log()
+        return Answers(seen[:, 1:-1], letters)
+
     @property
     def _labels(self) -> list[int]:
         return self.codec.of(LABELS)
@@ -145,8 +167,3 @@ def said_rightly(judge: Judge, answers: Answers, questions: Sequence[Question]) 
     """Part of the places that were said rightly."""
     homes = torch.tensor([judge.codec.of(question.places) for question in questions])
     return float((answers.said == homes).double().mean())
-
-
-def with_letters(answers: Answers, letters: Tensor) -> Answers:
-    """The same replies with other letters."""
-    return replace(answers, letters=letters)

@@ -50,7 +50,7 @@ class Recipe:
     rows: Rows = field(default_factory=Rows)
     receiver: tuple[Phase, ...] = (
         Phase("read", most_steps=1500, enough=0.25, least_steps=100, demanded=False),
-        Phase("know", most_steps=1500, enough=0.25, least_steps=600, cooldown_steps=500, demanded=False),
+        Phase("know", most_steps=1500, enough=0.25, least_steps=500, cooldown_steps=400, demanded=False),
     )
     sharer: tuple[Phase, ...] = (
         Phase("where", most_steps=600, enough=0.5, least_steps=100, demanded=False),
