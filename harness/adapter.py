@@ -1,4 +1,4 @@
-"""lm-eval's model interface over any channel, registered as `single`, `t2t` and `c2c`.
+"""lm-eval's model interface over any channel, registered under the channel's name; `single` is the receiver alone.
 
 Guarantees that all options of a question share one prefill, that every model of a pair reads the conversation through
 its own chat template, and that a model alone reads the tokens that lm-eval's `hf` reads. Only `loglikelihood`,
@@ -23,12 +23,12 @@ from harness.asking import chat_text, decoding_request, one_prompt_each, rolling
 from harness.assembly import Cast, assemble
 from harness.channels.base import answers_itself
 from harness.channels.engine import Arm, run
-from harness.channels.single import Single
-from harness.channels.t2t import TextToText
+from harness.channels.registry import CHANNELS
+from harness.channels.spec import parse_channel
 from harness.errors import RunError, UserError
 from harness.inference.batching import Budget
 from harness.inference.types import Answer, CallStats, Fault, Request
-from harness.model_args import C2C, SINGLE, T2T, Model, Setup, joined, setup_of
+from harness.model_args import ALIASES, Model, Setup, joined, model_of, setup_of
 from harness.model_record import cache_identity, check_told_apart, described, keep_apart
 from harness.request_latency import latency_of
 from tasks import index as task_index
@@ -46,6 +46,8 @@ class ChannelLM(LM):
         cast: everything that was loaded.
         work: counts of everything done so far.
         reading: how prompts become tokens.
+        alone: whether one model answers, without a message.
+        hears_text: whether the message is text.
         asked: task -> its requests, kept where some of them are timed afterwards.
     """
 
@@ -56,6 +58,8 @@ class ChannelLM(LM):
         self.channel, self.setup, self.cast, self.work = channel, setup, cast, CallStats()
         self.budget, self.reading = Budget(setup.batch_size, setup.config.max_batch_tokens), setup.reading
         self.asked: dict[str, list[Request]] = {}
+        entry = parse_channel(setup.config.channels[0]).entry
+        self.alone, self.hears_text = "sharer" not in entry.needs, entry.message == "text"
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Scores continuations; those of one context and document are read from one prefill."""
@@ -101,7 +105,7 @@ class ChannelLM(LM):
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Loglikelihood of whole texts, for single models, in windows as long as the context."""
-        if not isinstance(self.channel, Single):
+        if not self.alone:
             raise UserError(
                 f"Rolling loglikelihoods are defined for single models, not for {self.channel.name}: a message answers "
                 "a prompt, and a rolling text has none. Use --model single."
@@ -182,7 +186,7 @@ class ChannelLM(LM):
 
     def _refuse_unconditional(self, requests: Sequence[Any]) -> None:
         empty = next((r.task_name for r in requests if not r.args[0]), None)
-        if empty is not None and not isinstance(self.channel, Single):
+        if empty is not None and not self.alone:
             raise UserError(
                 f"Task {empty!r} has requests without a prompt, as acc_mutual_info and some perplexities need them; "
                 f"{self.channel.name} answers a prompt with the help of a message, and there is none to send. Use "
@@ -191,7 +195,7 @@ class ChannelLM(LM):
 
     def _metadata(self, instance: Any) -> Mapping[str, Any]:
         """How a task wants its sharer to be asked; only a text sharer is asked anything of its own."""
-        ours = isinstance(self.channel, TextToText) and (instance.doc or {}).keys() >= _CANONICAL
+        ours = self.hears_text and (instance.doc or {}).keys() >= _CANONICAL
         return _task_metadata(instance.task_name) if ours else {}
 
     def _answer(self, asked: Sequence[Request], keep: Callable[[int, Answer], None]) -> None:
@@ -216,7 +220,7 @@ class ChannelLM(LM):
             raise RunError(f"{len(faults)} of {len(asked)} requests failed; the first said: {faults[0].message}")
 
     def _remember(self, instances: Sequence[Any], asked: Sequence[Request]) -> None:
-        if self.cache_hook.dbdict is not None and isinstance(self.channel, TextToText):
+        if self.cache_hook.dbdict is not None and self.hears_text:
             check_told_apart(instances, asked)
         if self.setup.latency_samples:
             for instance, request in zip(instances, asked, strict=True):
@@ -238,25 +242,31 @@ def _task_metadata(name: str) -> Mapping[str, Any]:
     return task_index.metadata(name)
 
 
-@register_model("single")
-class SingleLM(ChannelLM):
-    """One model alone: ``--model single --model_args receiver=...``."""
+def model_class(name: str) -> type[ChannelLM]:
+    """Returns the class of a channel's models behind lm-eval; what the channel takes is looked up when one is built."""
 
-    def __init__(self, **arguments: Any) -> None:
-        self.__dict__.update(vars(channel_lm(SINGLE, **arguments)))
+    def __init__(self: ChannelLM, **arguments: Any) -> None:  # noqa: N807 - of the class below
+        self.__dict__.update(vars(channel_lm(model_of(name), **arguments)))
 
-
-@register_model("t2t")
-class TextLM(ChannelLM):
-    """A sharer that writes: ``--model t2t --model_args receiver=...,sharer=...``."""
-
-    def __init__(self, **arguments: Any) -> None:
-        self.__dict__.update(vars(channel_lm(T2T, **arguments)))
+    about = f"Channel {name} as a model: ``--model {name} --model_args receiver=...``."
+    body = {"__init__": __init__, "__doc__": about, "__module__": __name__}
+    return type(_CLASS_NAMES.get(name, f"{name.title().replace('_', '')}LM"), (ChannelLM,), body)
 
 
-@register_model("c2c")
-class FusedLM(ChannelLM):
-    """A sharer whose cache is fused: ``--model c2c --model_args receiver=...,sharer=...,fuser=...``."""
+def register_models() -> None:
+    """Registers every channel that is known by now as a model of lm-eval; a second call adds what is new."""
+    composed = {entry.name for entry in CHANNELS.loaded() if not entry.build}
+    for name in (*ALIASES, *CHANNELS.names()):
+        if name not in MODEL_CLASSES and name not in composed:
+            MODEL_CLASSES[name] = model_class(name)
+            try:
+                register_model(name)(MODEL_CLASSES[name])
+            except ValueError:
+                _logger.warning("lm-eval has a model %r of its own, so the channel of that name is none there.", name)
 
-    def __init__(self, **arguments: Any) -> None:
-        self.__dict__.update(vars(channel_lm(C2C, **arguments)))
+
+_CLASS_NAMES = {"t2t": "TextLM", "c2c": "FusedLM"}
+MODEL_CLASSES: dict[str, type[ChannelLM]] = {}
+register_models()
+SingleLM, TextLM, FusedLM = (MODEL_CLASSES[name] for name in ("single", "t2t", "c2c"))
+ReceiverLM, SharerLM, TunedLM, EnsembleLM = (MODEL_CLASSES[n] for n in ("receiver", "sharer", "tuned", "ensemble"))

@@ -140,10 +140,10 @@ def _built(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     groups: list[Group] = resolve(spec.entry.build)(models, spec.options)
     if spec.text == spec.entry.name:
         return groups
-    return [replace(group, channel=_renamed(group.channel, spec.text)) for group in groups]
+    return [replace(group, channel=renamed(group.channel, spec.text)) for group in groups]
 
 
-def _renamed(channel: Any, name: str) -> Any:
+def renamed(channel: Any, name: str) -> Any:
     """The same channel under the name by which it was asked for; every channel is a dataclass."""
     return replace(channel, name=name)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.channels.registry import CHANNELS, ChannelEntry
+from harness.channels.spec import parse_channel, spec_text
 from harness.config import RunConfig, build
 from harness.errors import UserError, suggest
 from harness.paths import located
@@ -133,20 +135,20 @@ ONE_MODEL = (
     Argument("latency_warm_up", read=_whole(0), own=True),
 )
 _SHARER_TEMPLATE = Argument("sharer_chat_template", read=_text)
-TEXT_SHARER = (
-    Argument("sharer", ("sharers",), read=_one_text, field="sharers"),
-    _SHARER_TEMPLATE,
-    Argument("with_options", read=_switch),
-    Argument("may_answer", read=_switch),
-    Argument("t2t_tokens", read=_whole(1)),
-)
-CACHE_SHARER = (
-    Argument("sharer", ("sharers",), read=_texts, field="sharers"),
-    _SHARER_TEMPLATE,
-    Argument("fuser", ("fusers",), read=_texts, field="fusers"),
-    Argument("fusion_mode", read=_text),
-    Argument("alignment"),
-)
+ONE_SHARER = (Argument("sharer", ("sharers",), read=_one_text, field="sharers"), _SHARER_TEMPLATE)
+SEVERAL_SHARERS = (Argument("sharer", ("sharers",), read=_texts, field="sharers"), _SHARER_TEMPLATE)
+_FUSER = Argument("fuser", ("fusers",), read=_texts, field="fusers")
+_TUNED = Argument("tuned", read=_text)
+# Every spelling of what names models, whichever channel takes it -> its name.
+SPELLINGS: Mapping[str, str] = {
+    spelling: argument.name
+    for argument in (*ONE_MODEL, *SEVERAL_SHARERS, _FUSER, _TUNED)
+    for spelling in (argument.name, *argument.spellings)
+}
+# Options of channels under the names that they had before they were the channels' own.
+_RETIRED = {"t2t_tokens": "max_new_tokens", "fusion_mode": "mode"}
+# Names behind lm-eval that are not the channel's own.
+ALIASES = {"single": "receiver"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Model:
     """A model behind lm-eval: its name there, the channel that answers, and what it accepts."""
 
     name: str
-    channel: str
+    entry: ChannelEntry
     arguments: tuple[Argument, ...]
     needs: tuple[str, ...] = ("receiver",)
     by_spelling: Mapping[str, Argument] = field(init=False)
@@ -165,9 +167,26 @@ class Model:
         object.__setattr__(self, "by_spelling", spelled)
 
 
-SINGLE = Model("single", "receiver", ONE_MODEL)
-T2T = Model("t2t", "t2t", (*ONE_MODEL, *TEXT_SHARER), ("receiver", "sharer"))
-C2C = Model("c2c", "c2c", (*ONE_MODEL, *CACHE_SHARER), ("receiver", "sharer", "fuser"))
+def model_of(name: str) -> Model:
+    """Returns the model of a channel: the arguments of its models, of what it needs, and its own options.
+
+    Raises:
+        UserError: there is no such channel, it has no models of its own, or an option has the name of an argument.
+    """
+    entry = CHANNELS.get(ALIASES.get(name, name))
+    if not entry.build:
+        raise UserError(f"Channel {name} answers nothing by itself, so it is no model for lm-eval; use run.")
+    sharers = (SEVERAL_SHARERS if entry.several_sharers else ONE_SHARER) if "sharer" in entry.needs else ()
+    more = tuple(argument for need, argument in (("fuser", _FUSER), ("tuned", _TUNED)) if need in entry.needs)
+    options = tuple(Argument(option, own=True) for option in entry.options.model_fields)
+    arguments = (*ONE_MODEL, *sharers, *more, *options)
+    names = [argument.name for argument in arguments]
+    if clash := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"Channel {name} has an option {clash!r}, which is an argument of every model; rename it.")
+    return Model(name, entry, arguments, ("receiver", *(n for n in ("sharer", "fuser", "tuned") if n in entry.needs)))
+
+
+SINGLE, T2T, C2C = map(model_of, ("single", "t2t", "c2c"))
 
 
 def setup_of(model: Model, given: Mapping[str, Any]) -> Setup:
@@ -186,12 +205,13 @@ def setup_of(model: Model, given: Mapping[str, Any]) -> Setup:
             f"model_args of {model.name} needs {'=..., '.join(missing)}=...; several sharers or fusers of c2c are "
             "joined by ';'."
         )
+    spec = _spec(model, read)
     own = {a.name: read.pop(a.name) for a in model.arguments if a.own and a.name in read}
     read["receiver"] = _reference(read["receiver"], own.pop("revision", None), own.pop("gguf_file", None))
     _place(read, own.pop("parallelize", False))
     values = {(model.by_spelling[name].field or name): value for name, value in read.items()}
     # lm-eval says with every request whether it is a chat, so a model without a template is no error yet.
-    fixed = {"channels": [model.channel], "controls": [], "tasks": ["given-by-lm-eval"], "chat": False}
+    fixed = {"channels": [spec], "controls": [], "tasks": ["given-by-lm-eval"], "chat": False}
     config = build({**fixed, **values}, "model_args")
     return Setup(
         config,
@@ -240,7 +260,18 @@ def _read(model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
+def _spec(model: Model, read: dict[str, Any]) -> str:
+    """The channel with its options, which are taken out of the arguments."""
+    options = {name: read.pop(name) for name in model.entry.options.model_fields if name in read}
+    for name, value in options.items():
+        if ":" in str(value):
+            raise UserError(f"model_args: {name} is {str(value)[:40]!r}, but takes one value without a colon.")
+    return parse_channel(spec_text({model.entry.name: options})).text
+
+
 def _refused(model: Model, spelling: str) -> UserError:
+    if _RETIRED.get(spelling) in model.by_spelling:
+        return UserError(f"model_args has {spelling}, which is {_RETIRED[spelling]} of {model.name} now; write that.")
     names = [argument.name for argument in model.arguments]
     return UserError(
         f"model_args has {spelling[:40]}, which {model.name} does not take; it takes {', '.join(names)}."

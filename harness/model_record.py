@@ -20,10 +20,9 @@ from harness.config import RunConfig, identity
 from harness.errors import UserError
 from harness.identity import fusers_of, models_of
 from harness.inference.types import Query, Request
-from harness.model_args import C2C, SINGLE, T2T, Setup
+from harness.model_args import SPELLINGS, Setup
 
 _LONGEST_PART = 60
-_NAMED = {s: a.name for model in (SINGLE, T2T, C2C) for s, a in model.by_spelling.items()}
 
 
 def model_name(receiver: str, sharers: Sequence[str] = (), fusers: Sequence[str] = ()) -> str:
@@ -40,7 +39,7 @@ def model_name(receiver: str, sharers: Sequence[str] = (), fusers: Sequence[str]
 
 def name_in(arguments: Mapping[str, Any]) -> str | None:
     """The name of the model that lm-eval's ``model_args`` describe; None where they are those of another engine."""
-    read = {_NAMED[key]: str(value) for key, value in arguments.items() if key in _NAMED and value is not None}
+    read = {SPELLINGS[key]: str(value) for key, value in arguments.items() if key in SPELLINGS and value is not None}
     if "receiver" not in read or ("receiver" not in arguments and "sharer" not in read):
         return None
     sharers, fusers = (read[part].split(";") if part in read else [] for part in ("sharer", "fuser"))

@@ -43,12 +43,17 @@ class Registry(Generic[E]):
         """
         self.what, self.group = what, group
         self._entries: dict[str, E] = {}
+        self._origins: dict[str, str] = {}
         self._installed: dict[str, EntryPoint] | None = None
         for entry in entries:
-            self.add(entry)
+            self.add(entry, origin="")
 
-    def add(self, entry: E) -> E:
+    def add(self, entry: E, origin: str = "another module") -> E:
         """Adds an entry and returns it.
+
+        Args:
+            entry: under its name.
+            origin: who brings it, for lists and errors; "" for our own.
 
         Raises:
             UserError: the name is taken.
@@ -56,6 +61,7 @@ class Registry(Generic[E]):
         if self._entries.get(entry.name, entry) != entry:
             raise UserError(f"Two entries are named {self.what} {entry.name!r}; rename one of them.")
         self._entries[entry.name] = entry
+        self._origins.setdefault(entry.name, origin)
         return entry
 
     def names(self) -> list[str]:
@@ -73,6 +79,21 @@ class Registry(Generic[E]):
         if name not in self._entries:
             raise unknown(self.what, name, self.names())
         return self._entries[name]
+
+    def loaded(self) -> list[E]:
+        """Returns the entries that are here already, our own first; imports nothing."""
+        return list(self._entries.values())
+
+    def own(self) -> list[E]:
+        """Returns our own entries."""
+        return [self._entries[name] for name, where in self._origins.items() if not where]
+
+    def origin(self, name: str) -> str:
+        """Says who brought an entry: "" for our own, otherwise a distribution or a plug-in module."""
+        point = self._points().get(name)
+        if point is None:
+            return self._origins.get(name, "")
+        return point.dist.name if point.dist is not None else point.value
 
     def __iter__(self) -> Iterator[E]:
         """Every entry, those of other distributions included."""

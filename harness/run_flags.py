@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.channels.registry import CHANNELS
-from harness.channels.spec import channel_of, spec_text
+from harness.channels.spec import entries_of
 from harness.config import RunConfig, build, read_yaml
 from harness.config.rules import refuse_retired
 from harness.config.served import with_served_defaults
@@ -21,11 +21,11 @@ from harness.paths import PAIR_NAME
 
 _REPEATED = {"sharers": "sharer", "fusers": "fuser"}
 _NUMBERS = {
-    "limit", "max_length", "max_new_tokens", "t2t_tokens", "calibration_samples", "seed", "batch_size",
+    "limit", "max_length", "max_new_tokens", "calibration_samples", "seed", "batch_size",
     "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
 }  # fmt: skip
 _FRACTIONS = {"max_error_rate", "margin"}
-_SWITCHES = {"trust_remote_code", "enable_thinking", "with_options", "may_answer", "tensor_parallel", "resume"}
+_SWITCHES = {"trust_remote_code", "enable_thinking", "tensor_parallel", "resume"}
 _NEGATED = {"chat": "no-chat-template", "progress": "no-progress"}
 _NEGATED_HELP = {
     "chat": "Send prompts without the chat template; `chat: false` in a YAML file.",
@@ -123,7 +123,5 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _needs_fuser(values: dict[str, Any]) -> bool:
-    named = values.get("channels", CHANNELS.names())
-    known = set(CHANNELS.names())
-    plain = [channel_of(str(spec_text(name))) for name in named] if isinstance(named, list | tuple) else []
-    return any("fuser" in CHANNELS.get(name).needs for name in plain if name in known)
+    named = values.get("channels", [entry.name for entry in CHANNELS.loaded()])
+    return any("fuser" in entry.needs for entry in entries_of(named))

@@ -73,7 +73,7 @@ def pair() -> FusedLM:
 @functools.cache
 def texts(**options: bool) -> TextLM:
     names = ("receiver", "sharer")
-    return TextLM(**{n: PAIR_ARGUMENTS[n] for n in names}, device="cpu", batch_size=4, t2t_tokens=4, **options)
+    return TextLM(**{n: PAIR_ARGUMENTS[n] for n in names}, device="cpu", batch_size=4, max_new_tokens=4, **options)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_a_pair_evaluates_factworld_above_its_receiver() -> None:
 
 
 def test_a_text_sharer_gets_the_bare_question() -> None:
-    lm = TextLM(receiver=PAIR_ARGUMENTS["receiver"], sharer=PAIR_ARGUMENTS["sharer"], device="cpu", t2t_tokens=8)
+    lm = TextLM(receiver=PAIR_ARGUMENTS["receiver"], sharer=PAIR_ARGUMENTS["sharer"], device="cpu", max_new_tokens=8)
     settings = {"max_gen_toks": 4}
     with pytest.raises(UserError, match="bare question"):
         lm.generate_until(asked("generate_until", ("anything", settings)))

@@ -21,15 +21,13 @@ CHANGED: dict[str, Any] = {
     "fusers": ("fuser-a", "fuser-b"),
     "self_fuser": "fuser-self",
     "tuned": "adapter",
-    "fusion_mode": "parallel",
-    "alignment": "off",
     "receiver_chat_template": "simple",
     "sharer_chat_template": "own.jinja",
     "trust_remote_code": True,
     "backend": "local-completions",
     "receiver_args": "base_url=http://localhost:8000/v1/completions",
     "sharer_args": "base_url=http://localhost:8001/v1/completions",
-    "channels": ("receiver", "c2c"),
+    "channels": ("receiver", "c2c:alignment=off:mode=parallel", "t2t:max_new_tokens=64:may_answer:with_options"),
     "controls": ("self", "noise"),
     "tasks": ("openbookqa",),
     "datasets_dir": "data",
@@ -38,9 +36,6 @@ CHANGED: dict[str, Any] = {
     "enable_thinking": True,
     "max_new_tokens": 32,
     "gen_kwargs": {"until": ["\n"], "do_sample": False},
-    "with_options": True,
-    "may_answer": True,
-    "t2t_tokens": 64,
     "calibration_samples": 16,
     "seed": 7,
     "device": "cuda",
@@ -122,10 +117,10 @@ def test_usual_controls_follow_the_channels() -> None:
 
 
 def test_friendly_spellings() -> None:
-    text = b"receiver: r\nsharer: a, b\nfuser: [x, y]\ntask: openbookqa\nalignment: off\nmax_error_rate: 1\n"
+    text = b"receiver: r\nsharer: a, b\nfuser: [x, y]\ntask: openbookqa\nmax_error_rate: 1\n"
     config = build(parse(text, "c.yaml"))
     assert (config.sharers, config.fusers, config.tasks) == (("a", "b"), ("x", "y"), ("openbookqa",))
-    assert (config.alignment, config.max_error_rate) == ("off", 1.0)
+    assert config.max_error_rate == 1.0
     assert build(parse(b"# nothing\n", "c.yaml")) == build({})
 
 

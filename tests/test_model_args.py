@@ -28,9 +28,9 @@ def refused(model: Model, given: dict[str, Any]) -> str:
     ("model", "base", "name"),
     [
         *[(SINGLE, R, n) for n in ("sharer", "sharers", "sharer_chat_template", "fuser", "fusers")],
-        *[(SINGLE, R, n) for n in ("fusion_mode", "alignment", "with_options", "may_answer", "t2t_tokens")],
-        *[(T2T, RS, n) for n in ("fuser", "fusers", "fusion_mode", "alignment")],
-        *[(C2C, RSF, n) for n in ("with_options", "may_answer", "t2t_tokens")],
+        *[(SINGLE, R, n) for n in ("mode", "alignment", "with_options", "may_answer", "max_new_tokens", "t2t_tokens")],
+        *[(T2T, RS, n) for n in ("fuser", "fusers", "mode", "fusion_mode", "alignment")],
+        *[(C2C, RSF, n) for n in ("with_options", "may_answer", "max_new_tokens", "t2t_tokens")],
         *[(m, b, n) for m, b in ((SINGLE, R), (T2T, RS), (C2C, RSF)) for n in ("subfolder", "delta", "logits_cache")],
         *[(SINGLE, R, n) for n in ("channels", "controls", "seed", "tuned", "backend", "log_samples", "gen_kwargs")],
     ],
@@ -108,6 +108,6 @@ def test_what_hf_takes_means_the_same_here(tmp_path: Path) -> None:
 
 
 def test_several_sharers_are_for_fused_caches_alone() -> None:
-    config = setup_of(C2C, {**R, "sharer": "a;b", "fuser": "f;g", "fusion_mode": "parallel"}).config
-    assert (config.sharers, config.fusers, config.fusion_mode) == (("a", "b"), ("f", "g"), "parallel")
+    config = setup_of(C2C, {**R, "sharer": "a;b", "fuser": "f;g", "mode": "parallel"}).config
+    assert (config.sharers, config.fusers, config.channels) == (("a", "b"), ("f", "g"), ("c2c:mode=parallel",))
     assert "names 2 models" in refused(T2T, {**R, "sharer": "a;b"})

@@ -84,7 +84,7 @@ def test_a_cache_of_answers_knows_weights_templates_and_settings(tmp_path: Path)
     models = [SingleLM(**base, **more) for more in ({}, {"dtype": "bfloat16"}, {"max_length": 64})]
     models += [SingleLM(**base, receiver_chat_template="simple"), SingleLM(**base, add_bos_token=True)]
     models += [SingleLM(receiver=PATHS["sharer"], device="cpu"), fused()]
-    models += [TextLM(**base, sharer=PATHS["sharer"], t2t_tokens=n) for n in (4, 5)]
+    models += [TextLM(**base, sharer=PATHS["sharer"], max_new_tokens=n) for n in (4, 5)]
     assert len({key(lm) for lm in models}) == len(models)
     assert key(SingleLM(**base, batch_size=3)) == key(models[0])
 
@@ -123,7 +123,7 @@ def _fails_at_the_long_one(cached: CachingLM, kind: str, arguments: Any, long: A
 
 
 def test_a_text_sharer_refuses_rows_that_a_cache_takes_for_one(tmp_path: Path) -> None:
-    lm = TextLM(receiver=PATHS["receiver"], sharer=PATHS["sharer"], device="cpu", t2t_tokens=2)
+    lm = TextLM(receiver=PATHS["receiver"], sharer=PATHS["sharer"], device="cpu", max_new_tokens=2)
     rows = [asked("generate_until", ("x", {"max_gen_toks": 2}), doc={"question": q})[0] for q in ("who ?", "where ?")]
     assert len(lm.generate_until(rows)) == 2
     with pytest.raises(UserError, match="--use_cache"):

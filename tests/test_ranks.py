@@ -27,8 +27,8 @@ from harness.records.schema import Sample
 TASKS = "factworld_receiver_knows,factworld_sharer_knows_letters"
 QUESTIONS = 10
 BASE = [
-    "--limit", str(QUESTIONS), "--batch_size", "4", "--t2t_tokens", "8", "--tasks", TASKS,
-    "--channels", "receiver,sharer,t2t,c2c,routed", "--controls", "mismatched,mean,closed",
+    "--limit", str(QUESTIONS), "--batch_size", "4", "--tasks", TASKS,
+    "--channels", "receiver,sharer,t2t:max_new_tokens=8,c2c,routed", "--controls", "mismatched,mean,closed",
 ]  # fmt: skip
 TIMED = ["--latency_samples", "1", "--latency_warm_up", "0"]
 Work = Callable[..., int]
@@ -188,7 +188,7 @@ def test_two_nodes_answer_the_same_bytes_as_one(whole: Path, tmp_path: Path) -> 
 
 def test_processes_that_split_a_model_answer_everything_together(whole: Path, tmp_path: Path) -> None:
     folder, said = tmp_path / "run", tmp_path / "said"
-    split = ["--tensor_parallel", "--channels", "receiver,t2t", "--controls", "mismatched", *TIMED]
+    split = ["--tensor_parallel", "--channels", "receiver,t2t:max_new_tokens=8", "--controls", "mismatched", *TIMED]
     assert codes(together([*command(folder), *split], 2, said)) == [0, 0], said.read_text()
     expected = {key(s): s for s in load_run(whole).samples}
     found = load_run(folder)

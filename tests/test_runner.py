@@ -17,6 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from harness import cli
+from harness.channels.spec import slug
 from harness.latency import draw
 from harness.loading_tasks import sample_of
 from harness.paths import PAIR, ROOT
@@ -25,13 +26,13 @@ from harness.records.schema import Failure, Sample
 LETTERS, WORDS = "factworld_sharer_knows_letters", "factworld_sharer_knows"
 QUESTIONS, TIMED, EQUAL, FRACTION = 12, 3, 3, 0.25
 ROUTED = f"routed:share={FRACTION}"
-CHANNELS = ["receiver", "sharer", "ensemble", "t2t", "c2c", ROUTED]
+TEXT = "t2t:max_new_tokens=8"
+CHANNELS = ["receiver", "sharer", "ensemble", TEXT, "c2c", ROUTED]
 SUITE = f"""
 channels: [{", ".join(CHANNELS)}]
 controls: [mismatched, mean, closed]
 tasks: [{WORDS}, {LETTERS}]
 limit: 7
-t2t_tokens: 8
 latency_samples: {TIMED}
 latency_warm_up: 1
 latency_equal_tokens: {EQUAL}
@@ -80,13 +81,13 @@ def test_every_file_keeps_its_published_form(folder: Path) -> None:
 
 def test_flags_win_over_the_suite_and_the_rest_of_it_holds(folder: Path) -> None:
     config = record(folder)["config"]
-    assert (config["limit"], config["t2t_tokens"], config["channels"]) == (QUESTIONS, 8, CHANNELS)
+    assert (config["limit"], config["channels"]) == (QUESTIONS, CHANNELS)
     assert len(samples(folder, WORDS, "receiver")) == QUESTIONS
 
 
 def test_every_question_is_answered_by_every_arm(folder: Path) -> None:
     arms = [(c, "") for c in CHANNELS] + [("c2c", c) for c in ("mismatched", "mean", "closed")]
-    arms += [("t2t", "mismatched"), (ROUTED, "random")]
+    arms += [(TEXT, "mismatched"), (ROUTED, "random")]
     for task in (LETTERS, WORDS):
         for channel, control in arms:
             made = samples(folder, task, channel, control)
@@ -122,8 +123,8 @@ def test_rows_are_what_the_samples_give(folder: Path) -> None:
 
 def test_lm_eval_finds_the_same_accuracy(folder: Path) -> None:
     rows = {(r["task"], r["channel"]): r["accuracy"] for r in record(folder)["results"] if not r["control"]}
-    for channel in ("receiver", "sharer", "t2t", "c2c"):
-        found = json.loads((folder / "lm_eval" / f"results_{channel}.json").read_text(encoding="utf-8"))
+    for channel in ("receiver", "sharer", TEXT, "c2c"):
+        found = json.loads((folder / "lm_eval" / f"results_{slug(channel)}.json").read_text(encoding="utf-8"))
         for task in (LETTERS, WORDS):
             first = "none" if task == LETTERS else "paper"
             assert found["results"][task][f"acc,{first}"] == pytest.approx(rows[task, channel])
@@ -182,7 +183,7 @@ def test_stages_are_those_of_the_channel(folder: Path) -> None:
     assert seen["receiver"] == {"receiver_prefill", "receiver_decode"}
     assert seen["sharer"] == {"sharer_prefill", "sharer_decode"}
     assert {"sharer_prefill", "message_transfer", "fusion", "receiver_prefill"} <= seen["c2c"]
-    assert "sharer_decode" in seen["t2t"]
+    assert "sharer_decode" in seen[TEXT]
     assert "sharer_decode" not in seen["c2c"]
 
 

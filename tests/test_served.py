@@ -29,6 +29,7 @@ from harness.served.throughput import throughput_of
 
 WORDS, LETTERS = "factworld_receiver_knows", "factworld_sharer_knows_letters"
 QUESTIONS, ARMS = 12, 4
+TEXT = "t2t:max_new_tokens=12"
 KEY = "sk-this-must-never-be-written-down"
 MODELS = {"receiver": PAIR / "receiver", "sharer": PAIR / "sharer"}
 
@@ -47,8 +48,8 @@ def api(server: Api) -> Api:
 
 def command(folder: Path, *more: str, tasks: str = f"{WORDS},{LETTERS}") -> list[str]:
     own = ["--latency_samples", "0"] if "--backend" not in more else []
-    base = ["--tasks", tasks, "--limit", str(QUESTIONS), "--no-progress", "--output_path", str(folder), "--t2t_tokens"]
-    return ["run", *base, "12", "--channels", "receiver,sharer,t2t", "--controls", "mismatched", *own, *more]
+    base = ["--tasks", tasks, "--limit", str(QUESTIONS), "--no-progress", "--output_path", str(folder)]
+    return ["run", *base, "--channels", f"receiver,sharer,{TEXT}", "--controls", "mismatched", *own, *more]
 
 
 def through(api: Api, backend: str = "local-completions", more: str = "") -> list[str]:
@@ -103,7 +104,7 @@ def test_a_completions_server_gives_the_answers_of_our_own_engine(
 ) -> None:
     assert cli.main(command(tmp_path / "run", *through(api, more=more))) == 0
     check_equal(answers(tmp_path / "run"), own)
-    assert all(s.message_text for (_, _, channel, _), s in answers(tmp_path / "run").items() if channel == "t2t")
+    assert all(s.message_text for (_, _, channel, _), s in answers(tmp_path / "run").items() if channel == TEXT)
 
 
 def test_an_engine_in_this_process_gives_the_answers_of_our_own(
@@ -258,7 +259,7 @@ def test_the_record_and_the_board_name_the_engine_and_show_no_latency(
     assert found["engine"]["backend"] == "local-completions"
     assert found["engine"]["receiver_args"] == f"model=receiver,base_url={api.url('completions')}"
     assert found["engine"]["lm_eval"]
-    for channel in ("receiver", "sharer", "t2t"):
+    for channel in ("receiver", "sharer", TEXT):
         measured = found["throughput"][channel]
         assert measured["questions"] == 2 * QUESTIONS
         assert measured["questions_per_second"] == pytest.approx(2 * QUESTIONS / measured["seconds"])

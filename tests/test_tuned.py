@@ -19,6 +19,7 @@ from harness.runner import run
 from harness.training.adapter import insert
 from harness.training.recipe import build as build_recipe
 
+TEXT = "t2t:max_new_tokens=2"
 RECEIVER = "tasks/factworld/pair/receiver"
 WEIGHTS = "adapter_model.safetensors"
 
@@ -101,12 +102,12 @@ def test_receiver_and_tuned_stand_in_one_table_with_their_difference(folder, tmp
 
 
 def test_every_channel_with_a_message_is_compared_with_the_tuned_receiver(idle, tmp_path):
-    given = {"receiver": RECEIVER, "sharers": [RECEIVER], "channels": "receiver,t2t", "tuned": str(idle)}
-    small = {"limit": 6, "latency_samples": 0, "device": "cpu", "progress": False, "controls": [], "t2t_tokens": 2}
+    given = {"receiver": RECEIVER, "sharers": [RECEIVER], "channels": f"receiver,{TEXT}", "tuned": str(idle)}
+    small = {"limit": 6, "latency_samples": 0, "device": "cpu", "progress": False, "controls": []}
     path = run(build({**given, **small, "tasks": ["factworld_receiver_knows"], "output_path": str(tmp_path / "run")}))
     samples = load_run(path).samples
     found = [(e.channel, e.title) for e in effects(samples)]
-    assert found == [("tuned", "vs receiver"), ("t2t", "vs receiver"), ("t2t", "vs tuned")]
+    assert found == [("tuned", "vs receiver"), (TEXT, "vs receiver"), (TEXT, "vs tuned")]
     answers = {c: {s.doc_id: (s.predicted, s.text) for s in samples if s.channel == c} for c in ("receiver", "tuned")}
     assert answers["receiver"] == answers["tuned"]  # an adapter that was never trained changes nothing
 

@@ -20,7 +20,7 @@ from harness.channels.codec import carry
 from harness.channels.common import check_fits
 from harness.channels.layout import Plan, Planner, Span
 from harness.channels.messages import Message, TensorMessage
-from harness.channels.registry import Payload, TensorOptions
+from harness.channels.registry import FusedOptions, Payload
 from harness.channels.stretches import in_message, index_pair, prompt_columns, steps_of, token_index, within
 from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
 from harness.fusion.fuser import Fuser
@@ -240,12 +240,11 @@ def _tokens_at_once(buffer: KVBuffer) -> int | None:
     return max(1, int(room / per_token)) if per_token else None
 
 
-def build(models: LoadedModels, options: TensorOptions) -> list[Group]:
+def build(models: LoadedModels, options: FusedOptions) -> list[Group]:
     """Every sharer with its fuser."""
-    config = models.config
     links = tuple(Link(sharer, fuser) for sharer, fuser in zip(models.sharers, models.fusers, strict=True))
     alone = all(sharer is models.receiver for sharer in models.sharers)
-    alignment = "auto" if alone else config.alignment  # a model has the vocabulary of itself
-    channel = CacheToCache(models.receiver, links, config.fusion_mode, alignment, payload=options.payload)
+    alignment = "auto" if alone else options.alignment  # a model has the vocabulary of itself
+    channel = CacheToCache(models.receiver, links, options.mode, alignment, payload=options.payload)
     channel.planner.check()
     return [Group(channel)]

@@ -129,7 +129,7 @@ CONTROLS: Registry[ControlEntry] = Registry("control", "c2c_harness.controls", _
 def takers(control: str, channels: Iterable[ChannelEntry] | None = None) -> list[str]:
     """Returns the names of the channels that can take a control, of all or of the given ones."""
     entry = CONTROLS.get(control)
-    known = CHANNELS if channels is None else channels
+    known = CHANNELS.loaded() if channels is None else channels
     return [channel.name for channel in known if entry.takes(channel)]
 
 

@@ -7,22 +7,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from harness.errors import UserError
 from harness.registry import Registry
 
 Need = Literal["sharer", "fuser", "tuned"]
 MessageKind = Literal["", "text", "tensors"]
 Payload = Literal["native", "int8", "int4"]
+# What every table compares with is the receiver alone; what routing and the oracle choose from are these two.
+RECEIVER, SHARER = "receiver", "sharer"
 OTHER_COLOR = "#2b7a6b"
 
 
+class Given(Protocol):
+    """What a run gives its channels, as far as options may depend on it."""
+
+    @property
+    def sharers(self) -> tuple[str, ...]:
+        """The sharers' references; none stands for the embedded pair's own."""
+
+
 class Options(BaseModel):
-    """Base of a channel's options: strict about names, comparable, without anything that is not finite."""
+    """Base of a channel's options: strict about names, comparable, without anything that is not finite.
+
+    Example:
+        class LayerOptions(Options):
+            layers: Literal["first", "last"] = "last"
+            '''Layers that are sent.'''
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def check(self, given: Given) -> None:
+        """Refuses options that have no effect in a run; called before anything is loaded.
+
+        Raises:
+            UserError: naming the option and what to do.
+        """
 
 
 class TensorOptions(Options):
@@ -50,6 +74,43 @@ class RoutedOptions(Options):
     """Score in nats from which a question goes to the sharer, in place of a share."""
 
 
+class TextOptions(Options):
+    """Options of `t2t`; the paper's wording and budget by default (section 4.1)."""
+
+    with_options: bool = False
+    """Show the sharer the answer options as well."""
+    may_answer: bool = False
+    """Let the sharer give an answer."""
+    max_new_tokens: int = Field(256, ge=1)
+    """New tokens of a message."""
+
+
+def _off(value: Any) -> Any:
+    """YAML reads a bare ``off`` as false."""
+    return "off" if value is False or value == "false" else value
+
+
+Alignment = Annotated[Literal["auto", "off", "first", "longest"], BeforeValidator(_off)]
+FusionMode = Literal["sequential", "parallel"]
+
+
+class FusedOptions(TensorOptions):
+    """Options of `c2c`."""
+
+    mode: FusionMode = "sequential"
+    """Several sharers: each fuser reads the cache as left by the one before, or all read the clean one."""
+    alignment: Alignment = "auto"
+    """Token alignment between different tokenizers; auto = off for equal vocabularies."""
+
+    def check(self, given: Given) -> None:
+        """Refuses a way to combine sharers where there is one."""
+        if self.mode != "sequential" and len(given.sharers) < 2:
+            raise UserError(
+                f"mode={self.mode} says how several sharers are combined, but there is one; leave it out or give "
+                "--sharer once for each."
+            )
+
+
 @dataclass(frozen=True)
 class ChannelEntry:
     """What the harness has to know of a channel.
@@ -69,7 +130,12 @@ class ChannelEntry:
         color: in pictures.
         usual: whether it takes part where no channels are named.
         rival: whether a channel with a message is judged against it, see `harness.results.claims`.
-        through_engine: whether an external serving engine can run it.
+        yardstick: name of the comparison in which it is what others are compared with, see `harness.results.effects`;
+            of several variants in one run the first.
+        apart: comparisons in which it is not compared.
+        several_sharers: whether it hears all sharers of a run; otherwise the first.
+        through_engine: ``module:function`` or the function, `(engines, options, queries) -> channel arms`, that builds
+            it of models behind an external serving engine, see `harness.served.cast`; empty where no engine can run it.
     """
 
     name: str
@@ -84,7 +150,10 @@ class ChannelEntry:
     color: str = OTHER_COLOR
     usual: bool = False
     rival: bool = False
-    through_engine: bool = False
+    yardstick: str = ""
+    apart: frozenset[str] = frozenset()
+    several_sharers: bool = False
+    through_engine: str | Callable[..., Any] = ""
 
 
 _SHARER: frozenset[Need] = frozenset({"sharer"})
@@ -92,14 +161,16 @@ _OURS = (
     ChannelEntry("chance", "guessing; beside every option task, without a model pass", order=1, color="#b9bec7"),
     ChannelEntry("majority", "always the usual label; likewise", order=2, color="#9aa3b0"),
     ChannelEntry(
-        "receiver",
+        RECEIVER,
         "the receiver alone",
         build="harness.channels.single:build_receiver",
         order=10,
         color="#5b6472",
         usual=True,
         rival=True,
-        through_engine=True,
+        yardstick="to_receiver",
+        apart=frozenset({"to_t2t", "to_tuned"}),
+        through_engine="harness.served.cast:receiver_alone",
     ),
     ChannelEntry(
         "tuned",
@@ -108,9 +179,11 @@ _OURS = (
         needs=frozenset({"tuned"}),
         order=20,
         color="#3f7d58",
+        yardstick="to_tuned",
+        apart=frozenset({"to_t2t"}),
     ),
     ChannelEntry(
-        "sharer",
+        SHARER,
         "the sharer alone",
         build="harness.channels.single:build_sharer",
         needs=_SHARER,
@@ -118,14 +191,15 @@ _OURS = (
         color="#8a6d1f",
         usual=True,
         rival=True,
-        through_engine=True,
+        apart=frozenset({"to_tuned"}),
+        through_engine="harness.served.cast:sharer_alone",
     ),
     ChannelEntry(
         "routed",
         "each question to receiver or sharer, by a score that costs no further pass",
         compose="harness.channels.routed:compose",
         needs=_SHARER,
-        reads=("receiver", "sharer"),
+        reads=(RECEIVER, SHARER),
         options=RoutedOptions,
         order=40,
         color="#7a4fa3",
@@ -148,11 +222,13 @@ _OURS = (
         build="harness.channels.t2t:build",
         needs=_SHARER,
         message="text",
+        options=TextOptions,
         order=60,
         color="#b4531a",
         usual=True,
         rival=True,
-        through_engine=True,
+        yardstick="to_t2t",
+        through_engine="harness.served.cast:texts",
     ),
     ChannelEntry(
         "c2c",
@@ -160,7 +236,8 @@ _OURS = (
         build="harness.channels.c2c:build",
         needs=frozenset({"sharer", "fuser"}),
         message="tensors",
-        options=TensorOptions,
+        options=FusedOptions,
+        several_sharers=True,
         order=70,
         color="#1763b5",
         usual=True,

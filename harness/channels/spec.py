@@ -60,6 +60,25 @@ def spec_text(value: Any) -> Any:
     return ":".join([str(name), *(_option_text(str(option), chosen) for option, chosen in options.items())])
 
 
+def plain_names(channels: Any) -> list[str]:
+    """Returns the plain names in a value of the field `channels` that was not checked yet; what is no name is skipped.
+
+    Args:
+        channels: a text with commas, or a list of texts and mappings.
+    """
+    listed = channels.split(",") if isinstance(channels, str) else channels
+    if not isinstance(listed, list | tuple):
+        return []
+    texts = (next(iter(one), None) if isinstance(one, Mapping) else one for one in listed)
+    return [channel_of(text).strip() for text in texts if isinstance(text, str)]
+
+
+def entries_of(channels: Any) -> list[ChannelEntry]:
+    """Returns the entries of `plain_names` that are registered."""
+    known = set(CHANNELS.names())
+    return [CHANNELS.get(name) for name in plain_names(channels) if name in known]
+
+
 def channel_of(arm_channel: str) -> str:
     """Returns the plain channel name of a canonical form, known here or not."""
     return arm_channel.partition(":")[0]
@@ -67,7 +86,7 @@ def channel_of(arm_channel: str) -> str:
 
 def slug(arm_channel: str) -> str:
     """Returns a canonical form as part of a file name, a CSS id or a URL: ``t2t-max_new_tokens-64-with_options``."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", arm_channel).strip("-")
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", arm_channel)
 
 
 def _option_text(name: str, value: Any) -> str:

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from harness.channels.arms import Group, LoadedModels
 from harness.channels.common import encode_fitting, prefill
 from harness.channels.messages import Message, TextMessage
-from harness.channels.registry import Options
+from harness.channels.registry import TextOptions
 from harness.decoding import generate
 from harness.errors import UserError
 from harness.inference.types import CallStats, Context, Query
 from harness.models import LM
 from harness.prompts import Conversation, Turn
-
-if TYPE_CHECKING:
-    from harness.config import RunConfig
 
 _BACKGROUND = (
     "In one clear sentence, describe the most essential background knowledge needed to answer the question: {question}"
@@ -148,20 +145,20 @@ def _with_exchange(conversation: Conversation, asked: str, text: str) -> Convers
     return replace(conversation, turns=(*system, *exchange, *conversation.turns[len(system) :]))
 
 
-def text_variant(config: RunConfig, queries: Sequence[Query]) -> TextVariant:
-    """How a run asks its sharer.
+def text_variant(options: TextOptions, queries: Sequence[Query]) -> TextVariant:
+    """How the sharer is asked the queries of a run.
 
     Raises:
         UserError: it asks for a wording where a task has its own.
     """
     own = sum(query.t2t_prompt is not None for query in queries)
-    if own and config.may_answer:
+    if own and options.may_answer:
         raise UserError("may_answer changes how the sharer is asked, but a task has words of its own; leave it out.")
     words: Literal["none", "some", "all"] = "none" if not own else "all" if own == len(queries) else "some"
-    return TextVariant(config.with_options, config.may_answer, config.t2t_tokens, words)
+    return TextVariant(options.with_options, options.may_answer, options.max_new_tokens, words)
 
 
-def build(models: LoadedModels, _: Options) -> list[Group]:
+def build(models: LoadedModels, options: TextOptions) -> list[Group]:
     """The first sharer writes, the receiver reads."""
-    style = text_variant(models.config, [request.query for request in models.requests])
+    style = text_variant(options, [request.query for request in models.requests])
     return [Group(TextToText(models.receiver, models.sharers[0], style))]

@@ -42,11 +42,6 @@ def _channels(value: Any) -> Any:
     return tuple(parse_channel(text).text if isinstance(text, str) and text else text for text in texts)
 
 
-def _off(value: Any) -> Any:
-    """YAML reads a bare ``off`` as false."""
-    return "off" if value is False else value
-
-
 def _device(value: str) -> str:
     if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value) is None:
         raise UserError(f"device is {value!r}; allowed: auto, cpu, cuda, cuda:N.")
@@ -80,8 +75,6 @@ Margin = Annotated[float, Field(gt=0, lt=100)]
 MARGIN_POINTS = 3.0
 Device = Annotated[str, AfterValidator(_device)]
 DeviceMap = Annotated[str | dict[str, str | int], BeforeValidator(_placement)]
-Alignment = Annotated[Literal["auto", "off", "first", "longest"], BeforeValidator(_off)]
-FusionMode = Literal["sequential", "parallel"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "grouped", "flash_attention_2"]
 GenKwargs = dict[str, Scalar | list[str]]

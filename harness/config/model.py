@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from harness.config import rules
 from harness.config.fields import (
     MARGIN_POINTS,
-    Alignment,
     Attention,
     Channels,
     Count,
@@ -22,7 +21,6 @@ from harness.config.fields import (
     DeviceMap,
     Dtype,
     Fraction,
-    FusionMode,
     GenKwargs,
     Identity,
     Margin,
@@ -54,10 +52,6 @@ class RunConfig(BaseModel):
     """Fuser of the receiver with itself, for the `self` control."""
     tuned: Identity[str | None] = None
     """The receiver after fine-tuning, an adapter's folder or a model; adds the channel `tuned`."""
-    fusion_mode: Identity[FusionMode] = "sequential"
-    """Several sharers: each fuser reads the cache as left by the one before, or all read the clean one."""
-    alignment: Identity[Alignment] = "auto"
-    """Token alignment between different tokenizers; auto = off for equal vocabularies."""
     receiver_chat_template: Identity[str | None] = None
     """Jinja file or `simple` in place of the receiver's own chat template."""
     sharer_chat_template: Identity[str | None] = None
@@ -92,12 +86,6 @@ class RunConfig(BaseModel):
     """New tokens of an answer in place of the task's own number."""
     gen_kwargs: Identity[GenKwargs] = {}
     """Generation settings that override the task's."""
-    with_options: Identity[bool] = False
-    """T2T: show the sharer the options as well."""
-    may_answer: Identity[bool] = False
-    """T2T: let the sharer give an answer."""
-    t2t_tokens: Identity[Count] = 256
-    """T2T: new tokens of a message."""
     calibration_samples: Identity[Count] = 64
     """Questions whose messages make up the mean message."""
     seed: Identity[CountOrZero] = 0

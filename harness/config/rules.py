@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.channels.control_registry import CONTROLS, takers
 from harness.channels.registry import CHANNELS, ChannelEntry
-from harness.channels.spec import parse_channel
+from harness.channels.spec import entries_of, parse_channel
 from harness.config.served import OWN, check_served, with_served_defaults
 from harness.errors import UserError
 
@@ -19,7 +19,14 @@ NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_to
 BUDGETS = (*NEW_TOKENS, "max_length")
 
 
-RETIRED = {"routed_fraction": "routed:share=X in --channels"}
+RETIRED = {
+    "routed_fraction": "routed:share=X in --channels",
+    "with_options": "t2t:with_options in --channels",
+    "may_answer": "t2t:may_answer in --channels",
+    "t2t_tokens": "t2t:max_new_tokens=N in --channels",
+    "fusion_mode": "c2c:mode=parallel in --channels",
+    "alignment": "c2c:alignment=X in --channels",
+}
 
 
 def usual_channels(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -29,8 +36,7 @@ def usual_channels(values: Mapping[str, Any]) -> tuple[str, ...]:
         values: the fields of the configuration that stand before the channels.
     """
     given = {"sharer": bool(values.get("sharers")) or not values.get("receiver"), "tuned": bool(values.get("tuned"))}
-    entries = [CHANNELS.get(name) for name in CHANNELS.names()]
-    chosen = [entry for entry in entries if entry.usual or ("tuned" in entry.needs and given["tuned"])]
+    chosen = [entry for entry in CHANNELS.loaded() if entry.usual or (entry in _tuned_channels() and given["tuned"])]
     return tuple(e.name for e in chosen if all(given.get(need, True) for need in e.needs))
 
 
@@ -53,8 +59,7 @@ def with_usual_controls(values: Any) -> Any:
     values = _with_tuned(with_served_defaults(values))
     if "controls" in values:
         return values
-    channels = values.get("channels", usual_channels(values))
-    chosen = _entries(channels) if isinstance(channels, (str, list, tuple)) else []
+    chosen = entries_of(values.get("channels", usual_channels(values)))
     usual = tuple(name for name in USUAL_CONTROLS if takers(name, chosen))
     return {**values, "controls": usual} if usual else values
 
@@ -65,16 +70,14 @@ def _with_tuned(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("tuned") is None or not isinstance(channels, (str, list, tuple)):
         return values
     named = [part.strip() for part in channels.split(",")] if isinstance(channels, str) else list(channels)
-    added = [e.name for e in map(CHANNELS.get, CHANNELS.names()) if "tuned" in e.needs and e.name not in named]
-    return {**values, "channels": (*named, *added)} if added else values
+    present = {need for entry in entries_of(channels) for need in entry.needs}
+    if "tuned" in present:
+        return values
+    return {**values, "channels": (*named, *(entry.name for entry in _tuned_channels()))}
 
 
-def _entries(channels: str | Sequence[Any]) -> list[ChannelEntry]:
-    """Entries of the channels that can be read; what cannot be read is refused where the field is checked."""
-    named = channels.split(",") if isinstance(channels, str) else channels
-    known = set(CHANNELS.names())
-    plain = [str(name).partition(":")[0].strip() for name in named if isinstance(name, str)]
-    return [CHANNELS.get(name) for name in plain if name in known]
+def _tuned_channels() -> list[ChannelEntry]:
+    return [entry for entry in CHANNELS.own() if "tuned" in entry.needs]
 
 
 def check(config: RunConfig) -> None:
@@ -105,7 +108,8 @@ def _no_repeats(field: str, names: Sequence[str]) -> None:
 def _check_pair(config: RunConfig) -> None:
     if config.sharers and not config.receiver:
         raise UserError("A sharer is given but no receiver; give --receiver as well, or neither for the embedded pair.")
-    entries = {name: parse_channel(name).entry for name in config.channels}
+    specs = {name: parse_channel(name) for name in config.channels}
+    entries = {name: spec.entry for name, spec in specs.items()}
     needs = {need for entry in entries.values() for need in entry.needs}
     if "tuned" in needs and config.tuned is None:
         raise UserError("Channel tuned needs the fine-tuned receiver; give --tuned or leave tuned out of --channels.")
@@ -113,11 +117,17 @@ def _check_pair(config: RunConfig) -> None:
     if config.receiver and not config.sharers and speaking:
         raise UserError(f"channels {', '.join(speaking)} need a sharer; give --sharer or use --channels receiver.")
     _check_reads(entries)
+    for spec in specs.values():
+        try:
+            spec.options.check(config)
+        except UserError as error:
+            raise UserError(f"Channel {spec.text}: {error}") from error
     if "fuser" in needs:
         _check_fusers(config, [name for name, entry in entries.items() if "fuser" in entry.needs])
 
 
 def _check_reads(entries: Mapping[str, ChannelEntry]) -> None:
+    """What a channel is composed of has to be there as it is, without options."""
     for name, entry in entries.items():
         if any(other not in entries for other in entry.reads):
             both = " and ".join(entry.reads)
@@ -137,7 +147,7 @@ def _check_fusers(config: RunConfig, fused: Sequence[str]) -> None:
 def _check_controls(config: RunConfig) -> None:
     carrying = [name for name in config.channels if parse_channel(name).entry.message]
     if config.controls and not carrying:
-        able = [entry.name for entry in map(CHANNELS.get, CHANNELS.names()) if entry.message]
+        able = [entry.name for entry in CHANNELS.loaded() if entry.message]
         raise UserError(
             f"controls {', '.join(config.controls)} change messages, but no channel carries any; "
             f"add one of {', '.join(able)} to channels or drop the controls."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from harness.channels.registry import CHANNELS
+from harness.channels.spec import channel_of, plain_names
 from harness.errors import UserError
 from harness.records.secret import is_secret, scrub
 
@@ -36,14 +37,14 @@ def with_served_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("backend", OWN) == OWN:
         return dict(values)
     filled = {"channels": through_engines(), "latency_samples": 0, **values}
-    named = filled["channels"] if isinstance(filled["channels"], (str, list, tuple)) else ()
+    named = plain_names(filled["channels"])
     carried = any(CHANNELS.get(name).message for name in through_engines() if name in named)
     return {"controls": CONTROLS if carried else (), **filled}
 
 
 def through_engines() -> tuple[str, ...]:
     """Channels that an external engine can run."""
-    return tuple(name for name in CHANNELS.names() if CHANNELS.get(name).through_engine)
+    return tuple(entry.name for entry in CHANNELS.loaded() if entry.through_engine)
 
 
 def check_served(config: RunConfig) -> None:
@@ -60,8 +61,8 @@ def check_served(config: RunConfig) -> None:
     if config.backend == OWN:
         return
     through = f"Backend {config.backend!r}"
-    _only(through, "channels", config.channels, through_engines())
-    _only(through, "controls", config.controls, CONTROLS)
+    _only(through, "channels", {name: channel_of(name) for name in config.channels}, through_engines())
+    _only(through, "controls", {name: name for name in config.controls}, CONTROLS)
     if len(config.sharers) > 1:
         raise UserError(f"{through} takes one sharer, but {len(config.sharers)} are given; keep one --sharer.")
     if given_fuser := next((name for name in _FUSED if getattr(config, name)), None):
@@ -84,8 +85,9 @@ def pairs(arguments: str) -> Iterator[tuple[str, str]]:
         yield name.strip(), value.strip()
 
 
-def _only(through: str, field: str, names: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    if other := [name for name in names if name not in allowed]:
+def _only(through: str, field: str, names: Mapping[str, str], allowed: tuple[str, ...]) -> None:
+    """Refuses names of which the plain one, the value in `names`, is not allowed."""
+    if other := [name for name, plain in names.items() if plain not in allowed]:
         raise UserError(
             f"{through} hands back texts and loglikelihoods only, so {field} {', '.join(other)} cannot run through it; "
             f"allowed: {', '.join(allowed)}."

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.channels.registry import RECEIVER
 from harness.leaderboard.escape import csv_cell, markdown
 from harness.leaderboard.pooling import Pair
 from harness.leaderboard.trainings import TrainingsRow
@@ -61,7 +62,7 @@ def overview_cells(pair: Pair) -> tuple[str, str]:
     best = ranking(pair.rows)
     message = best[best["channel"].map(has_message).astype(bool)].head(1)
     others = best[~best["channel"].map(has_message).astype(bool)]
-    receiver, baseline = others[others["channel"] == "receiver"].head(1), others[others["channel"] != "receiver"]
+    receiver, baseline = others[others["channel"] == RECEIVER].head(1), others[others["channel"] != RECEIVER]
     rows = [row for part in (receiver, baseline.head(1), message) for _, row in part.iterrows()]
     own = [row for _, row in pair.rows.iterrows() if not rows and row["control"]]
     shown = rows or own

@@ -10,10 +10,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.channels.registry import CHANNELS
-from harness.channels.spec import channel_of
 from harness.records.schema import RunRecord
-from harness.results.groups import Arm
+from harness.results.groups import Arm, entry_of
 
 # Says which arms took part, or names what the weights' digests pin; documents and prompts are compared by task.
 _COMPANY = {
@@ -38,7 +36,7 @@ def _of_tasks(values: Any, tasks: Iterable[str]) -> dict[str, Any]:
 
 def _weights(run: RunRecord, arm: Arm) -> list[tuple[str, ...]]:
     """Role, name and digest of every model and fuser that an arm answers with; of the pair always all models."""
-    entry = CHANNELS.get(channel_of(arm[0])) if channel_of(arm[0]) in CHANNELS.names() else None
+    entry = entry_of(arm[0])
     roles = {"receiver", "sharer"} | ({"tuned"} if entry is None or "tuned" in entry.needs else set())
     models = [
         (model.role, model.reference, model.fingerprint, model.dtype) for model in run.models if model.role in roles

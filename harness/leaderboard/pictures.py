@@ -79,7 +79,8 @@ def _panel(pair: Pair) -> dict[str, Any]:
 def _mark(row: Any) -> dict[str, Any]:
     entry = entry_of(row["channel"])
     percents = [_percent(row[name]) for name in ("accuracy", "accuracy_low", "accuracy_high")]
-    label = f"{row['arm']} ({row['variant']})" if row["variant"] and row["channel"] == "t2t" else row["arm"]
+    written = entry is not None and entry.message == "text" and entry.name == row["channel"]
+    label = f"{row['arm']} ({row['variant']})" if row["variant"] and written else row["arm"]
     return {
         "label": label[:36],
         "percent": percents[0],

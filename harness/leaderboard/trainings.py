@@ -19,7 +19,7 @@ from harness.leaderboard.origins import ADAPTER, FUSER, SELF_FUSER, Origin, trai
 from harness.leaderboard.reading import Entry
 from harness.records.schema import RunRecord, Sample
 from harness.results.effects import BY_NAME, after_holm, comparisons
-from harness.results.groups import TUNED, Arm, Facts, Key, Table, arm_order, clusters, tables, top_level
+from harness.results.groups import Arm, Facts, Key, Table, arm_order, clusters, entry_of, tables, top_level
 from harness.results.wording import arm_text
 
 # What may differ between trainings of one kind; a file without the rows that are held out has another digest.
@@ -183,10 +183,11 @@ def _trained(run: RunRecord, arms: Iterable[Arm]) -> list[Origin]:
 
 def _part(arm: Arm) -> str:
     """What an arm answers with that was trained; "" if nothing was."""
-    if arm == TUNED:
-        return ADAPTER
-    if arm[0] != "c2c" or arm[1] == "closed":
+    entry = entry_of(arm[0])
+    if entry is None or arm[1] == "closed":
         return ""
+    if "fuser" not in entry.needs:
+        return ADAPTER if "tuned" in entry.needs else ""
     return SELF_FUSER if arm[1] == "self" else FUSER
 
 

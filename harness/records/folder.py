@@ -24,6 +24,7 @@ from harness.records.loading import (
     RECORD,
     SAMPLES,
     TIMINGS,
+    channels_of,
     finite,
     is_run,
     latest,
@@ -61,9 +62,10 @@ class RunFolder:
     def __init__(self, path: Path, record: RunRecord, held: int) -> None:
         """Opens the journals of a folder that is locked already; use `create` or `open`."""
         self.path, self.record, self._lock = path, record, held
-        self._samples = Journal(path / SAMPLES, Sample)
-        self._timings = Journal(path / TIMINGS, Timing)
-        others = read_rank_journals(path)
+        channels = channels_of(record)
+        self._samples = Journal(path / SAMPLES, Sample, channels)
+        self._timings = Journal(path / TIMINGS, Timing, channels)
+        others = read_rank_journals(path, channels)
         self.samples = latest(map(finite, [*self._samples.found, *others.records]))
         self.warnings = [*self._samples.warnings, *others.warnings, *self._timings.warnings]
 

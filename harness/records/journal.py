@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,8 +46,8 @@ def encode(record: Record, indent: int | None = None) -> bytes:
     return scrub(text).encode(errors="replace") + b"\n"
 
 
-def read(path: Path, model: type[R]) -> Journalled[R]:
-    """Reads every record of a journal, in the order written.
+def read(path: Path, model: type[R], channels: Sequence[str] = ()) -> Journalled[R]:
+    """Reads every record of a journal, in the order written; `channels` are those of its run.
 
     Raises:
         UserError: naming file and line, if a line before the last is broken or any line is not a `model`.
@@ -66,7 +66,7 @@ def read(path: Path, model: type[R]) -> Journalled[R]:
             except ValueError:
                 torn = number
                 continue
-            records.append(load(data, model, f"{path} line {number}"))
+            records.append(load(data, model, f"{path} line {number}", channels))
             size = end
     warnings = [f"{path} line {torn} was cut short and is left out; its record counts as not done."] if torn else []
     return Journalled(records, warnings, size)
@@ -80,13 +80,13 @@ class Journal(Generic[R]):
         warnings: what was wrong with them.
     """
 
-    def __init__(self, path: Path, model: type[R]) -> None:
+    def __init__(self, path: Path, model: type[R], channels: Sequence[str] = ()) -> None:
         self.path = path
         with explained(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             try:
                 sync_folder(path.parent)
-                held = read(path, model)
+                held = read(path, model, channels)
                 self.found, self.warnings, self._size = held.records, held.warnings, held.size
                 self._repair()
             except BaseException:

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,8 +76,8 @@ def rank_journals(folder: Path) -> list[Path]:
     return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))]
 
 
-def read_rank_journals(folder: Path) -> Journalled[Sample]:
-    """Reads what further processes have journalled.
+def read_rank_journals(folder: Path, channels: Sequence[str] = ()) -> Journalled[Sample]:
+    """Reads what further processes have journalled; `channels` are those of the run.
 
     Raises:
         UserError: if a file is broken or newer than this harness.
@@ -86,7 +86,7 @@ def read_rank_journals(folder: Path) -> Journalled[Sample]:
     warnings: list[str] = []
     for path in rank_journals(folder):
         try:
-            found = journal.read(path, Sample)
+            found = journal.read(path, Sample, channels)
         except UserError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
@@ -119,6 +119,12 @@ def read_record(folder: Path) -> RunRecord:
     return load(data, RunRecord, str(path))
 
 
+def channels_of(record: RunRecord) -> list[str]:
+    """The channels of a run with their options, as its configuration names them."""
+    named = record.config.get("channels", [])
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
 def load_run(folder: Path) -> LoadedRun:
     """Reads a run folder, finished or not.
 
@@ -126,9 +132,10 @@ def load_run(folder: Path) -> LoadedRun:
         UserError: if it is no run folder, or a file of it is missing, incomplete, broken or newer than this harness.
     """
     record = read_record(folder)
-    others = read_rank_journals(folder)  # before the first journal, into which they are moved when a run ends
-    samples = journal.read(folder / SAMPLES, Sample)
-    timings = journal.read(folder / TIMINGS, Timing)
+    channels = channels_of(record)
+    others = read_rank_journals(folder, channels)  # before the first journal, into which they are moved when a run ends
+    samples = journal.read(folder / SAMPLES, Sample, channels)
+    timings = journal.read(folder / TIMINGS, Timing, channels)
     warnings = [*samples.warnings, *others.warnings, *timings.warnings]
     found = latest(map(finite, [*samples.records, *others.records]))
     _check_whole(folder, record, found)

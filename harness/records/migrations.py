@@ -2,13 +2,16 @@
 
 From 1 to 2: the control `noise` drew from the mean and deviation of the question's own message, and is called
 `noise_own` since `noise` draws from another question's. A run names the groups whose tasks are strata.
+
+From 2 to 3: what was said of T2T and C2C for the whole run is said in the channel's name, such as
+``t2t:max_new_tokens=64``. A line of a journal does not say it, so that it is read beside its run, see `under_spec`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Step = Callable[[dict[str, Any]], dict[str, Any]]
@@ -74,10 +77,80 @@ def _board(data: dict[str, Any]) -> dict[str, Any]:
     return moved
 
 
+_T2T_TOKENS = 256
+_MOVED = ("with_options", "may_answer", "t2t_tokens", "fusion_mode", "alignment")
+
+
+def under_spec(data: dict[str, Any], channels: Sequence[str]) -> dict[str, Any]:
+    """A line of a journal under the name that its run gives the channel now; before, no channel was there twice."""
+    name = data.get("channel")
+    found = [spec for spec in channels if spec.partition(":")[0] == name]
+    return {**data, "channel": found[0]} if name not in channels and len(found) == 1 else data
+
+
+def _specs(settings: Any) -> dict[str, str]:
+    """Channel -> its name with the options that the run gave it; those that have other options than the usual ones."""
+    if not isinstance(settings, Mapping):
+        return {}
+    sharers = settings.get("sharers")
+    tokens, alignment = settings.get("t2t_tokens", _T2T_TOKENS), settings.get("alignment", "auto")
+    text = [f"max_new_tokens={tokens}"] if tokens != _T2T_TOKENS else []
+    text += [name for name in ("may_answer", "with_options") if settings.get(name)]
+    fused = [f"alignment={alignment}"] if alignment != "auto" else []
+    if settings.get("fusion_mode") == "parallel" and isinstance(sharers, list) and len(sharers) > 1:
+        fused.append("mode=parallel")
+    return {name: ":".join([name, *options]) for name, options in (("t2t", text), ("c2c", fused)) if options}
+
+
+def _named(data: Any, specs: Mapping[str, str]) -> Any:
+    named = isinstance(data, dict) and data.get("channel") in specs
+    return {**data, "channel": specs[data["channel"]]} if named else data
+
+
+def _parts_named(data: dict[str, Any], specs: Mapping[str, str], *names: str) -> dict[str, Any]:
+    listed = {name: data[name] for name in names if isinstance(data.get(name), list)}
+    return {**data, **{name: [_named(part, specs) for part in parts] for name, parts in listed.items()}}
+
+
+def _settings(settings: Any, specs: Mapping[str, str]) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = {name: value for name, value in settings.items() if name not in _MOVED}
+    if isinstance(kept.get("channels"), list):
+        kept["channels"] = [specs.get(name, name) if isinstance(name, str) else name for name in kept["channels"]]
+    return kept
+
+
+def _run_of_specs(data: dict[str, Any]) -> dict[str, Any]:
+    specs = _specs(data.get("identity_fields")) or _specs(data.get("config"))
+    moved = _parts_named(data, specs, "results")
+    moved |= {name: _settings(data[name], specs) for name in ("config", "identity_fields") if name in data}
+    if moved.get("identity_fields") != data.get("identity_fields"):
+        moved["identity"] = _digest(moved["identity_fields"])
+    for name in ("counters", "throughput"):
+        if isinstance(data.get(name), Mapping):
+            moved[name] = {_arm_named(arm, specs): value for arm, value in data[name].items()}
+    return moved
+
+
+def _arm_named(arm: str, specs: Mapping[str, str]) -> str:
+    channel, slash, control = arm.partition("/")
+    return f"{specs.get(channel, channel)}{slash}{control}"
+
+
+def _board_of_specs(data: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(data.get("run"), dict):
+        return data
+    specs = _specs(data["run"].get("identity_fields"))
+    return {**_parts_named(data, specs, "results", "answers", "timings"), "run": _run_of_specs(data["run"])}
+
+
 STEPS: dict[tuple[str, int], Step] = {
     ("Sample", 1): _with_control,
     ("Timing", 1): _with_control,
     ("RunRecord", 1): _run,
     ("BoardRecord", 1): _board,
+    ("RunRecord", 2): _run_of_specs,
+    ("BoardRecord", 2): _board_of_specs,
 }
 """(name of the record, version it is in) -> the same record one version later."""

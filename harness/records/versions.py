@@ -7,21 +7,24 @@ change needs none. Nothing on disk is rewritten: the migration happens on every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from harness.errors import UserError, suggest
 from harness.records import schema
-from harness.records.migrations import STEPS
+from harness.records.migrations import STEPS, under_spec
 
 R = TypeVar("R", bound=schema.Record)
 
 MIGRATIONS = dict(STEPS)
+# From this version on a line of a journal names its channel with its options.
+_SPECS_SINCE = 3
 
 
-def upgrade(data: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
-    """Returns `data` in today's shape.
+def upgrade(data: dict[str, Any], kind: str, where: str, channels: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns `data` in today's shape; `channels` are those of the run that it is a line of.
 
     Raises:
         UserError: if its version is no number or newer than this harness.
@@ -36,11 +39,19 @@ def upgrade(data: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
         )
     for step in range(version, schema.SCHEMA_VERSION):
         data = MIGRATIONS.get((kind, step), dict)(data)
+    if version < _SPECS_SINCE:
+        data = under_spec(data, channels)
     return {**data, "schema_version": schema.SCHEMA_VERSION}
 
 
-def load(data: object, model: type[R], where: str) -> R:
-    """Checks one decoded record; `where` names file and line for the error.
+def load(data: object, model: type[R], where: str, channels: Sequence[str] = ()) -> R:
+    """Checks one decoded record.
+
+    Args:
+        data: as it was read.
+        model: what it should be.
+        where: file and line, for the error.
+        channels: of the run, where it is a line of a run's journal.
 
     Raises:
         UserError: naming the first field that is wrong.
@@ -48,7 +59,7 @@ def load(data: object, model: type[R], where: str) -> R:
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected one JSON object, a {model.__name__}, but found a {type(data).__name__}.")
     try:
-        return model.model_validate(upgrade(data, model.__name__, where))
+        return model.model_validate(upgrade(data, model.__name__, where, channels))
     except ValidationError as error:
         raise UserError(f"{where}: {_first(error, model)}") from error
 

@@ -92,7 +92,7 @@ def questions_of(data: dict[str, Any]) -> dict[str, Any]:
 
 def colors_of(data: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns every colour that figures and questions use, with the name of its CSS variable."""
-    used = {entry.color for entry in CHANNELS} | {*STAGES.values(), OTHER_COLOR}
+    used = {entry.color for entry in CHANNELS.loaded()} | {*STAGES.values(), OTHER_COLOR}
     used |= {color for run in data["runs"] for task in run["tasks"] for color in task["colors"]}
     return [(color_variable(color), color) for color in sorted(used)]
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.channels.registry import RECEIVER, SHARER
 from harness.records.schema import MajorityLabel, ResultRow, Sample
 
 ORACLE, MAJORITY, CHANCE = ("oracle", ""), ("majority", ""), ("chance", "")
@@ -39,7 +40,7 @@ def _added(
     if questions and MAJORITY not in arms:
         label = majority.label if majority else usual_label(keys)
         added[MAJORITY] = {key: _constant(sample, label) for key, sample in questions.items()}
-    ours, theirs = arms.get(("receiver", "")), arms.get(("sharer", ""))
+    ours, theirs = arms.get((RECEIVER, "")), arms.get((SHARER, ""))
     if ours and theirs and ORACLE not in arms:
         added[ORACLE] = {key: _either(ours[key], theirs[key]) for key in ours if key in theirs}
     return added

@@ -17,8 +17,8 @@ from harness.channels.spec import channel_of
 from harness.errors import UserError, unknown
 from harness.records.schema import Sample
 from harness.results.baselines import MAJORITY
-from harness.results.effects import LEVEL, Effect, compared
-from harness.results.groups import NO_FACTS, RECEIVER, TUNED, Arm, Facts, Table, entry_of, tables, top_level
+from harness.results.effects import LEVEL, TO_TUNED, Effect, compared
+from harness.results.groups import NO_FACTS, RECEIVER, Arm, Facts, Table, entry_of, tables, top_level, yardstick
 from harness.results.wording import arm_text, interval_text, percent_text
 
 COMMUNICATES, ADAPTS, NOT_RESOLVED, HARMS = "communicates", "adapts", "not resolved", "harms"
@@ -137,13 +137,14 @@ def _table_claims(table: Table) -> list[Claim]:
 
 
 def _claim(table: Table, arm: Arm) -> Claim:
-    names = [entry.name for entry in CHANNELS if entry.rival and entry.name != channel_of(arm[0])]
-    bases = [other for other in table.arms if not other[1] and channel_of(other[0]) in names]
+    names = [entry.name for entry in CHANNELS.own() if entry.rival and entry.name != channel_of(arm[0])]
+    bases = [other for other in table.arms if not other[1] and _rivals(other[0], arm[0])]
     rivals = [compared(table, arm, base) for base in bases]
     counted = tuple(one for one in rivals if one.difference is not None)
     run = {channel_of(one.base[0]) for one in counted}
     content = _first(table, arm, [(arm[0], control) for control in _CONTENT_CONTROLS])
     majority = _first(table, arm, [MAJORITY])
+    tuned = yardstick(TO_TUNED.name, table.arms)
     return Claim(
         task=table.name,
         channel=arm[0],
@@ -152,8 +153,14 @@ def _claim(table: Table, arm: Arm) -> Claim:
         missing=tuple(name for name in names if name not in run),
         content=content,
         majority=majority,
-        tuned=_first(table, arm, [TUNED]),
+        tuned=_first(table, arm, [] if tuned is None else [tuned]),
     )
+
+
+def _rivals(other: str, channel: str) -> bool:
+    """Whether a channel is judged against another one; variants of one channel are no rivals."""
+    entry = entry_of(other)
+    return entry is not None and entry.rival and entry.name != channel_of(channel)
 
 
 def _first(table: Table, arm: Arm, bases: Sequence[Arm]) -> Effect | None:

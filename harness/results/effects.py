@@ -19,15 +19,14 @@ from harness.results.baselines import DERIVED
 from harness.results.groups import (
     NO_FACTS,
     RECEIVER,
-    SHARER,
-    T2T,
-    TUNED,
     Arm,
     Facts,
     Table,
     clusters,
+    entry_of,
     tables,
     top_level,
+    yardstick,
 )
 
 NOTHING = "nothing to compare"
@@ -161,12 +160,11 @@ def comparisons(arms: Iterable[Arm]) -> Iterator[Comparison]:
 
 def _channel_comparisons(channel: str, channel_arms: set[Arm]) -> Iterator[Comparison]:
     matched, mean, mismatched = (channel, ""), (channel, "mean"), (channel, "mismatched")
-    if matched != RECEIVER:
-        yield Comparison(channel, TO_RECEIVER, matched, RECEIVER)
-    if matched not in (RECEIVER, TUNED, T2T):
-        yield Comparison(channel, TO_T2T, matched, T2T)
-    if matched not in (RECEIVER, TUNED, SHARER):
-        yield Comparison(channel, TO_TUNED, matched, TUNED)
+    entry = entry_of(channel)
+    for kind in (TO_RECEIVER, TO_T2T, TO_TUNED):
+        base = yardstick(kind.name, channel_arms)
+        if base not in (None, matched) and (entry is None or kind.name not in entry.apart):
+            yield Comparison(channel, kind, matched, base)
     yield Comparison(channel, CONTENT, matched, mean)
     yield Comparison(channel, MISINFORMATION, mean, mismatched)
     yield Comparison(channel, ADAPTATION, mean, RECEIVER)

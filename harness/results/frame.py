@@ -15,7 +15,7 @@ from harness.records.loading import LoadedRun
 from harness.records.schema import ResultRow, RunRecord
 from harness.results.claims import Claim, claims
 from harness.results.effects import KINDS, Effect, effects
-from harness.results.groups import Arm, facts_of, headline
+from harness.results.groups import RECEIVER, Arm, facts_of, headline
 from harness.results.latency import SpeedUp, speed_ups
 from harness.results.rows import summarise
 from harness.results.wording import arm_text
@@ -165,7 +165,7 @@ class _Found:
             self._effects.setdefault((effect.task, effect.arm), []).append(effect)
         self._claims = {(claim.task, (claim.channel, "")): claim for claim in judged}
         self._faster = {(one.task, one.arm): one for one in faster}
-        self._first = {row.task: row.ttft_s_p50 for row in rows if (row.channel, row.control) == ("receiver", "")}
+        self._first = {row.task: row.ttft_s_p50 for row in rows if (row.channel, row.control) == RECEIVER}
 
     def fields(self, row: ResultRow) -> dict[str, Any]:
         """The columns of a row that are not its own."""

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.channels import registry
 from harness.channels.composed import whole_tasks
 from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.spec import channel_of
@@ -22,10 +23,7 @@ Groups = Mapping[str, Sequence[str]]
 Arm = tuple[str, str]
 Key = tuple[str, str]
 
-RECEIVER: Arm = ("receiver", "")
-SHARER: Arm = ("sharer", "")
-TUNED: Arm = ("tuned", "")
-T2T: Arm = ("t2t", "")
+RECEIVER: Arm = (registry.RECEIVER, "")
 CONTROL_ORDER = (
     "", "mean", "mismatched", "shuffled_tokens", "zeroed", "noise", "noise_own", "closed", "self", "random",
 )  # fmt: skip
@@ -101,6 +99,16 @@ def entry_of(channel: str) -> ChannelEntry | None:
     """Returns the entry of a channel with its options; None where it is not registered here."""
     name = channel_of(channel)
     return CHANNELS.get(name) if name in CHANNELS.names() else None
+
+
+def yardstick(comparison: str, arms: Iterable[Arm]) -> Arm | None:
+    """Returns the arm that others are compared with, such as T2T in ``to_t2t``; None where none of these is.
+
+    Of several variants the channel without options, or the first.
+    """
+    plain = (arm for arm in arms if not arm[1])
+    known = [arm for arm in plain if (entry := entry_of(arm[0])) is not None and entry.yardstick == comparison]
+    return min(known, key=arm_order, default=None)
 
 
 def members(groups: Groups | None, tasks: Iterable[str]) -> dict[str, list[str]]:

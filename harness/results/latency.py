@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from harness import stats
 from harness.records.schema import Timing
-from harness.results.groups import T2T, Arm, Groups, arm_order, members
+from harness.results.groups import Arm, Groups, arm_order, members, yardstick
 from harness.results.rows import natural
 from harness.results.wording import arm_text
 
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """Seconds of T2T over seconds of an arm, end to end: above 1 the arm is faster.
+    """Seconds of T2T, or of its first variant, over seconds of an arm, end to end: above 1 the arm is faster.
 
     Attributes:
         low: None, like `high`, where too few questions were timed for an interval.
@@ -46,13 +46,15 @@ def speed_ups(timings: Iterable[Timing], groups: Groups | None = None) -> list[S
     found = []
     for name, inside in members(groups, (timing.task for timing in known)).items():
         ours = [timing for timing in known if timing.task in inside]
-        arms = sorted({(timing.channel, timing.control) for timing in ours} - {T2T}, key=arm_order)
-        found += [speed_up for arm in arms if (speed_up := _speed_up(name, arm, ours)) is not None]
+        arms = sorted({(timing.channel, timing.control) for timing in ours}, key=arm_order)
+        text = yardstick("to_t2t", arms)
+        pairs = [(arm, text) for arm in arms if text is not None and arm != text]
+        found += [one for pair in pairs if (one := _speed_up(name, *pair, ours)) is not None]
     return found
 
 
-def _speed_up(name: str, arm: Arm, timings: Sequence[Timing]) -> SpeedUp | None:
-    ours, text = _seconds(timings, arm), _seconds(timings, T2T)
+def _speed_up(name: str, arm: Arm, base: Arm, timings: Sequence[Timing]) -> SpeedUp | None:
+    ours, text = _seconds(timings, arm), _seconds(timings, base)
     pairs = sorted(ours.keys() & text.keys())
     if not pairs:
         return None

@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.channels.registry import CHANNELS
 from harness.config.served import pairs
 from harness.errors import UserError, unknown
+from harness.model_args import ALIASES
 from harness.models import Reference, drop_sampling, parse_reference
 from harness.prompts import Conversation, ask, render
 from harness.served.arguments import filled_in
 from harness.served.reasons import without_task_dumps
 
 Kind = Literal["tokens", "chat", "text"]
-_OURS = {"single", "t2t", "c2c"}
 _UNKNOWN_LENGTH = 2**31 - 1
 
 
@@ -94,7 +95,8 @@ def _engine(backend: str) -> Any:
     import lm_eval.models  # noqa: F401 - fills the registry
     from lm_eval.api.registry import get_model, model_registry
 
-    names = ["harness", *(name for name in model_registry if name not in _OURS)]
+    ours = {*CHANNELS.names(), *ALIASES}
+    names = ["harness", *(name for name in model_registry if name not in ours)]
     if backend not in names:
         raise unknown("backend", backend, names)
     try:

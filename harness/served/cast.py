@@ -4,19 +4,70 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from harness.accuracy import Item
-from harness.assembly import Cast
+from harness.assembly import Cast, renamed
 from harness.channels.arms import Group
-from harness.channels.base import Answering
+from harness.channels.registry import Options, TextOptions
+from harness.channels.spec import ChannelSpec, parse_channel
 from harness.channels.t2t import text_variant
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.inference.types import Query
+from harness.registry import resolve
 from harness.served.answers import cannot_score
 from harness.served.backend import Served, build
 from harness.served.channels import ServedSingle, ServedText
 from harness.served.probe import check_scores
+
+_ROLES = ("receiver", "sharer")
+
+
+@dataclass
+class Engines:
+    """The models of a run behind an engine, each set up when a channel asks for it.
+
+    Attributes:
+        ready: role -> model.
+    """
+
+    config: RunConfig
+    ready: dict[str, Served] = field(default_factory=dict)
+
+    @property
+    def receiver(self) -> Served:
+        """The model that answers."""
+        return self._set_up("receiver", self.config.receiver, self.config.receiver_args)
+
+    @property
+    def sharer(self) -> Served:
+        """The first model that sends."""
+        return self._set_up("sharer", self.config.sharers[0], self.config.sharer_args)
+
+    def _set_up(self, role: str, name: str, arguments: str) -> Served:
+        if role not in self.ready:
+            config = self.config
+            self.ready[role] = build(
+                role, config.backend, name, arguments, chat=config.chat, batch_size=config.batch_size
+            )
+        return self.ready[role]
+
+
+def receiver_alone(engines: Engines, _: Options, __: Sequence[Query]) -> Group:
+    """The receiver alone."""
+    return Group(ServedSingle(engines.receiver))
+
+
+def sharer_alone(engines: Engines, _: Options, __: Sequence[Query]) -> Group:
+    """The sharer alone."""
+    return Group(ServedSingle(engines.sharer, "sharer", "sharer"))
+
+
+def texts(engines: Engines, options: TextOptions, queries: Sequence[Query]) -> Group:
+    """The sharer writes, the receiver reads."""
+    channel = ServedText(engines.receiver, engines.sharer, text_variant(options, queries))
+    return Group(channel, engines.config.controls)
 
 
 def assemble_served(config: RunConfig, queries: Sequence[Query]) -> Cast:
@@ -30,13 +81,10 @@ def assemble_served(config: RunConfig, queries: Sequence[Query]) -> Cast:
             f"Backend {config.backend!r} spreads its work by itself, but {os.environ['WORLD_SIZE']} processes were "
             "started; start one, and give the engine its devices in --receiver_args and --sharer_args."
         )
-    served: dict[str, Served] = {}
-    if set(config.channels) & {"receiver", "t2t"}:
-        served["receiver"] = _served(config, "receiver", config.receiver, config.receiver_args)
-    if set(config.channels) & {"sharer", "t2t"}:
-        served["sharer"] = _served(config, "sharer", config.sharers[0], config.sharer_args)
-    groups = [_group(config, name, served, queries) for name in config.channels]
-    return Cast(None, (), (), tuple(groups), tuple(served.values()))
+    engines = Engines(config)
+    groups = [_named(parse_channel(name), engines, queries) for name in config.channels]
+    models = sorted(engines.ready.values(), key=lambda model: _ROLES.index(model.role))
+    return Cast(None, (), (), tuple(groups), tuple(models))
 
 
 def check_answerable(cast: Cast, items: Sequence[Item]) -> None:
@@ -83,14 +131,7 @@ def _check_chats(cast: Cast, items: Sequence[Item]) -> None:
             )
 
 
-def _served(config: RunConfig, role: str, name: str, arguments: str) -> Served:
-    return build(role, config.backend, name, arguments, chat=config.chat, batch_size=config.batch_size)
-
-
-def _group(config: RunConfig, name: str, served: dict[str, Served], queries: Sequence[Query]) -> Group:
-    channel: Answering
-    if name == "t2t":
-        channel = ServedText(served["receiver"], served["sharer"], text_variant(config, queries))
-    else:
-        channel = ServedSingle(served[name], name, "sharer" if name == "sharer" else "receiver")
-    return Group(channel, config.controls if name == "t2t" else ())
+def _named(spec: ChannelSpec, engines: Engines, queries: Sequence[Query]) -> Group:
+    """The arms of one channel under the name by which it was asked for."""
+    group: Group = resolve(spec.entry.through_engine)(engines, spec.options, queries)
+    return group if spec.text == group.channel.name else replace(group, channel=renamed(group.channel, spec.text))

@@ -14,16 +14,15 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness.channels.registry import Alignment, FusionMode
 from harness.config.fields import (
     IDENTITY,
-    Alignment,
     Attention,
     Count,
     CountOrZero,
     Device,
     Dtype,
     Fraction,
-    FusionMode,
     Identity,
     Names,
     Runtime,

@@ -12,7 +12,7 @@ from harness.paths import TASKS
 TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "factworld_receiver_knows"]
 ONE = [*TINY, "--channels", "receiver", "--controls", ""]
 
-NUMBERS = ["limit", "max_new_tokens", "t2t_tokens", "calibration_samples", "batch_size", "max_batch_tokens"]
+NUMBERS = ["limit", "max_new_tokens", "calibration_samples", "batch_size", "max_batch_tokens"]
 BAD_NUMBERS = ["0", "-1", "ten", "1.5", ""]
 OTHERS = [
     (["--seed", "-1"], "seed is -1"),
@@ -38,8 +38,18 @@ OTHERS = [
     (["--device", "cuda:x"], "device"),
     (["--device", ""], "device"),
     (["--attention", "flash"], "attention"),
-    (["--fusion_mode", "both"], "fusion_mode"),
-    (["--alignment", "shortest"], "alignment"),
+    (["--channels", "c2c:mode=both"], "mode=both is not allowed"),
+    (["--channels", "c2c:alignment=shortest"], "alignment=shortest is not allowed"),
+    (["--channels", "c2c:mode=parallel"], "Channel c2c:mode=parallel: mode=parallel says how several sharers"),
+    (["--channels", "t2t:max_new_tokens=0"], "max_new_tokens=0 is not allowed"),
+    (["--channels", "t2t:with_options=perhaps"], "with_options=perhaps is not allowed"),
+    (["--channels", "t2t:with_option"], "Did you mean 'with_options'?"),
+    (["--channels", "t2t,t2t:max_new_tokens=256"], "twice"),
+    (["--with_options"], "write t2t:with_options in --channels"),
+    (["--may-answer"], "write t2t:may_answer in --channels"),
+    (["--t2t_tokens", "8"], "write t2t:max_new_tokens=N in --channels"),
+    (["--fusion_mode=parallel"], "write c2c:mode=parallel in --channels"),
+    (["--alignment", "off"], "write c2c:alignment=X in --channels"),
     (["--channels", ""], "channels is empty"),
     (["--channels", "recever"], "Did you mean 'receiver'?"),
     (["--channels", "c2cc"], "Did you mean 'c2c'?"),

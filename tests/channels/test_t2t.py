@@ -10,9 +10,9 @@ from helpers.work import context_of, query
 
 from harness.asking import query_of
 from harness.channels.messages import NoMessage, TextMessage
+from harness.channels.registry import TextOptions
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant, text_variant
-from harness.config import build
 from harness.errors import UserError
 from harness.inference.types import CallStats, Query
 from harness.models import LM
@@ -60,13 +60,11 @@ def test_each_restriction_can_be_lifted_and_is_named(receiver: LM) -> None:
     ],
 )
 def test_a_variant_says_whose_words_the_sharer_reads(wordings: list[str | None], named: str) -> None:
-    chosen = {"channels": ["t2t"], "controls": [], "t2t_tokens": 5, "receiver": "r", "sharers": ["s"]}
-    config = build({"tasks": ["factworld"], **chosen})
     queries = [replace(QUESTION, t2t_prompt=wording) for wording in wordings]
-    assert str(text_variant(config, queries)) == named
+    assert str(text_variant(TextOptions(max_new_tokens=5), queries)) == named
     if any(wordings):
         with pytest.raises(UserError, match="a task has words of its own"):
-            text_variant(config.model_copy(update={"may_answer": True}), queries)
+            text_variant(TextOptions(may_answer=True), queries)
 
 
 def test_a_task_may_word_the_sharers_turn_itself(receiver: LM) -> None:

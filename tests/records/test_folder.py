@@ -13,6 +13,7 @@ from harness.errors import RunError, UserError
 from harness.records import LoadedRun, load_run, loading
 from harness.records.folder import RankFolder, RunFolder
 from harness.records.loading import latest
+from harness.records.schema import SCHEMA_VERSION
 
 
 def test_a_run_from_start_to_end(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_folder_without_write_permission(tmp_path: Path) -> None:
         ('{"run_id": ', "not valid JSON"),
         ("[]", "one JSON object"),
         ("{}", "field 'run_id'"),
-        (run_record().model_dump_json().replace('version":2', 'version":3'), "update the harness"),
+        (run_record().model_dump_json().replace(f'version":{SCHEMA_VERSION}', 'version":99'), "update the harness"),
     ],
 )
 def test_broken_run_json_is_a_sentence(tmp_path: Path, content: str, message: str) -> None:

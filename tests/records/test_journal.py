@@ -18,6 +18,7 @@ from harness.records.journal import Journal, read
 from harness.records.schema import Sample
 
 LINES = [journals.encode(sample(number)) for number in range(3)]
+VERSION = f'"schema_version": {schema.SCHEMA_VERSION}'.encode()
 NAME = "samples.jsonl"
 
 
@@ -93,10 +94,10 @@ def test_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b"[1]", "one JSON object"),
-        (b'{"schema_version": 2}', "field 'task'"),
+        (b'{"schema_version": 3}', "field 'task'"),
         (LINES[0].replace(b'"text"', b'"texts"'), "Did you mean 'text'"),
-        (LINES[0].replace(b'"schema_version": 2', b'"schema_version": 99'), "update the harness"),
-        (LINES[0].replace(b'"schema_version": 2', b'"schema_version": true'), "whole number"),
+        (LINES[0].replace(VERSION, b'"schema_version": 99'), "update the harness"),
+        (LINES[0].replace(VERSION, b'"schema_version": true'), "whole number"),
     ],
 )
 def test_json_that_is_no_sample_is_refused_even_as_last_line(tmp_path: Path, line: bytes, message: str) -> None:
@@ -107,10 +108,11 @@ def test_json_that_is_no_sample_is_refused_even_as_last_line(tmp_path: Path, lin
 def test_older_schema_is_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = json.loads(LINES[0])
     old["right"] = old.pop("key")
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
-    monkeypatch.setitem(versions.MIGRATIONS, ("Sample", 2), lambda data: {"key": data.pop("right"), **data})
+    newer = schema.SCHEMA_VERSION + 1
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", newer)
+    monkeypatch.setitem(versions.MIGRATIONS, ("Sample", newer - 1), lambda data: {"key": data.pop("right"), **data})
     (found,) = read(written(tmp_path, json.dumps(old).encode()), Sample).records
-    assert (found.key, found.schema_version) == ("A", 3)
+    assert (found.key, found.schema_version) == ("A", newer)
 
 
 def test_failing_write_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def models(role: str) -> list[ModelInfo]:
         (fields(weights=["1", "3"]), "weights.", False),
         (fields(fuser_weights=["1"]), "fuser.", False),
         (fields(prompts={"t": "q"}), "prompts (prompts).", False),
-        (fields(limit=5, t2t_tokens=3), "config (limit, t2t_tokens).", False),
+        (fields(limit=5, seed=3), "config (limit, seed).", False),
         (fields(attention="eager"), "number format or kernel (attention).", True),
         ({"identity": "b" * 64}, "identity (aaaaaaa -> bbbbbbb).", False),
         ({"identity": ""}, "identity (aaaaaaa -> unknown).", False),

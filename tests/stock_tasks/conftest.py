@@ -63,7 +63,7 @@ def model(folders: dict[str, str]) -> Callable[..., Any]:
         if name == "single":
             return SingleLM(receiver=folders[alone], batch_size=batch_size, **arguments)
         if name == "t2t":
-            return TextLM(**pair, t2t_tokens=6, batch_size=batch_size, **arguments)
+            return TextLM(**pair, max_new_tokens=6, batch_size=batch_size, **arguments)
         return FusedLM(**pair, fuser=folders["fuser"], batch_size=batch_size, **arguments)
 
     return made
