@@ -7,7 +7,7 @@ of other models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,17 +138,17 @@ def taken(controls: Iterable[str], channel: ChannelEntry) -> tuple[str, ...]:
     return tuple(name for name in controls if CONTROLS.get(name).takes(channel))
 
 
-def not_taken(controls: Iterable[str], channels: Mapping[str, ChannelEntry]) -> list[str]:
-    """Says of each control which of the chosen channels with a message cannot take it.
+def not_taken(controls: Sequence[str], channels: Mapping[str, ChannelEntry]) -> list[str]:
+    """Says of each chosen channel with a message which controls it cannot take, such as ``mean, closed of t2t``.
 
     Args:
         controls: names.
         channels: chosen ones, by the names under which they were asked for.
     """
     lines = []
-    for name in controls:
-        entry = CONTROLS.get(name)
-        others = [spec for spec, channel in channels.items() if channel.message and not entry.takes(channel)]
-        if others:
-            lines.append(f"{name} of {', '.join(others)}")
+    for spec, channel in channels.items():
+        able = taken(controls, channel)
+        lacking = [name for name in controls if name not in able]
+        if channel.message and lacking:
+            lines.append(f"{', '.join(lacking)} of {spec}")
     return lines

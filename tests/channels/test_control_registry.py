@@ -53,9 +53,9 @@ def test_what_each_channel_takes() -> None:
     # Of a channel without gates everything that changes its message.
     assert taken(names, STATES) == ("mismatched", "mean", "zeroed", "noise", "noise_own", "shuffled_tokens")
     assert takers("mean") == ["c2c"]
-    assert not_taken(["mean", "zeroed"], {name: CHANNELS.get(name) for name in ("receiver", "t2t", "c2c")}) == [
-        "mean of t2t"
-    ]
+    chosen = {name: CHANNELS.get(name) for name in ("receiver", "t2t", "c2c")}
+    assert not_taken(["mean", "zeroed", "closed"], chosen) == ["mean, closed of t2t"]
+    assert not_taken(["zeroed"], chosen) == []
 
 
 @pytest.mark.parametrize("control", ["mean", "noise", "closed", "noise_own"])
