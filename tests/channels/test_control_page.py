@@ -1,0 +1,34 @@
+"""The code of docs/add_a_control.md works as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers.work import query
+
+from harness.channels.control_registry import ControlEntry
+from harness.channels.controls import Control
+from harness.channels.messages import TensorMessage, TextMessage
+from harness.channels.registry import CHANNELS
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "add_a_control.md"
+
+
+def test_the_control_of_the_page_changes_both_kinds_of_message() -> None:
+    found: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, found)
+    entry = found["REVERSED"]
+    assert isinstance(entry, ControlEntry)
+    assert all(entry.takes(CHANNELS.get(name)) for name in ("t2t", "c2c"))
+    control, queries = Control(entry), [query("Why?"), query("How?")]
+    sent = TensorMessage((torch.arange(2 * 5 * 3.0).view(2, 5, 3),), (2, 3))
+    heard = control(sent, queries)
+    assert isinstance(heard, TensorMessage)
+    assert torch.equal(heard.parts[0], sent.parts[0][:, [1, 0, 4, 3, 2]])
+    assert heard.payload_bytes == sent.payload_bytes
+    told = control(TextMessage(("a b", "c d e"), ("q", "q")), queries)
+    assert told == TextMessage(("b a", "e d c"), ("q", "q"))
