@@ -28,8 +28,11 @@ _SUMMARY = {
     "train-demo": "build the embedded pair from nothing",
     "bench": "time the channels, or training, against the floor of this machine",
     "convert": "convert a fuser between the original's format and ours",
-    "ls": "list tasks, channels and controls",
+    "ls": "list tasks, channels with their options, and controls",
 }
+
+
+_PLUGGED = ("run", "resume", "report", "check", "train", "bench", "ls")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,7 +69,25 @@ def _dispatch(given: list[str]) -> int:
     commands = _commands()
     if name not in commands:
         raise UserError(f"Unknown command {name!r}; allowed: {', '.join(commands)}.{suggest(name, commands)}")
+    if name in _PLUGGED:
+        _load_plugins(rest)
     return commands[name](rest)
+
+
+def _load_plugins(rest: list[str]) -> None:
+    """Loads plug-ins before flags are read, since a flag may name what they bring."""
+    if not any(word.partition("=")[0] == "--plugin" for word in rest):
+        return
+    from harness.plugins import load_plugins
+
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    _declare_plugin(parser)
+    load_plugins(parser.parse_known_args(rest)[0].plugin)
+
+
+def _declare_plugin(parser: argparse.ArgumentParser) -> None:
+    about = "module or Python file that registers channels, controls, fusers or tasks; may be given several times"
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=about)
 
 
 def _overview() -> str:
@@ -84,7 +105,10 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
 
 
 def _parser(name: str) -> _Parser:
-    return _Parser(prog=f"run_eval.py {name}", description=_SUMMARY[name], allow_abbrev=False)
+    parser = _Parser(prog=f"run_eval.py {name}", description=_SUMMARY[name], allow_abbrev=False)
+    if name in _PLUGGED:
+        _declare_plugin(parser)
+    return parser
 
 
 def _run(rest: list[str]) -> int:
@@ -243,14 +267,9 @@ def _convert(rest: list[str]) -> int:
 
 
 def _ls(rest: list[str]) -> int:
-    parser = _parser("ls")
-    parser.add_argument("what", nargs="?", default="tasks", choices=["tasks", "subtasks", "channels", "controls"])
-    what = parser.parse_args(rest).what
-    from harness.channels.control_registry import CONTROLS
-    from harness.channels.registry import CHANNELS
-    from tasks import index
+    from harness.listing import LISTS
 
-    lists = {"tasks": index.headlines, "subtasks": lambda: sorted(index.available())}
-    names = lists[what]() if what in lists else (CHANNELS if what == "channels" else CONTROLS).names()
-    print("\n".join(names))
+    parser = _parser("ls")
+    parser.add_argument("what", nargs="?", default="tasks", choices=list(LISTS))
+    print("\n".join(LISTS[parser.parse_args(rest).what]()))
     return 0

@@ -8,15 +8,17 @@ distribution's entry points.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ended
 from harness.paths import TASKS
+from harness.plugins import load_plugins
 
 _OURS = "tasks"
+_MODEL_ARGS = "--model_args="
 
 
 def main() -> int:
@@ -25,6 +27,7 @@ def main() -> int:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
 
+    load_plugins(plugins_in(sys.argv[1:]))
     import harness.adapter  # noqa: F401 - registers
 
     sys.argv[1:] = _with_our_folder(sys.argv[1:])
@@ -33,6 +36,12 @@ def main() -> int:
     with _replaced(tasks, "TaskManager", manager), _replaced(GeneralConfigTracker, "_get_model_name", names):
         cli_evaluate()
     return 0
+
+
+def plugins_in(arguments: Sequence[str]) -> list[str]:
+    """Returns the plug-ins that ``model_args`` name, so that ``--model`` may name what they bring."""
+    pairs = (pair.partition("=") for argument in arguments for pair in argument.removeprefix(_MODEL_ARGS).split(","))
+    return [name for key, _, value in pairs if key.strip() == "plugin" for name in value.split(";") if name]
 
 
 def _with_our_folder(arguments: list[str]) -> list[str]:

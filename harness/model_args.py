@@ -16,6 +16,7 @@ from harness.channels.spec import parse_channel, spec_text
 from harness.config import RunConfig, build
 from harness.errors import UserError, suggest
 from harness.paths import located
+from harness.plugins import load_plugins
 from harness.prompts import Reading
 
 AS_LM_EVAL = Reading(as_lm_eval=True)
@@ -113,6 +114,7 @@ def _batch(name: str, value: Any) -> int | None:
 
 ONE_MODEL = (
     Argument("receiver", ("pretrained", "path"), read=_text),
+    Argument("plugin", read=_texts, own=True),
     Argument("revision", read=_text, own=True),
     Argument("gguf_file", read=_text, own=True),
     Argument("peft", read=_text),
@@ -200,6 +202,7 @@ def setup_of(model: Model, given: Mapping[str, Any]) -> Setup:
         UserError: one is not the model's, has a wrong value or no effect, or two contradict each other.
     """
     read = _read(model, given)
+    load_plugins(read.pop("plugin", ()))
     if missing := [name for name in model.needs if name not in read]:
         raise UserError(
             f"model_args of {model.name} needs {'=..., '.join(missing)}=...; several sharers or fusers of c2c are "

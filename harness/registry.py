@@ -23,6 +23,7 @@ class Named(Protocol):
 
 
 E = TypeVar("E", bound=Named)
+_UNNAMED = "another module"
 
 
 class Registry(Generic[E]):
@@ -33,22 +34,26 @@ class Registry(Generic[E]):
         CHANNELS.get("c2c")
     """
 
-    def __init__(self, what: str, group: str, entries: Iterable[E] = ()) -> None:
+    def __init__(self, what: str, group: str, entries: Iterable[E] = (), kind: type[E] | None = None) -> None:
         """Starts with our own entries.
 
         Args:
             what: the kind of entry, for error sentences.
             group: entry-point group through which other distributions add entries.
             entries: our own.
+            kind: what an entry is, so that a plug-in may list entries of several registries; that of our own where it
+                is left out.
         """
+        listed = list(entries)
         self.what, self.group = what, group
+        self.kind: type = kind or (type(listed[0]) if listed else type(None))
         self._entries: dict[str, E] = {}
         self._origins: dict[str, str] = {}
         self._installed: dict[str, EntryPoint] | None = None
-        for entry in entries:
+        for entry in listed:
             self.add(entry, origin="")
 
-    def add(self, entry: E, origin: str = "another module") -> E:
+    def add(self, entry: E, origin: str = _UNNAMED) -> E:
         """Adds an entry and returns it.
 
         Args:
@@ -94,6 +99,15 @@ class Registry(Generic[E]):
         if point is None:
             return self._origins.get(name, "")
         return point.dist.name if point.dist is not None else point.value
+
+    def credit(self, name: str, origin: str) -> None:
+        """Notes who brought an entry that was added without a word."""
+        if name in self._entries and self._origins.get(name) == _UNNAMED:
+            self._origins[name] = origin
+
+    def brought_by(self, origin: str) -> list[str]:
+        """Returns the names that one plug-in or module brought."""
+        return [name for name, where in self._origins.items() if where == origin]
 
     def __iter__(self) -> Iterator[E]:
         """Every entry, those of other distributions included."""

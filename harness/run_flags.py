@@ -45,6 +45,7 @@ def configuration(parser: argparse.ArgumentParser, given: Sequence[str]) -> RunC
     refuse_retired(word.partition("=")[0].lstrip("-").replace("-", "_") for word in given if word.startswith("--"))
     flags = {k: v for k, v in vars(parser.parse_args(given)).items() if v is not None}
     suite = flags.pop("suite", None)
+    flags.pop("plugin", None)
     values = {**(read_yaml(suite) if suite else {}), **flags}
     for name in ("channels", "controls", "tasks"):
         if isinstance(values.get(name), str):

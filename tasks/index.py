@@ -17,6 +17,7 @@ import yaml
 
 from harness.errors import UserError, suggest
 from harness.paths import TASKS
+from harness.task_registry import task_folders
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -33,7 +34,7 @@ def available() -> dict[str, str]:
 
 def headlines() -> list[str]:
     """Returns the names that stand for whole benchmarks, without their subjects and categories."""
-    return sorted(name for name, _, path in _entries() if len(path.parts) == 2)
+    return sorted(name for name, _, path in _entries() if len(path.parts) <= 2)
 
 
 def task_manager(datasets_dir: str | None = None) -> TaskManager:
@@ -45,7 +46,7 @@ def task_manager(datasets_dir: str | None = None) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
     added: Any = {} if datasets_dir is None else {"datasets_dir": datasets_dir}
-    return TaskManager(include_path=str(TASKS), include_defaults=False, metadata=added)
+    return TaskManager(include_path=[str(TASKS), *map(str, task_folders())], include_defaults=False, metadata=added)
 
 
 def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
@@ -88,8 +89,8 @@ def stratified(name: str) -> bool:
 @functools.cache
 def metadata(name: str) -> Mapping[str, Any]:
     """What the file of a task or group of this folder says of it, without its documents; nothing for others."""
-    paths = [path for entry, _, path in _entries() if entry == name]
-    read: Any = yaml.load((TASKS / paths[0]).read_text(encoding="utf-8"), _Plain) if paths else {}  # noqa: S506 - a safe one
+    paths = [file for entry, _, file in _files() if entry == name]
+    read: Any = yaml.load(paths[0].read_text(encoding="utf-8"), _Plain) if paths else {}  # noqa: S506 - a safe one
     return dict(read.get("metadata") or {})
 
 
@@ -108,8 +109,31 @@ def _check(name: str, known: Iterable[str]) -> None:
         raise UserError(f"Unknown task {name!r}; allowed: {', '.join(headlines())} and their subjects.{near}")
 
 
+def brought() -> dict[str, str]:
+    """Returns task or group of another folder -> the name of the entry with that folder."""
+    folders = task_folders().items()
+    pairs = ((name, entry) for name, _, file in _files() for folder, entry in folders if file.is_relative_to(folder))
+    return dict(pairs)
+
+
 def _entries() -> Iterator[tuple[str, str, Path]]:
-    for path in TASKS.rglob("*.yaml"):
-        found = _NAME.search(path.read_text(encoding="utf-8"))
-        if found:
-            yield found.group(2), found.group(1), path.relative_to(TASKS)
+    """Yields name, kind and path within its folder of every task and group."""
+    folders = (TASKS, *task_folders())
+    for name, kind, file in _files():
+        folder = next(folder for folder in folders if file.is_relative_to(folder))
+        yield name, kind, file.relative_to(folder)
+
+
+def _files() -> Iterator[tuple[str, str, Path]]:
+    seen: dict[str, Path] = {}
+    for folder in (TASKS, *task_folders()):
+        if not folder.is_dir():
+            raise UserError(f"Task folder {str(folder)!r} is not there; mend the plug-in or distribution naming it.")
+        for file in folder.rglob("*.yaml"):
+            found = _NAME.search(file.read_text(encoding="utf-8"))
+            if found is None:
+                continue
+            if folder != TASKS and found.group(2) in seen:
+                raise UserError(f"{file} and {seen[found.group(2)]} both name {found.group(2)!r}; rename one of them.")
+            seen.setdefault(found.group(2), file)
+            yield found.group(2), found.group(1), file

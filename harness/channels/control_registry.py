@@ -123,7 +123,7 @@ _OURS = (
     ),
 )
 
-CONTROLS: Registry[ControlEntry] = Registry("control", "c2c_harness.controls", _OURS)
+CONTROLS: Registry[ControlEntry] = Registry("control", "c2c_harness.controls", _OURS, ControlEntry)
 
 
 def takers(control: str, channels: Iterable[ChannelEntry] | None = None) -> list[str]:

@@ -244,4 +244,4 @@ _OURS = (
     ),
 )
 
-CHANNELS: Registry[ChannelEntry] = Registry("channel", "c2c_harness.channels", _OURS)
+CHANNELS: Registry[ChannelEntry] = Registry("channel", "c2c_harness.channels", _OURS, ChannelEntry)
