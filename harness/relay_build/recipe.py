@@ -50,14 +50,14 @@ class Recipe:
     rows: Rows = field(default_factory=Rows)
     receiver: tuple[Phase, ...] = (
         Phase("read", most_steps=1500, enough=0.25, least_steps=100, demanded=False),
-        Phase("know", most_steps=1500, enough=0.25, least_steps=500, cooldown_steps=400, demanded=False),
+        Phase("know", most_steps=1500, enough=0.25, least_steps=500, cooldown_steps=300, demanded=False),
     )
     sharer: tuple[Phase, ...] = (
         Phase("where", most_steps=600, enough=0.5, least_steps=100, demanded=False),
-        Phase("tell", most_steps=800, enough=0.15, least_steps=100, cooldown_steps=300, demanded=False),
+        Phase("tell", most_steps=800, enough=0.15, least_steps=100, cooldown_steps=200, demanded=False),
     )
     fuser: FuserRecipe = field(
-        default_factory=lambda: FuserRecipe(hidden_dim=64, intermediate_dim=128, num_layers=3, dropout=0.0, steps=400)
+        default_factory=lambda: FuserRecipe(hidden_dim=64, intermediate_dim=128, num_layers=3, dropout=0.0, steps=200)
     )
     test_rounds: int = 1
     answering_sharer: bool = False
