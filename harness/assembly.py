@@ -138,6 +138,11 @@ def _arms(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
 
 def _built(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     groups: list[Group] = resolve(spec.entry.build)(models, spec.options)
+    asked = getattr(spec.options, "payload", "native")
+    if any(getattr(group.channel, "payload", "native") != asked for group in groups):
+        raise UserError(
+            f"Channel {spec.text}: payload has no effect, since its builder drops the option; leave it out."
+        )
     if spec.text == spec.entry.name:
         return groups
     return [replace(group, channel=renamed(group.channel, spec.text)) for group in groups]

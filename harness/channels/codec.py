@@ -26,6 +26,7 @@ from harness.inference.types import CallStats
 PAYLOADS: tuple[str, ...] = get_args(Payload)
 _BITS = {"int8": 8, "int4": 4}
 _SCALE_BYTES = 2
+_VALUES_AT_ONCE = 2**24
 
 
 def carry(message: TensorMessage, payload: Payload, device: torch.device, work: CallStats) -> TensorMessage:
@@ -94,13 +95,24 @@ def _moved(message: TensorMessage, device: torch.device) -> TensorMessage:
 
 def _coded(message: TensorMessage, bits: int, device: torch.device) -> TensorMessage:
     heads = message.heads or (1,) * len(message.parts)
-    wires = [encode(part, bits, count).to(device) for part, count in zip(message.parts, heads, strict=True)]
-    parts = tuple(
-        decode(wire, bits, count, part.shape[2], part.dtype)
-        for wire, count, part in zip(wires, heads, message.parts, strict=True)
-    )
-    per_token = sum(wire.shape[0] * wire.shape[2] for wire in wires)
+    crossed = [_crossed(part, bits, count, device) for part, count in zip(message.parts, heads, strict=True)]
+    per_token = sum(bytes_ for _, bytes_ in crossed)
+    parts = tuple(part for part, _ in crossed)
     return replace(message, parts=parts, crossed=tuple(n * per_token for n in message.lengths))
+
+
+def _crossed(part: Tensor, bits: int, heads: int, device: torch.device) -> tuple[Tensor, int]:
+    """Encodes, moves and decodes a part; returns it with the bytes that crossed for each token.
+
+    A few entries at a time, since the float32 numbers on the way take more memory than the part itself.
+    """
+    _, tokens, features = part.shape
+    arrived, per_token = [], 0
+    for entries in part.split(max(1, _VALUES_AT_ONCE // max(1, tokens * features))):
+        wire = encode(entries, bits, heads).to(device)
+        per_token += wire.shape[0] * wire.shape[2]
+        arrived.append(decode(wire, bits, heads, features, part.dtype))
+    return torch.cat(arrived), per_token
 
 
 def _paired(steps: Tensor) -> Tensor:

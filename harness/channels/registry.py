@@ -50,7 +50,10 @@ class Options(BaseModel):
 
 
 class TensorOptions(Options):
-    """Options of every channel whose message is of tensors."""
+    """Options of every channel whose message is of tensors.
+
+    A channel keeps `payload` as an attribute of that name and ends its `send` with `harness.channels.codec.carry`.
+    """
 
     payload: Payload = "native"
     """Form in which the message crosses: as it is, or in 8 or 4 bits a value with a scale for each token and head."""

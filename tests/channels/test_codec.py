@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.assembly import _built
+from harness.channels import codec
+from harness.channels.arms import Group
 from harness.channels.codec import PAYLOADS, carry, decode, encode
 from harness.channels.messages import TensorMessage
+from harness.channels.registry import ChannelEntry, Payload, TensorOptions
+from harness.channels.single import Single
+from harness.channels.spec import ChannelSpec
+from harness.errors import UserError
 from harness.inference.types import CallStats
 from harness.timing import Clock
 
@@ -44,7 +53,7 @@ def test_the_error_of_every_value_is_half_a_step_of_its_token_and_head(
 
 @pytest.mark.parametrize("payload", ["int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_payload_bytes_are_the_bytes_that_cross(payload: str, dtype: torch.dtype) -> None:
+def test_payload_bytes_are_the_bytes_that_cross(payload: Payload, dtype: torch.dtype) -> None:
     message = sent(dtype)
     arrived = carry(message, payload, CPU, CallStats())
     for place in range(len(LENGTHS)):
@@ -71,7 +80,7 @@ def test_native_crosses_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_carrying_is_charged_and_timed(payload: str) -> None:
+def test_carrying_is_charged_and_timed(payload: Payload) -> None:
     work = CallStats(clock=Clock(CPU))
     arrived = carry(sent(), payload, CPU, work)
     assert work.counters.bytes_moved == sum(arrived.payload_bytes)
@@ -79,7 +88,7 @@ def test_carrying_is_charged_and_timed(payload: str) -> None:
 
 
 @pytest.mark.parametrize("payload", ["int8", "int4"])
-def test_a_query_is_encoded_by_itself(payload: str) -> None:
+def test_a_query_is_encoded_by_itself(payload: Payload) -> None:
     together = carry(sent(), payload, CPU, CallStats())
     for place in range(len(LENGTHS)):
         alone = carry(sent().only(place), payload, CPU, CallStats())
@@ -109,3 +118,35 @@ def test_a_number_that_is_not_finite_spoils_its_token_and_head_alone(bits: int, 
 def test_heads_divide_the_features() -> None:
     with pytest.raises(ValueError, match="7 features do not divide into 2 heads"):
         encode(torch.ones(1, 1, 7), 8, 2)
+
+
+@pytest.mark.parametrize("values_at_once", [1, 30, 10**9])
+def test_how_many_entries_are_encoded_at_once_changes_nothing(
+    values_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = carry(sent(), "int4", CPU, CallStats())
+    monkeypatch.setattr(codec, "_VALUES_AT_ONCE", values_at_once)
+    again = carry(sent(), "int4", CPU, CallStats())
+    assert again.payload_bytes == whole.payload_bytes
+    assert all(torch.equal(*pair) for pair in zip(again.parts, whole.parts, strict=True))
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_message_without_entries_has_no_bytes(payload: Payload) -> None:
+    arrived = carry(TensorMessage((torch.empty(0, 3, 4),), (1, 2)), payload, CPU, CallStats())
+    assert arrived.payload_bytes == (0, 0)
+    assert arrived.parts[0].shape == (0, 3, 4)
+
+
+def test_a_builder_that_drops_the_payload_is_refused() -> None:
+    entry = ChannelEntry("states", "", build=_plain, message="tensors", options=TensorOptions)
+    with pytest.raises(UserError, match="states:payload=int8: payload has no effect"):
+        _built(ChannelSpec(entry, TensorOptions(payload="int8")), _NOTHING)
+    assert _built(ChannelSpec(entry, TensorOptions()), _NOTHING)
+
+
+def _plain(models: Any, options: Any) -> list[Group]:
+    return [Group(Single(models))]
+
+
+_NOTHING: Any = object()

@@ -65,6 +65,11 @@ def test_a_control_that_no_chosen_channel_takes_is_refused(control: str) -> None
     assert build({**PAIR, "channels": ["t2t", "c2c"], "controls": [control]}).controls == (control,)
 
 
+def test_a_run_that_began_with_a_control_goes_on_with_it() -> None:
+    begun = {**PAIR, "channels": ["t2t"], "controls": ["mismatched", "mean"], "resume": True, "output_path": "run"}
+    assert build(begun).controls == ("mismatched", "mean")
+
+
 def test_an_unknown_control_gets_its_nearest_neighbour() -> None:
     with pytest.raises(UserError, match=r"Unknown control 'meen'; .*Did you mean 'mean'\?"):
         build({**PAIR, "controls": ["meen"]})
