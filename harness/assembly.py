@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.fusion.alignment import same_vocabulary
 from harness.fusion.checkpoint import check_fits
 from harness.fusion.checkpoint import load as load_fuser
-from harness.fusion.fuser import Fuser
+from harness.fusion.interface import FuserModule
 from harness.fusion.shapes import kv_shape
 from harness.hub import Commits, Snapshot, Wanted
 from harness.inference.types import Request
@@ -46,11 +46,11 @@ class Cast:
 
     receiver: LM | None
     sharers: tuple[LM, ...]
-    fusers: tuple[Fuser, ...]
+    fusers: tuple[FuserModule, ...]
     groups: tuple[Group, ...]
     served: tuple[Served, ...] = ()
     tuned: LM | None = None
-    self_fuser: Fuser | None = None
+    self_fuser: FuserModule | None = None
     fuser_places: Mapping[str, Snapshot] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -107,7 +107,7 @@ def _loaded(
     receiver = _receiver(config, commits)
     named = config.sharers if "sharer" in needs else ()
     sharers = tuple(_load(config, reference, config.sharer_chat_template, commits) for reference in named)
-    fusers: tuple[Fuser, ...] = ()
+    fusers: tuple[FuserModule, ...] = ()
     if "fuser" in needs:
         pairs = zip(config.fusers, sharers, strict=True)
         fusers = tuple(fitting_fuser(places[name], receiver, sharer) for name, sharer in pairs)
@@ -174,7 +174,7 @@ def fine_tuned(config: RunConfig, receiver: LM, commits: Commits) -> LM:
     return replace(lm, tokenizer=receiver.tokenizer, max_length=receiver.max_length)
 
 
-def fitting_fuser(place: Snapshot, receiver: LM, sharer: LM) -> Fuser:
+def fitting_fuser(place: Snapshot, receiver: LM, sharer: LM) -> FuserModule:
     """Loads a fuser onto the receiver's device and checks that it was made for these two models."""
     fuser = load_fuser(str(place.folder))
     check_fits(fuser, kv_shape(receiver.model.config), kv_shape(sharer.model.config))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
+from harness.call_log import ForwardCall, report
 from harness.errors import UserError
 from harness.kv import KVBuffer
 from harness.layer_masks import LayerMask, masked_by_layer
@@ -206,6 +207,7 @@ def _call(
     lm: LM, buffer: KVBuffer, columns: Columns, counters: Counters, keep: int, layer_mask: LayerMask | None = None
 ) -> Tensor | None:
     counters.forwards += 1
+    report(ForwardCall(lm, buffer.rows, columns.ids.shape[1], buffer.past, keep))
     arguments = {
         "input_ids": columns.ids,
         "position_ids": columns.positions,

@@ -71,7 +71,7 @@ def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
             "revision": place.commit,
             "fingerprint": sha256_files(sorted(p for p in folder.iterdir() if p.is_file())),
             "parameters": sum(p.numel() for p in fuser.parameters()),
-            "layers": len(fuser.config.layer_map),
+            "layers": fuser.layers,
             "training": of_fuser(folder),
         }
         for role, reference, fuser in named
@@ -81,12 +81,10 @@ def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
 
 
 def gates_of(cast: Cast) -> list[dict[str, Any]]:
-    """Gate logits by receiver layer, a fuser after the other."""
-    rows = []
+    """What the fusers report of each receiver layer, such as gate logits, a fuser after the other."""
+    rows: list[dict[str, Any]] = []
     for number, fuser in enumerate(cast.fusers):
-        keys, values = fuser.gates().tolist()
-        for (layer, source), key, value in zip(fuser.config.layer_map, keys, values, strict=True):
-            rows.append({"layer": layer, "sharer": number, "sharer_layer": source, "gate_k": key, "gate_v": value})
+        rows += [{"layer": row["layer"], "sharer": number, **row} for row in fuser.layer_figures()]
     return rows
 
 

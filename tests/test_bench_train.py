@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.bench.arms import Calls
 from harness.bench.build import FuserWidths, Models, build_models
-from harness.bench.floor import Cost, fusion_weights, model_cost
+from harness.bench.floor import Cost, model_cost
 from harness.bench.main import add_arguments, main
 from harness.bench.measure import Repeats
 from harness.bench.shapes import read_pair
@@ -123,12 +123,9 @@ def test_several_stretches_are_charged_what_reaches_a_weight() -> None:
         new, all_seen = b - a, seen(b - a, a)
         forward += 2 * busy * all_seen * receiver.attention
         back += (4 * (busy - 1) * all_seen + 3 * new * a) * receiver.attention
-    # Also computed, though nothing needs it: the last layer's end in calls that only fill the cache, and the gradient
-    # of the sharer's side wherever the receiver's side has one.
-    config = channel.links[0].fuser.config
+    # Also computed, though nothing needs it: the last layer's end in calls that only fill the cache.
     idle = sum(tail(arm, b - a) for a, b in (first, *later) if b < found.prompt_length)
-    joined = sum(b - a for a, b in found.fused[1:]) * 2 * 2 * len(config.layer_map) * config.hidden_dim
-    spare = idle + queries(arm, end) + joined * config.sharer_dim
+    spare = idle + queries(arm, end)
     assert flops(calls) - 2 * (forward + back) == counted(lambda: objective([found]).backward()) - spare
 
 
@@ -139,8 +136,8 @@ def test_bytes_are_those_counted_by_hand() -> None:
     assert optimizer == Cost(0.0, 32.0 * sum(p.numel() for p in session.objective.parameters()))
     # K and V of the two aligned layers of the sharer, one head 12 wide, of 3 rows of 19 tokens, read and written.
     assert transfer == Cost(0.0, 2.0 * (2 * 2) * 12 * 3 * 19 * 4)
-    config = session.objective.channel.links[0].fuser.config
-    weights = 2 * 2 * fusion_weights(config)
+    fuser = session.objective.channel.links[0].fuser
+    config, weights = fuser.config, sum(p.numel() for p in fuser.parameters())
     moved = 2 * 2 * 3 * 19 * (config.sharer_dim + 2 * config.receiver_dim)
     assert arm.calls["fuser_forward"][0].bytes_moved == 4 * (weights + moved)
     assert arm.calls["fuser_backward"][0].bytes_moved == 4 * (2 * weights + moved)
@@ -148,8 +145,8 @@ def test_bytes_are_those_counted_by_hand() -> None:
 
 def test_half_precision_reads_and_writes_full_masters() -> None:
     arm = make_train_arms(build_models(read_pair("tiny"), torch.bfloat16, CPU), ["plain"], CELL, WIDTHS, 0)["plain"]
-    config = arm.loop.session.objective.channel.links[0].fuser.config
-    weights = 2 * 2 * fusion_weights(config)
+    fuser = arm.loop.session.objective.channel.links[0].fuser
+    config, weights = fuser.config, sum(p.numel() for p in fuser.parameters())
     moved = 2 * 2 * 3 * 19 * (config.sharer_dim + 2 * config.receiver_dim)
     assert arm.calls["fuser_backward"][0].bytes_moved == 2 * moved + 4 * 2 * weights
 

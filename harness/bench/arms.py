@@ -6,22 +6,29 @@ reading names the calls that its answer could not do without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from harness.bench.build import Pair
-from harness.bench.floor import Cost, ModelCost, fusion_cost, model_cost
-from harness.channels.base import Channel
-from harness.channels.c2c import CacheToCache
+from harness.bench.floor import Cost, call_cost, model_cost
+from harness.call_log import Call, logged
+from harness.channels.arms import Group, LoadedModels
+from harness.channels.base import Channel, answers_itself
+from harness.channels.registry import CHANNELS
 from harness.channels.single import Single
+from harness.channels.spec import channel_of, parse_channel
 from harness.channels.t2t import TextToText, TextVariant
+from harness.config import RunConfig
 from harness.decoding import generate, score
+from harness.errors import UserError
 from harness.inference.types import CallStats, Context, Query
 from harness.models import LM
 from harness.prompts import continuation, encode
+from harness.registry import resolve
 from harness.single_row import as_the_library_has_it
 from harness.timing import Clock
 
@@ -71,58 +78,58 @@ class Reading:
 
 
 Arm = Callable[[list[Query], Task], Reading]
-# (queries, prompt tokens of each, bytes that cross) -> what an answer could not do without before its first token.
-BeforeAnswer = Callable[[list[Query], int, int], Calls]
 
 
 def make_arms(pair: Pair, names: Sequence[str], message_tokens: int) -> dict[str, Arm]:
-    """Builds the named arms."""
+    """Builds the named arms: ways outside the harness, and channels as they are asked for in a run."""
     makers: dict[str, Callable[[], Arm]] = {
         "transformers": lambda: _transformers(pair.receiver),
         "lm_eval": lambda: _lm_eval(pair.receiver),
-        "receiver": lambda: _single(Single(pair.receiver)),
-        "sharer": lambda: _single(Single(pair.sharer, "sharer", role="sharer")),
-        "t2t": lambda: _told(TextToText(pair.receiver, pair.sharer, TextVariant(max_new_tokens=message_tokens))),
-        "c2c": lambda: _fused(pair.c2c()),
+        "receiver": lambda: _through(Single(pair.receiver)),
+        "sharer": lambda: _through(Single(pair.sharer, "sharer", role="sharer")),
+        "t2t": lambda: _through(TextToText(pair.receiver, pair.sharer, TextVariant(max_new_tokens=message_tokens))),
+        "c2c": lambda: _through(pair.c2c()),
     }
-    return {name: makers[name]() for name in names}
+    return {name: makers[name]() if name in makers else _through(registered(pair, name)) for name in names}
 
 
-def _single(channel: Single) -> Arm:
-    return _through(channel, lambda queries, prompt_tokens, payload: _prefill(channel, queries, prompt_tokens))
+def registered(pair: Pair, text: str) -> Channel:
+    """Builds any registered channel for the pair, from ``name[:option=value]...``.
+
+    Raises:
+        UserError: there is no such channel, or it takes no part in a bench.
+    """
+    spec = parse_channel(text)
+    if not spec.entry.build:
+        raise UserError(f"Channel {text!r} runs no model of its own, so there is nothing to time; leave it out.")
+    models = LoadedModels(pair.receiver, RunConfig.model_construct(controls=()), (pair.sharer,), (pair.fuser,))
+    groups: list[Group] = resolve(spec.entry.build)(models, spec.options)
+    channel = groups[0].channel
+    assert not answers_itself(channel)
+    return channel
 
 
-def _told(channel: TextToText) -> Arm:
-    def before(queries: list[Query], prompt_tokens: int, payload: int) -> Calls:
-        return _prefill(channel, queries, prompt_tokens) | _written(channel, queries)
-
-    return _through(channel, before)
-
-
-def _fused(channel: CacheToCache) -> Arm:
-    return _through(channel, lambda queries, prompt_tokens, payload: _fused_prefill(channel, queries, payload))
-
-
-def _through(channel: Channel, before: BeforeAnswer) -> Arm:
+def _through(channel: Channel) -> Arm:
     def arm(queries: list[Query], task: Task) -> Reading:
-        work = CallStats(clock=Clock(channel.answers.device))
-        work.clock.mark("start")
-        message = channel.send(queries, work)
-        context = channel.receive(queries, message, work)
-        cache_bytes = context.buffer.nbytes
-        if task.new_tokens:
-            with work.clock.stage(_decoding(channel)):
-                generate(context, task.new_tokens, [()] * len(queries), work, exactly=task.new_tokens)
-        else:
-            with work.clock.stage("scoring"):
-                _score(context, queries, work)
-        work.clock.mark("end")
+        clock = _StageClock(channel.answers.device)
+        work = CallStats(clock=clock)
+        with logged(clock.note):
+            clock.mark("start")
+            message = channel.send(queries, work)
+            context = channel.receive(queries, message, work)
+            cache_bytes = context.buffer.nbytes
+            if task.new_tokens:
+                with clock.stage(_decoding(channel)):
+                    generate(context, task.new_tokens, [()] * len(queries), work, exactly=task.new_tokens)
+            else:
+                with clock.stage("scoring"):
+                    _score(context, queries, work)
+            clock.mark("end")
         return Reading(
-            total_s=work.clock.since_start_s("end"),
-            ttft_s=work.clock.since_start_s("first_token") if task.new_tokens else None,
-            stages_s=work.clock.stages_s(),
-            calls=before(queries, context.prompt_tokens[0], sum(message.payload_bytes))
-            | _needed(channel, queries, context.prompt_tokens[0], task),
+            total_s=clock.since_start_s("end"),
+            ttft_s=clock.since_start_s("first_token") if task.new_tokens else None,
+            stages_s=clock.stages_s(),
+            calls=_floors(clock.calls, channel, sum(message.payload_bytes)),
             payload_bytes=message.payload_bytes[0],
             cache_bytes=cache_bytes,
         )
@@ -135,17 +142,34 @@ def _score(context: Context, queries: list[Query], work: CallStats) -> None:
     score(context, options, work)
 
 
-def _needed(channel: Channel, queries: list[Query], prompt_tokens: int, task: Task) -> Calls:
-    """What an answer could not do without from its first token on."""
-    cost, rows = _cost(channel.answers), len(queries)
-    if task.new_tokens:
-        return {_decoding(channel): cost.decode(rows, prompt_tokens, task.new_tokens - 1)}
-    return {"scoring": [cost.call(rows, task.behind, prompt_tokens, logits=task.behind)] if task.behind else []}
+@dataclass
+class _StageClock(Clock):
+    """A clock that also notes which calls were made in which stage."""
+
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+    _stage: str = ""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """See `Clock.stage`."""
+        outer, self._stage = self._stage, name
+        self.calls.setdefault(name, [])
+        with super().stage(name):
+            yield
+        self._stage = outer
+
+    def note(self, call: Call) -> None:
+        """Adds a call to the running stage."""
+        self.calls.setdefault(self._stage, []).append(call)
 
 
-def _prefill(channel: Channel, queries: list[Query], prompt_tokens: int) -> Calls:
-    call = _cost(channel.answers).call(len(queries), prompt_tokens, logits=1)
-    return {f"{_reader(channel)}_prefill": [call]}
+def _floors(calls: Mapping[str, Sequence[Call]], channel: Channel, payload: int) -> Calls:
+    """The costs of what a channel asked of its models, and of moving a message of tensors."""
+    element = channel.answers.dtype.itemsize
+    found = {stage: [call_cost(call, element) for call in made] for stage, made in calls.items()}
+    if "message_transfer" in found and CHANNELS.get(channel_of(channel.name)).message == "tensors":
+        found["message_transfer"].append(Cost(0.0, 2.0 * payload))
+    return found
 
 
 def _reader(channel: Channel) -> str:
@@ -156,38 +180,8 @@ def _decoding(channel: Channel) -> str:
     return f"{_reader(channel)}_decode"
 
 
-def _fused_prefill(channel: CacheToCache, queries: list[Query], payload: int) -> Calls:
-    link, rows = channel.links[0], len(queries)
-    plan = channel.planner.plan(queries[0].receiver)
-    receiver, sharer = _cost(channel.answers), _cost(link.sharer)
-    spans = list(zip(plan.cuts, plan.cuts[1:], strict=False))
-    silent = [receiver.call(rows, b - a, a, cache_only=True) for a, b in spans[:-1]]
-    start, end = spans[-1]
-    stretches = [fusion_cost(link.fuser.config, rows * (b - a), receiver.element_bytes) for a, b in plan.fused]
-    return {
-        "sharer_prefill": [sharer.call(rows, plan.fused_end, cache_only=True)],
-        "message_transfer": [Cost(0.0, 2.0 * payload)],
-        "fusion": stretches,
-        "receiver_prefill": [*silent, receiver.call(rows, end - start, start, logits=1)],
-    }
-
-
-def _written(channel: TextToText, queries: list[Query]) -> Calls:
-    cost, rows = _cost(channel.sharer), len(queries)
-    asked = len(encode(channel.sharer, queries[0].receiver).ids)
-    return {
-        "sharer_prefill": [cost.call(rows, asked, logits=1)],
-        "sharer_decode": cost.decode(rows, asked, channel.style.max_new_tokens - 1),
-    }
-
-
-def _cost(lm: LM) -> ModelCost:
-    return model_cost(lm.config, lm.dtype.itemsize)
-
-
 def _alone(lm: LM, answer: Callable[[list[Query], Task], Any]) -> Arm:
     """Times somebody else's way of letting the receiver answer; its floor is the receiver's own."""
-    single = Single(lm)
 
     def arm(queries: list[Query], task: Task) -> Reading:
         clock = Clock(lm.device)
@@ -196,10 +190,18 @@ def _alone(lm: LM, answer: Callable[[list[Query], Task], Any]) -> Arm:
             answer(queries, task)
             clock.mark("end")
         prompt_tokens = len(encode(lm, queries[0].receiver).ids)
-        calls = _prefill(single, queries, prompt_tokens) | _needed(single, queries, prompt_tokens, task)
-        return Reading(clock.since_start_s("end"), calls=calls)
+        return Reading(clock.since_start_s("end"), calls=_receiver_calls(lm, len(queries), prompt_tokens, task))
 
     return arm
+
+
+def _receiver_calls(lm: LM, rows: int, prompt_tokens: int, task: Task) -> Calls:
+    cost = model_cost(lm.config, lm.dtype.itemsize)
+    prefill = {"receiver_prefill": [cost.call(rows, prompt_tokens, logits=1)]}
+    if task.new_tokens:
+        return prefill | {"receiver_decode": cost.decode(rows, prompt_tokens, task.new_tokens - 1)}
+    behind = [cost.call(rows, task.behind, prompt_tokens, logits=task.behind)] if task.behind else []
+    return prefill | {"scoring": behind}
 
 
 def _transformers(lm: LM) -> Arm:

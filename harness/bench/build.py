@@ -17,8 +17,9 @@ import torch
 from harness.bench.shapes import ModelShape
 from harness.channels.c2c import CacheToCache, Link
 from harness.errors import UserError
-from harness.fusion.fuser import Fuser, FuserConfig
-from harness.fusion.shapes import config_for, kv_shape
+from harness.fusion.interface import FuserModule, config_of
+from harness.fusion.registry import C2C, parse_form
+from harness.fusion.shapes import kv_shape, pair_shapes
 from harness.inference.types import Query
 from harness.models import LM, wrap
 from harness.prompts import ask
@@ -56,7 +57,7 @@ class Models:
 class Pair(Models):
     """A receiver, a sharer and a fuser whose gates are all open."""
 
-    fuser: Fuser
+    fuser: FuserModule
 
     def c2c(self) -> CacheToCache:
         """The channel between the two."""
@@ -64,17 +65,21 @@ class Pair(Models):
 
 
 def build_pair(
-    shapes: tuple[ModelShape, ModelShape], dtype: torch.dtype, device: torch.device, widths: FuserWidths
+    shapes: tuple[ModelShape, ModelShape],
+    dtype: torch.dtype,
+    device: torch.device,
+    widths: FuserWidths,
+    form: str = C2C,
 ) -> Pair:
-    """Builds both models and the fuser.
+    """Builds both models and the fuser, `form` being ``name[:option=value]...``.
 
     Raises:
-        UserError: a local configuration cannot be built.
+        UserError: a local configuration cannot be built, or the fuser's form or one of its options is unknown.
     """
     models = build_models(shapes, dtype, device)
     with torch.device(device):
-        fuser = Fuser(_fuser_config(models.receiver, models.sharer, widths))
-    fuser.gate_logit.data.fill_(1.0)
+        fuser = _fuser(models.receiver, models.sharer, widths, form)
+    fuser.open_gates()
     return Pair(models.receiver, models.sharer, fuser.to(dtype).eval().requires_grad_(False))
 
 
@@ -151,7 +156,10 @@ def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
-def _fuser_config(receiver: LM, sharer: LM, widths: FuserWidths) -> FuserConfig:
-    ours, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
-    depth, hidden, inner = widths.layers, widths.hidden, widths.intermediate
-    return config_for(ours, theirs, hidden_dim=hidden, intermediate_dim=inner, num_layers=depth)
+def _fuser(receiver: LM, sharer: LM, widths: FuserWidths, form: str) -> FuserModule:
+    entry, options = parse_form(form)
+    if entry.name == C2C:
+        named = {"hidden_dim": widths.hidden, "intermediate_dim": widths.intermediate, "num_layers": widths.layers}
+        options = {**named, **options}
+    kind = entry.load()
+    return kind(config_of(kind, pair_shapes(kv_shape(receiver.config), kv_shape(sharer.config)), options))

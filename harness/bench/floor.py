@@ -1,8 +1,9 @@
-"""The least that a forward call must cost: its operations at the machine's rate, its bytes at its bandwidth.
+"""The least that a call must cost (roofline): its operations at the machine's rate, its bytes at its bandwidth.
 
-Guarantees arithmetic on shapes alone. Each call is charged the larger of the two, as if they overlapped perfectly;
-what no answer needs is not charged (the last layer behind its K and V where only the cache is wanted). Dense
-models only: of a mixture every expert would be charged.
+Operations of products are counted by torch, see `harness.bench.counted`; by formula stand what no counter knows: pairs
+of tokens that see each other, what need not be computed, and bytes. Each call is charged the larger of the two, as if
+they overlapped perfectly; what no answer needs is not charged (the last layer behind its K and V where only the cache
+is wanted). Dense models only: of a mixture every expert would be charged.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from harness.bench.counted import fusion_flops, products
 from harness.bench.machine import Speeds
-from harness.fusion.config import FuserConfig
+from harness.call_log import Call, ForwardCall
+from harness.fusion.interface import FuserModule
 from harness.fusion.shapes import kv_shape
 
 
@@ -44,6 +47,8 @@ class ModelCost:
         head_weights: of the vocabulary projection.
         attention: query heads times head_dim.
         kv_width: numbers that one token adds to one layer's cache.
+        token_flops: counted operations of all layers' products, for one token.
+        logit_flops: likewise of the vocabulary projection, for one position.
     """
 
     layers: int
@@ -54,6 +59,8 @@ class ModelCost:
     attention: int
     kv_width: int
     element_bytes: int
+    token_flops: int
+    logit_flops: int
 
     def call(self, rows: int, new: int, past: int = 0, logits: int = 0, cache_only: bool = False) -> Cost:
         """One forward call.
@@ -69,7 +76,8 @@ class ModelCost:
         weights = self.layers * self.layer_weights - idle
         seen = new * past + new * (new + 1) / 2
         busy = self.layers - int(cache_only)
-        flops = 2 * rows * (new * weights + logits * self.head_weights + 2 * busy * self.attention * seen)
+        made = rows * (new * (self.token_flops - 2 * idle) + logits * self.logit_flops)
+        flops = made + 4 * rows * busy * self.attention * seen
         read = weights + (self.head_weights if logits else 0) + rows * self.layers * self.kv_width * (past + new)
         return Cost(flops, self.element_bytes * read)
 
@@ -92,12 +100,20 @@ class ModelCost:
         return [self.call(rows, 1, past + i, logits=1) for i in range(calls)]
 
 
+def call_cost(call: Call, element_bytes: int) -> Cost:
+    """The floor of one logged call; `element_bytes` are those of a fuser's numbers."""
+    if isinstance(call, ForwardCall):
+        cost = model_cost(call.lm.config, call.lm.dtype.itemsize)
+        return cost.call(call.rows, call.new, call.past, call.logits, cache_only=call.logits == 0)
+    return fusion_cost(call.fuser, call.tokens, element_bytes, call.entries)
+
+
 def model_cost(config: Any, element_bytes: int) -> ModelCost:
     """Reads the costs of a dense decoder with a gated MLP off its configuration."""
     shape, hidden = kv_shape(config), int(config.hidden_size)
     attention = int(config.num_attention_heads) * shape.head_dim
     kv_width = 2 * shape.heads * shape.head_dim
-    tail = 2 * hidden * attention + 3 * hidden * int(config.intermediate_size)
+    tail, made = 2 * hidden * attention + 3 * hidden * int(config.intermediate_size), products(config)
     return ModelCost(
         layers=shape.layers,
         layer_weights=tail + hidden * kv_width,
@@ -107,18 +123,35 @@ def model_cost(config: Any, element_bytes: int) -> ModelCost:
         attention=attention,
         kv_width=kv_width,
         element_bytes=element_bytes,
+        token_flops=made.token,
+        logit_flops=made.logits,
     )
 
 
-def fusion_cost(config: FuserConfig, tokens: int, element_bytes: int) -> Cost:
-    """One fusion of `tokens` tokens through all entries: the products, reading the weights, K and V in and out."""
-    weights, entries = fusion_weights(config), 2 * len(config.layer_map)
-    moved = tokens * (config.sharer_dim + 2 * config.receiver_dim)
-    return Cost(2.0 * entries * weights * tokens, float(element_bytes * entries * (weights + moved)))
+def fusion_cost(fuser: FuserModule, tokens: int, element_bytes: int, entries: tuple[int, ...] | None = None) -> Cost:
+    """One fusion of `tokens` tokens: counted operations; weights are read, K and V read and what is added written.
+
+    Args:
+        fuser: of any form.
+        tokens: fused.
+        element_bytes: of weights, K and V.
+        entries: of the fuser; None for all.
+    """
+    chosen = fuser.all_entries() if entries is None else entries
+    flops = fusion_flops(type(fuser), fuser.config, chosen, tokens)
+    return Cost(
+        float(flops), float(element_bytes * (fusion_weights(fuser, chosen) + fused_numbers(fuser, chosen, tokens)))
+    )
 
 
-def fusion_weights(config: FuserConfig) -> int:
-    """Parameters of one entry's products."""
-    hidden, inner = config.hidden_dim, config.intermediate_dim
-    blocks = (config.num_layers - 1) * 2 * hidden * inner + 2 * hidden * hidden
-    return blocks + hidden * (config.sharer_dim + 2 * config.receiver_dim + config.receiver_heads)
+def fusion_weights(fuser: FuserModule, entries: tuple[int, ...]) -> float:
+    """Parameters that a fusion of these entries reads; a part of the entries has its part of the parameters."""
+    return sum(value.numel() for value in fuser.parameters()) * len(entries) / max(1, len(fuser.all_entries()))
+
+
+def fused_numbers(fuser: FuserModule, entries: tuple[int, ...], tokens: int) -> int:
+    """Numbers of K and V that a fusion reads and writes."""
+    config = fuser.config
+    return tokens * (
+        len(fuser.reads(entries)) * config.sharer_dim + 2 * len(fuser.writes(entries)) * config.receiver_dim
+    )

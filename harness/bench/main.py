@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.bench.shapes import EXAMPLES, read_pair
+from harness.channels.registry import CHANNELS
 from harness.errors import UserError, unknown
+from harness.fusion.registry import C2C, parse_form
 
 ARMS = ("transformers", "receiver", "sharer", "t2t", "c2c", "lm_eval")
 TRAIN_ARMS = ("plain", "checkpointing", "kept", "kept+checkpointing")
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train", action="store_true", help="time optimizer steps of fuser training instead of answers")
     add(
         "--arms",
-        help=f"some of {', '.join(ARMS)} (default {_USUAL_ARMS[False]}), with --train of "
+        help=f"some of {', '.join(ARMS)}, or any channel (default {_USUAL_ARMS[False]}), with --train of "
         f"{', '.join(TRAIN_ARMS)} (default {_USUAL_ARMS[True]})",
     )
     add("--prompt_tokens", default="200", help="prompt lengths, template included")
@@ -40,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--option_tokens", type=int, default=4, help="tokens of an option")
     add("--repeats", type=int, default=5, help="rounds that count")
     add("--warm_up", type=int, default=1, help="rounds before them; the first one measures memory")
-    add("--fuser_hidden", type=int, default=1024, help="width of the fuser")
+    add("--fuser_form", default=C2C, help="form of the fuser with its options: name[:option=value]...")
+    add("--fuser_hidden", type=int, default=1024, help="width of the C2C fuser")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--seed", type=int, default=0, help="of weights and questions")
     add("--output", type=Path, default=Path("bench"), help="folder for bench.json, .md and .png (train.json, ...)")
@@ -53,8 +56,9 @@ def main(options: argparse.Namespace) -> int:
         UserError: an option is wrong.
     """
     options.arms = options.arms or _USUAL_ARMS[options.train]
-    arms = _names(options.arms, "arm", TRAIN_ARMS if options.train else ARMS)
+    arms = _names(options.arms, "arm", TRAIN_ARMS if options.train else _timed())
     shapes = read_pair(options.shapes)
+    parse_form(options.fuser_form)
     _check_counts(options)
     lengths = {name: _counts(getattr(options, name), name) for name in LISTS}
     if options.dtypes != "auto":
@@ -64,6 +68,12 @@ def main(options: argparse.Namespace) -> int:
 
     (time_training if options.train else time_answers)(options, arms, shapes, lengths)
     return 0
+
+
+def _timed() -> list[str]:
+    """Arms outside the harness, and every channel that runs models, those of other distributions included."""
+    channels = [entry.name for entry in CHANNELS if entry.build and "tuned" not in entry.needs]
+    return [*ARMS, *(name for name in channels if name not in ARMS)]
 
 
 def _open(folder: Path) -> None:
@@ -76,7 +86,7 @@ def _open(folder: Path) -> None:
 def _names(text: str, what: str, allowed: Sequence[str]) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in allowed:
+        if name.partition(":")[0] not in allowed:
             raise unknown(what, name, allowed)
     if len(set(names)) < len(names):
         raise UserError(f"{what.capitalize()}s {text!r}: each only once.")

@@ -41,7 +41,7 @@ def time_answers(options: argparse.Namespace, arms: list[str], shapes: Shapes, l
     speeds = {}
     for dtype in _dtypes(options, device):
         torch.manual_seed(options.seed)
-        pair = build_pair(shapes, dtype, device, _widths(options))
+        pair = build_pair(shapes, dtype, device, _widths(options), options.fuser_form)
         made = make_arms(pair, arms, options.message_tokens)
         for cell in _cells(_name(dtype), lengths, options.options > 0):
             asked = options.options, options.option_tokens
@@ -63,7 +63,7 @@ def time_training(options: argparse.Namespace, arms: list[str], shapes: Shapes, 
         torch.manual_seed(options.seed)
         models = build_models(shapes, dtype, device)
         for cell in _train_cells(_name(dtype), lengths, options.micro_batches):
-            made = make_train_arms(models, arms, cell, _widths(options), options.seed)
+            made = make_train_arms(models, arms, cell, _widths(options), options.seed, options.fuser_form)
             found = measure_training(made, cell, _repeats(options))
             results += found.results
             speeds[cell.dtype] = vars(found.speeds)

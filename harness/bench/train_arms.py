@@ -22,13 +22,14 @@ from harness.bench.arms import Calls
 from harness.bench.build import FuserWidths, Models, questions
 from harness.bench.train_floor import step_calls
 from harness.bench.train_results import TrainCell
+from harness.fusion.interface import FuserModule
+from harness.fusion.registry import C2C, parse_form
 from harness.fusion.shapes import kv_shape
 from harness.models import LM
 from harness.timing import Clock
 from harness.training.batching import Batches
 from harness.training.checkpoints import Checkpoints
 from harness.training.corpus import Corpus, Row
-from harness.training.fuser import TrainedFuser
 from harness.training.log import Log
 from harness.training.loop import Loop
 from harness.training.objective import Objective
@@ -103,29 +104,26 @@ class TrainArm:
 
 
 def make_train_arms(
-    models: Models, names: Sequence[str], cell: TrainCell, widths: FuserWidths, seed: int
+    models: Models, names: Sequence[str], cell: TrainCell, widths: FuserWidths, seed: int, form: str = C2C
 ) -> dict[str, TrainArm]:
     """Builds the named arms, such as ``kept+checkpointing``; ``plain`` keeps and recomputes nothing."""
     rows = _rows(models, cell, random.Random(seed))  # noqa: S311 - no secret
-    recipe = _recipe(models, cell, widths, seed)
+    recipe = _recipe(models, cell, widths, seed, form)
     torch.manual_seed(seed)
-    fuser = TrainedFuser(
-        fuser_config(recipe, kv_shape(models.receiver.config), kv_shape(models.sharer.config), _STEPS),
-        product_dtype=None if models.receiver.dtype == torch.float32 else models.receiver.dtype,
-    ).to(models.receiver.device)
+    config = fuser_config(recipe, kv_shape(models.receiver.config), kv_shape(models.sharer.config), _STEPS)
+    fuser = parse_form(form)[0].load()(config).to(models.receiver.device)
     again = Models(*(replace(lm, model=_recomputing(lm.model)) for lm in (models.receiver, models.sharer)))
     shared = optimisation(fuser, recipe, _STEPS)
     made = {}
     for name in names:
         recompute, kept = "checkpointing" in name, "kept" in name
-        speaking, trained = (again, _twin(fuser)) if recompute else (models, fuser)
-        trained.recompute = recompute
-        made[name] = _arm(speaking, trained, recipe, rows, shared, kept)
+        how = recipe.model_copy(update={"gradient_checkpointing": recompute})
+        made[name] = _arm(again if recompute else models, fuser, how, rows, shared, kept)
     return made
 
 
 def _arm(
-    models: Models, fuser: TrainedFuser, recipe: Recipe, rows: Sequence[Row], shared: Optimisation, kept: bool
+    models: Models, fuser: FuserModule, recipe: Recipe, rows: Sequence[Row], shared: Optimisation, kept: bool
 ) -> TrainArm:
     objective = Objective(models.receiver, [models.sharer], [fuser], recipe).train()
     speakers = (models.receiver, models.sharer)
@@ -153,9 +151,11 @@ def _rows(models: Models, cell: TrainCell, rng: random.Random) -> list[Row]:
     ]
 
 
-def _recipe(models: Models, cell: TrainCell, widths: FuserWidths, seed: int) -> Recipe:
+def _recipe(models: Models, cell: TrainCell, widths: FuserWidths, seed: int, form: str) -> Recipe:
     tokens = cell.prompt_tokens + cell.response_tokens
-    sizes = {"hidden_dim": widths.hidden, "intermediate_dim": widths.intermediate, "num_layers": widths.layers}
+    sizes: dict[str, Any] = {"fuser_form": form}
+    if form == C2C:
+        sizes = {"hidden_dim": widths.hidden, "intermediate_dim": widths.intermediate, "num_layers": widths.layers}
     batch = {"global_batch": cell.rows * cell.micro_batches, "micro_batch": cell.rows, "steps": _STEPS}
     who = {"receiver": models.receiver.reference.text, "sharers": [models.sharer.reference.text]}
     return build({**who, **sizes, **batch, "seed": seed, "max_length": 4 * tokens, "output_path": "bench"}, "bench")

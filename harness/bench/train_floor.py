@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 
 from harness.bench.arms import Calls
-from harness.bench.floor import Cost, fusion_cost, fusion_weights, model_cost
+from harness.bench.counted import fusion_backward_flops
+from harness.bench.floor import Cost, fused_numbers, fusion_cost, fusion_weights, model_cost
 from harness.channels.c2c import Link
 from harness.channels.layout import Span
-from harness.fusion.config import FuserConfig
+from harness.fusion.interface import FuserModule
 from harness.models import LM
 from harness.training.channel import GraphChannel
 from harness.training.lessons import Lesson
@@ -49,36 +50,35 @@ def optimizer_cost(trained: nn.Module) -> Cost:
     return Cost(0.0, float(_OPTIMIZER_PASSES * MASTER_BYTES * weights))
 
 
-def fuser_forward(config: FuserConfig, tokens: int, element_bytes: int) -> Cost:
+def fuser_forward(fuser: FuserModule, entries: tuple[int, ...], tokens: int, element_bytes: int) -> Cost:
     """The fusion, reading master weights."""
-    plain = fusion_cost(config, tokens, element_bytes)
-    return Cost(plain.flops, plain.bytes_moved + (MASTER_BYTES - element_bytes) * _weights(config))
+    plain = fusion_cost(fuser, tokens, element_bytes, entries)
+    return Cost(plain.flops, plain.bytes_moved + (MASTER_BYTES - element_bytes) * fusion_weights(fuser, entries))
 
 
-def fuser_backward(config: FuserConfig, tokens: int, element_bytes: int, *, first: bool, adds: bool) -> Cost:
-    """The way back through it: gradients of all weights, and of all inputs that depend on a weight.
+def fuser_backward(
+    fuser: FuserModule, entries: tuple[int, ...], tokens: int, element_bytes: int, *, first: bool, adds: bool
+) -> Cost:
+    """The backward pass of a fusion: counted operations; gradients of all weights, and of K and V where they need one.
 
     Args:
-        config: of the fuser.
+        fuser: of any form.
+        entries: that are trained.
         tokens: fused.
         element_bytes: of K and V.
         first: nothing was fused before, so K and V as they come in need no gradient.
         adds: to gradients of earlier micro batches.
     """
-    plain = fusion_cost(config, tokens, element_bytes)
-    unneeded = config.sharer_dim + (config.receiver_dim if first else 0)
-    spared = 2.0 * tokens * 2 * len(config.layer_map) * config.hidden_dim * unneeded
-    moved = plain.bytes_moved - element_bytes * _weights(config)
-    return Cost(2 * plain.flops - spared, moved + (2 + adds) * MASTER_BYTES * _weights(config))
-
-
-def _weights(config: FuserConfig) -> int:
-    return 2 * len(config.layer_map) * fusion_weights(config)
+    flops = fusion_backward_flops(type(fuser), fuser.config, entries, tokens, to_receiver=not first)
+    weights = fusion_weights(fuser, entries)
+    moved = element_bytes * fused_numbers(fuser, entries, tokens)
+    return Cost(float(flops), moved + (2 + adds) * MASTER_BYTES * weights)
 
 
 def _micro_calls(channel: GraphChannel, lessons: Sequence[Lesson], adds: bool, kept: bool) -> Calls:
     lesson, rows, lm, link = lessons[0], len(lessons), channel.answers, channel.links[0]
-    cost, config = model_cost(lm.config, lm.dtype.itemsize), link.fuser.config
+    cost = model_cost(lm.config, lm.dtype.itemsize)
+    fused = link.fuser, link.entries
     spans = list(itertools.pairwise(lesson.cuts))
     silent = [span for span in spans if span[1] <= lesson.fused[0][1]]
     behind = [_shape(lesson, rows, span) for span in spans[len(silent) :]]
@@ -86,11 +86,11 @@ def _micro_calls(channel: GraphChannel, lessons: Sequence[Lesson], adds: bool, k
     prompts = _kept(link, lm, lesson, rows) if kept else _prompts(link, lesson, rows)
     return prompts | {
         "receiver_prompt": [] if kept else [cost.call(rows, b - a, a, cache_only=True) for a, b in silent],
-        "fuser_forward": [fuser_forward(config, tokens, cost.element_bytes) for tokens in sizes],
+        "fuser_forward": [fuser_forward(*fused, tokens, cost.element_bytes) for tokens in sizes],
         "response_forward": [cost.call(**shape) for shape in behind],
         "response_backward": [cost.backward(**shape) for shape in behind],
         "fuser_backward": [
-            fuser_backward(config, tokens, cost.element_bytes, first=number == 0, adds=adds)
+            fuser_backward(*fused, tokens, cost.element_bytes, first=number == 0, adds=adds)
             for number, tokens in enumerate(sizes)
         ],
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.channels.base import Answering, Channel
-from harness.fusion.fuser import Fuser
+from harness.fusion.interface import FuserModule
 from harness.models import LM
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class LoadedModels:
     receiver: LM
     config: RunConfig
     sharers: tuple[LM, ...] = ()
-    fusers: tuple[Fuser, ...] = ()
+    fusers: tuple[FuserModule, ...] = ()
     tuned: LM | None = None
-    self_fuser: Fuser | None = None
+    self_fuser: FuserModule | None = None
     requests: Sequence[Request] = ()
 
 

@@ -15,15 +15,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from harness.call_log import FusionCall, report
 from harness.channels.arms import Group, LoadedModels
 from harness.channels.codec import carry
 from harness.channels.common import check_fits
+from harness.channels.layer_selection import among
 from harness.channels.layout import Plan, Planner, Span
 from harness.channels.messages import Message, TensorMessage
 from harness.channels.registry import FusedOptions, Payload
 from harness.channels.stretches import in_message, index_pair, prompt_columns, steps_of, token_index, within
 from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
-from harness.fusion.fuser import Fuser
+from harness.fusion.interface import FuserModule
 from harness.inference.types import CallStats, Context, Query
 from harness.kv import KVBuffer
 from harness.models import LM
@@ -35,21 +37,32 @@ _CPU_GATHERED_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """One sharer with the fuser that was trained for it, and what of its cache the open gates read."""
+    """One sharer with the fuser that was trained for it, and what of its cache the fuser reads.
+
+    Attributes:
+        sharer: whose cache is read.
+        fuser: of any form.
+        closed: nothing is fused.
+        layers: receiver layers that are fused, of the fuser's own; None for all of them.
+    """
 
     sharer: LM
-    fuser: Fuser
+    fuser: FuserModule
     closed: bool = False
+    layers: frozenset[int] | None = None
 
     @cached_property
     def entries(self) -> tuple[int, ...]:
-        """Stacked entries whose gate is open."""
-        return () if self.closed else self.fuser.open_entries()
+        """The fuser's entries that add something, of the chosen layers."""
+        if self.closed:
+            return ()
+        found = self.fuser.open_entries()
+        return found if self.layers is None else self.fuser.entries_in(found, self.layers)
 
     @cached_property
     def sent(self) -> tuple[tuple[int, int], ...]:
         """(kind, sharer layer) of everything that crosses; layers that several receiver layers read cross once."""
-        return tuple(sorted({(s.kind, s.sharer_layer) for s in self.fuser.sources(self.entries)}))
+        return tuple(sorted({(kind, layer) for kind, layer in self.fuser.reads(self.entries)}))
 
     @cached_property
     def sent_index(self) -> tuple[Tensor, Tensor]:
@@ -58,11 +71,17 @@ class Link:
 
     @cached_property
     def read_index(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For every open entry, on the fuser's device: kind, receiver layer, and its place in `sent`."""
-        device, sources = self.fuser.gate_logit.device, self.fuser.sources(self.entries)
-        kind, layer = index_pair([(s.kind, s.receiver_layer) for s in sources], device)
-        place = torch.tensor([self.sent.index((s.kind, s.sharer_layer)) for s in sources], device=device)
+        """On the fuser's device: kind and receiver layer of everything it writes; places in `sent` of what it reads."""
+        device = self.fuser.device
+        kind, layer = index_pair(self.fuser.writes(self.entries), device)
+        reads = self.fuser.reads(self.entries)
+        place = torch.tensor([self.sent.index((kind, layer)) for kind, layer in reads], dtype=torch.long, device=device)
         return kind, layer, place
+
+    def delta(self, sharer: Tensor, receiver: Tensor) -> Tensor:
+        """What is added to the receiver's entries; see `FuserModule.forward`."""
+        found: Tensor = self.fuser(sharer, receiver, self.entries)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +228,9 @@ class CacheToCache:
         rows, columns = token_index(now, offsets, device)
         picked = torch.tensor(in_message(plans, now), device=device)
         work.counters.fused_tokens += len(picked)
+        for link in self.links:
+            if link.entries:
+                report(FusionCall(link.fuser, link.entries, len(picked)))
         step = _tokens_at_once(buffer) or max(1, len(picked))
         for chunk in zip(rows.split(step), columns.split(step), picked.split(step), strict=True):
             self._fuse_tokens(buffer, message, *chunk)
@@ -222,7 +244,7 @@ class CacheToCache:
                 continue
             kind, layer, place = link.read_index
             receiver = buffer.gather(kind, layer, rows, columns)  # [entries, tokens, Hr * Dr]
-            delta = link.fuser(part[place[:, None], picked], receiver, link.entries)
+            delta = link.delta(part[place[:, None], picked], receiver)
             if self.mode == "sequential":
                 buffer.put(kind, layer, rows, columns, receiver.add_(delta))
             else:
@@ -240,9 +262,22 @@ def _tokens_at_once(buffer: KVBuffer) -> int | None:
     return max(1, int(room / per_token)) if per_token else None
 
 
+def linked(sharer: LM, fuser: FuserModule, layers: str | None = None) -> Link:
+    """A sharer with its fuser, of which `layers` names the ones that are fused, see `harness.channels.layer_selection`.
+
+    Raises:
+        UserError: the fuser has no such layers, or its form does not rank them.
+    """
+    if layers is None:
+        return Link(sharer, fuser)
+    own = [receiver for receiver, _ in fuser.config.layer_map]
+    return Link(sharer, fuser, layers=among(layers, own, fuser.layer_scores))
+
+
 def build(models: LoadedModels, options: FusedOptions) -> list[Group]:
     """Every sharer with its fuser."""
-    links = tuple(Link(sharer, fuser) for sharer, fuser in zip(models.sharers, models.fusers, strict=True))
+    pairs = zip(models.sharers, models.fusers, strict=True)
+    links = tuple(linked(sharer, fuser, options.layers) for sharer, fuser in pairs)
     alone = all(sharer is models.receiver for sharer in models.sharers)
     alignment = "auto" if alone else options.alignment  # a model has the vocabulary of itself
     channel = CacheToCache(models.receiver, links, options.mode, alignment, payload=options.payload)

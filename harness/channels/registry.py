@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from harness.channels.layer_selection import check_layer_choice
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -104,6 +105,8 @@ class FusedOptions(TensorOptions):
     """Several sharers: each fuser reads the cache as left by the one before, or all read the clean one."""
     alignment: Alignment = "auto"
     """Token alignment between different tokenizers; auto = off for equal vocabularies."""
+    layers: Annotated[str, AfterValidator(check_layer_choice)] | None = None
+    """Fused layers of the fuser: first, last, firstN, lastN, everyN, topN (by gate) or numbers; none = all."""
 
     def check(self, given: Given) -> None:
         """Refuses a way to combine sharers where there is one."""

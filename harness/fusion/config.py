@@ -16,23 +16,16 @@ Layer = Annotated[int, Field(ge=0, lt=1024)]
 Temperature = Annotated[float, Field(gt=0, le=1e6)]
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class FuserConfig:
-    """Everything that fixes a fuser's shape and its training schedule.
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
+class PairConfig:
+    """What every form of fuser knows of its pair of caches; a form's own configuration extends it.
 
     Attributes:
         sharer_heads: KV heads of the sharer.
         sharer_head_dim: Width of one of them.
         receiver_heads: KV heads of the receiver.
         receiver_head_dim: Width of one of them.
-        hidden_dim: Width of the trunk.
-        intermediate_dim: Inner width of the trunk's and the projection's FFN blocks.
-        num_layers: Depth as the paper's code counts it; at least 3; the projection has ``num_layers - 2`` blocks.
         layer_map: Pairs (receiver layer, sharer layer), ascending in the receiver layer.
-        dropout: Probability inside the FFN blocks.
-        initial_temperature: Of the Gumbel gate at step 0.
-        final_temperature: Of the Gumbel gate from ``anneal_steps`` on.
-        anneal_steps: Optimizer steps over which the temperature falls geometrically.
 
     Raises:
         pydantic.ValidationError: If a value is out of range or the layer map is not ascending.
@@ -42,14 +35,7 @@ class FuserConfig:
     sharer_head_dim: Width
     receiver_heads: Width
     receiver_head_dim: Width
-    hidden_dim: Width
-    intermediate_dim: Width
-    num_layers: Annotated[int, Field(ge=3, le=64)]
     layer_map: Annotated[tuple[tuple[Layer, Layer], ...], Field(min_length=1, max_length=1024)]
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    initial_temperature: Temperature = 1.0
-    final_temperature: Temperature = 0.001
-    anneal_steps: Annotated[int, Field(ge=1)] = 1929
 
     @field_validator("layer_map")
     @classmethod
@@ -68,6 +54,32 @@ class FuserConfig:
     def receiver_dim(self) -> int:
         """Width of the receiver's flattened heads."""
         return self.receiver_heads * self.receiver_head_dim
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
+class FuserConfig(PairConfig):
+    """Everything that fixes a C2C fuser's shape and its training schedule.
+
+    Attributes:
+        hidden_dim: Width of the trunk.
+        intermediate_dim: Inner width of the trunk's and the projection's FFN blocks.
+        num_layers: Depth as the paper's code counts it; at least 3; the projection has ``num_layers - 2`` blocks.
+        dropout: Probability inside the FFN blocks.
+        initial_temperature: Of the Gumbel gate at step 0.
+        final_temperature: Of the Gumbel gate from ``anneal_steps`` on.
+        anneal_steps: Optimizer steps over which the temperature falls geometrically.
+
+    Raises:
+        pydantic.ValidationError: If a value is out of range or the layer map is not ascending.
+    """
+
+    hidden_dim: Width
+    intermediate_dim: Width
+    num_layers: Annotated[int, Field(ge=3, le=64)]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    initial_temperature: Temperature = 1.0
+    final_temperature: Temperature = 0.001
+    anneal_steps: Annotated[int, Field(ge=1)] = 1929
 
 
 class Entry(NamedTuple):

@@ -1,19 +1,22 @@
 """The C2C fuser with every layer's weights stacked, so that one batched product serves all layers.
 
-Guarantees the numbers of the paper's per-layer projectors (section 3.3: projection, dynamic weighting,
-gate) for any number of leading token dimensions. Trades memory for calls: an evaluation that passes a
-subset of entries keeps a contiguous copy of that subset's weights beside the originals.
+Guarantees the numbers of the paper's per-layer projectors (section 3.3: projection, dynamic weighting, gate), which
+`harness.fusion.reference` writes out, for any number of leading token dimensions. Trades memory for calls: an
+evaluation that passes a subset of entries keeps a contiguous copy of that subset's weights beside the originals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.fusion.config import Entry, FuserConfig
+from harness.fusion.interface import BOTH, FuserModule
+from harness.fusion.registry import C2C
 from harness.fusion.stack import Bank, block, entry_shapes, gumbel_like, linear
 
 __all__ = ["Entry", "Fuser", "FuserConfig"]
@@ -22,24 +25,27 @@ SCRATCH_BYTES = 256 * 2**20
 # On a CPU a batched product is a loop anyway, and values that stay in the processor's cache between two products cost
 # less than half of those that go out to memory.
 CPU_SCRATCH_BYTES = 16 * 2**20
+SMALLEST_SCALE = 0.05
+SHUT = -1.0
 
 
-class Fuser(nn.Module):
+class Fuser(FuserModule):
     """Computes what is added to the receiver's KV-cache; entry = kind * layers + position in ``layer_map``."""
 
+    form: ClassVar[str] = C2C
+    config_type: ClassVar[type[FuserConfig]] = FuserConfig
     gate_logit: Tensor
     gate_temperature: Tensor
 
     def __init__(self, config: FuserConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.layers = len(config.layer_map)
+        super().__init__(config)
         for name, shape in entry_shapes(config).items():
             self.register_parameter(name, nn.Parameter(torch.empty(2 * self.layers, *shape)))
         self.register_buffer("gate_temperature", torch.full((self.layers,), config.initial_temperature))
         self._open: tuple[int, ...] | None = None
         self._kept: tuple[tuple[int, ...], Bank] | None = None
         self._seen: tuple[Tensor, tuple[int, ...]] | None = None
+        self._compiled: Callable[..., Tensor] | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
         self.reset_parameters()
 
@@ -94,6 +100,73 @@ class Fuser(nn.Module):
         self.gate_temperature.fill_(
             config.initial_temperature * (config.final_temperature / config.initial_temperature) ** done
         )
+
+    def set_step(self, step: int) -> None:
+        """Anneals the gates; see `set_temperature_step`."""
+        self.set_temperature_step(step)
+
+    @torch.no_grad()
+    def start(self, **settings: Any) -> None:
+        """Sets ``initial_gate``, the gates' logits, and with ``zero_output`` makes the fuser add nothing at first.
+
+        Raises:
+            UserError: another setting is given.
+        """
+        self.gate_logit.fill_(settings.pop("initial_gate", 0.0))
+        if settings.pop("zero_output", False):
+            self.get_parameter("proj_out_weight").zero_()
+            self.get_parameter("proj_out_bias").zero_()
+        super().start(**settings)
+
+    @torch.no_grad()
+    def open_gates(self) -> None:
+        """Opens every gate."""
+        self.gate_logit.fill_(1.0)
+        self.refresh()
+
+    @torch.no_grad()
+    def keep_kinds(self, kinds: Collection[int]) -> None:
+        """Shuts the gates of the other kind; nothing opens them again, because they take no part in the loss."""
+        for kind in set(BOTH) - set(kinds):
+            self.gates()[kind].fill_(SHUT)
+        self.refresh()
+
+    @torch.no_grad()
+    def standardise(self, entries: Sequence[int], sharer: Tensor, receiver: Tensor) -> None:
+        """Folds mean and scale of what is fed into the first layer's weights and bias; see `FuserModule`."""
+        fed = torch.cat([sharer.to(receiver.device, torch.float32), receiver.float()], -1)
+        mean, scale = fed.mean(1), fed.std(1).clamp_min(SMALLEST_SCALE)  # [entries, width]
+        chosen = list(entries)
+        weight, bias = self.get_parameter("in_weight"), self.get_parameter("in_bias")
+        # Uniform weights bounded by 1/sqrt(width) have a variance of a third of 1/width.
+        folded = weight[chosen] * 3**0.5 / scale[:, None].to(weight)
+        weight[chosen] = folded
+        bias[chosen] -= (folded * mean[:, None].to(weight)).sum(-1)
+
+    def layer_scores(self) -> list[float]:
+        """Returns the larger of the K and V gate logits of each layer pair."""
+        return [float(score) for score in self.gates().detach().float().amax(0)]
+
+    def layer_figures(self) -> list[dict[str, Any]]:
+        """Returns the gate logits of each layer pair, ``gate_k`` and ``gate_v``."""
+        keys, values = self.gates().tolist()
+        return [
+            {"layer": layer, "sharer_layer": source, "gate_k": key, "gate_v": value}
+            for (layer, source), key, value in zip(self.config.layer_map, keys, values, strict=True)
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """Returns the gates' temperature, the share of open ones and the mean of their logits."""
+        logits = self.gate_logit.detach()
+        return {
+            "temperature": float(self.gate_temperature[0]),
+            "gates_open": float((logits > 0).float().mean()),
+            "gate_logit_mean": float(logits.mean()),
+        }
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the arithmetic of training; evaluation stays as it is."""
+        self._compiled = torch.compile(self._formula, *args, **kwargs)
 
     def forward(self, sharer: Tensor, receiver: Tensor, entries: Sequence[int] | Tensor | None = None) -> Tensor:
         """Returns gate * weight * delta, to be added to the receiver's K (or V).
@@ -151,6 +224,10 @@ class Fuser(nn.Module):
             added[:, part] = self._added(bank, sharer[:, part], receiver[:, part], chosen)
 
     def _added(self, bank: Bank, sharer: Tensor, receiver: Tensor, chosen: tuple[int, ...] | None) -> Tensor:
+        formula = self._compiled if self._compiled is not None and self.training else self._formula
+        return formula(bank, sharer, receiver, chosen)
+
+    def _formula(self, bank: Bank, sharer: Tensor, receiver: Tensor, chosen: tuple[int, ...] | None) -> Tensor:
         dtype, drop = self.gate_logit.dtype, self._drop
         hidden = linear(bank, "in", torch.cat([sharer.to(dtype), receiver.to(dtype)], dim=-1))
         hidden = block(bank, "mlp1", hidden, drop)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UserError
-from harness.fusion.config import FuserConfig
+from harness.fusion.config import FuserConfig, PairConfig
 from harness.fusion.layers import last_aligned
 
 
@@ -37,10 +37,23 @@ def kv_shape(config: Any) -> KVShape:
     return KVShape(_number(text, "num_hidden_layers"), int(kv_heads), int(head_dim))
 
 
+def pair_shapes(
+    receiver: KVShape, sharer: KVShape, layer_map: tuple[tuple[int, int], ...] | None = None
+) -> dict[str, Any]:
+    """Returns the fields of `PairConfig` for a fuser between two caches; None aligns the layers from the last down."""
+    return {
+        "sharer_heads": sharer.heads,
+        "sharer_head_dim": sharer.head_dim,
+        "receiver_heads": receiver.heads,
+        "receiver_head_dim": receiver.head_dim,
+        "layer_map": last_aligned(receiver.layers, sharer.layers) if layer_map is None else layer_map,
+    }
+
+
 def config_for(
     receiver: KVShape, sharer: KVShape, layer_map: tuple[tuple[int, int], ...] | None = None, **widths: Any
 ) -> FuserConfig:
-    """Builds the config of a fuser between two caches.
+    """Builds the config of a C2C fuser between two caches.
 
     Args:
         receiver: shape of the cache that is changed.
@@ -48,14 +61,7 @@ def config_for(
         layer_map: see `FuserConfig`; None aligns the layers from the last one down.
         **widths: the other fields of `FuserConfig`.
     """
-    return FuserConfig(
-        sharer_heads=sharer.heads,
-        sharer_head_dim=sharer.head_dim,
-        receiver_heads=receiver.heads,
-        receiver_head_dim=receiver.head_dim,
-        layer_map=last_aligned(receiver.layers, sharer.layers) if layer_map is None else layer_map,
-        **widths,
-    )
+    return FuserConfig(**pair_shapes(receiver, sharer, layer_map), **widths)
 
 
 def _number(config: Any, name: str) -> int:
@@ -65,7 +71,7 @@ def _number(config: Any, name: str) -> int:
     return found
 
 
-def check_shapes(config: FuserConfig, receiver: KVShape, sharer: KVShape) -> None:
+def check_shapes(config: PairConfig, receiver: KVShape, sharer: KVShape) -> None:
     """Checks that a fuser of this config fits a receiver and a sharer.
 
     Raises:

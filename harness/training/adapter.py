@@ -21,10 +21,10 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.channels.layer_selection import chosen_layers
 from harness.errors import UserError, unknown
 from harness.models import LM, Reference
 from harness.records.files import explained, write_atomic
-from harness.training.layers import chosen_layers
 from harness.training.order import derived_seed
 from harness.training.recipe import Recipe
 

@@ -8,7 +8,7 @@ and nothing is approximated. Neither model's prompt pass builds a graph before t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from harness.channels.messages import TensorMessage
 from harness.channels.stretches import steps_of, within
 from harness.forward import extend
 from harness.inference.types import CallStats
+from harness.training.fuser import Computing, trained_delta
 from harness.training.graph import GraphBuffer
 from harness.training.lessons import Lesson
 
@@ -33,12 +34,16 @@ class TrainedLink(Link):
     """A sharer whose fuser is trained: every entry of the chosen kinds crosses, open or not."""
 
     kinds: tuple[int, ...] = (0, 1)
+    computing: Computing = field(default_factory=Computing)
 
     @cached_property
     def entries(self) -> tuple[int, ...]:
-        """Stacked entries that are fused."""
-        layers = self.fuser.layers
-        return tuple(kind * layers + layer for kind in self.kinds for layer in range(layers))
+        """Entries that are fused."""
+        return self.fuser.all_entries(self.kinds)
+
+    def delta(self, sharer: Tensor, receiver: Tensor) -> Tensor:
+        """See `Link.delta`."""
+        return trained_delta(self.fuser, sharer, receiver, self.entries, self.computing)
 
 
 class Kept(NamedTuple):

@@ -22,7 +22,7 @@ from safetensors.torch import save as to_safetensors
 from harness.config.hashing import differing
 from harness.errors import UserError
 from harness.fusion.checkpoint import load, save
-from harness.fusion.fuser import Fuser
+from harness.fusion.interface import FuserModule
 from harness.records.files import explained, sync_folder, write_atomic
 from harness.training.optim import Optimisation
 from harness.training.trained import Trained
@@ -135,13 +135,13 @@ class Checkpoints:
                 shutil.rmtree(self.at(step), ignore_errors=True)
 
 
-def save_fusers(fusers: Sequence[Fuser], folder: Path, provenance: Mapping[str, Any]) -> None:
+def save_fusers(fusers: Sequence[FuserModule], folder: Path, provenance: Mapping[str, Any]) -> None:
     """Writes fusers in our format, one as ``fuser``, several as ``fuser-0``, ``fuser-1``, ..."""
     for number, fuser in enumerate(fusers):
         save(fuser, folder / fuser_name(number, len(fusers)), {**provenance, "sharer": provenance["sharers"][number]})
 
 
-def load_fusers(folder: Path, count: int) -> list[Fuser]:
+def load_fusers(folder: Path, count: int) -> list[FuserModule]:
     """Reads what `save_fusers` wrote."""
     return [load(folder / fuser_name(number, count)) for number in range(count)]
 

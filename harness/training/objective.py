@@ -14,43 +14,43 @@ import torch
 from torch import Tensor, nn
 
 from harness.channels.c2c import Link
-from harness.fusion.fuser import Fuser
-from harness.models import LM
+from harness.fusion.interface import FuserModule
+from harness.models import DTYPES, LM
 from harness.training.channel import KINDS, GraphChannel, Kept, TrainedLink
 from harness.training.checkpoints import load_fusers, save_fusers
-from harness.training.fuser import TrainedFuser
+from harness.training.fuser import Computing
 from harness.training.lessons import Lesson
 from harness.training.recipe import Recipe
 from harness.training.trained import cross_entropy, nothing
-
-SHUT = -1.0
 
 
 class Objective(nn.Module):
     """Sum of the cross-entropies of the responses' tokens, in nats."""
 
-    def __init__(self, receiver: LM, sharers: Sequence[LM], fusers: Sequence[TrainedFuser], recipe: Recipe) -> None:
+    def __init__(self, receiver: LM, sharers: Sequence[LM], fusers: Sequence[FuserModule], recipe: Recipe) -> None:
         super().__init__()
         self.fusers = nn.ModuleList(fusers)
-        kinds = KINDS[recipe.fuse_kinds]
-        links = tuple(TrainedLink(lm, fuser, kinds=kinds) for lm, fuser in zip(sharers, fusers, strict=True))
+        kinds, how = KINDS[recipe.fuse_kinds], computing(recipe, receiver)
+        links = tuple(
+            TrainedLink(lm, fuser, kinds=kinds, computing=how) for lm, fuser in zip(sharers, fusers, strict=True)
+        )
         self.channel = GraphChannel(receiver, links, recipe.fusion_mode, recipe.alignment)
         for fuser in fusers:
-            shut_other_kinds(fuser, kinds)
+            fuser.keep_kinds(kinds)
 
     def forward(self, lessons: Sequence[Lesson], kept: Sequence[Kept] | None = None) -> Tensor:
         """Returns the summed loss; of no lessons at all a zero that every process can still differentiate."""
         return summed_loss(self.channel, lessons, kept) if lessons else nothing(self.parameters())
 
     @property
-    def trained(self) -> list[Fuser]:
+    def trained(self) -> list[FuserModule]:
         """The fusers in the order of the sharers."""
         return [link.fuser for link in self.channel.links]
 
     def set_step(self, step: int) -> None:
         """Anneals the gates."""
         for fuser in self.trained:
-            fuser.set_temperature_step(step)
+            fuser.set_step(step)
 
     def evaluated_loss(self, lessons: Sequence[Lesson]) -> Tensor:
         """Returns the summed loss with hard gates."""
@@ -63,13 +63,9 @@ class Objective(nn.Module):
         return GraphChannel(self.channel.answers, links, self.channel.mode, self.channel.alignment)
 
     def figures(self) -> dict[str, float]:
-        """Returns the temperature and the state of the gates."""
-        logits = torch.cat([fuser.gate_logit.detach() for fuser in self.trained])
-        return {
-            "temperature": float(self.trained[0].gate_temperature[0]),
-            "gates_open": float((logits > 0).float().mean()),
-            "gate_logit_mean": float(logits.mean()),
-        }
+        """Returns what the fusers report at a step, the mean over several of them."""
+        found = [fuser.figures() for fuser in self.trained]
+        return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 
     def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Writes the fusers; see `save_fusers`."""
@@ -86,9 +82,7 @@ def summed_loss(channel: GraphChannel, lessons: Sequence[Lesson], kept: Sequence
     return torch.stack([cross_entropy(*found) for found in channel.predictions(lessons, kept)]).sum()
 
 
-@torch.no_grad()
-def shut_other_kinds(fuser: TrainedFuser, kinds: Sequence[int]) -> None:
-    """Closes the gates of what is not fused; nothing ever opens them, because they take no part in the loss."""
-    for kind in {0, 1} - set(kinds):
-        fuser.gates()[kind].fill_(SHUT)
-    fuser.refresh()
+def computing(recipe: Recipe, receiver: LM) -> Computing:
+    """How the fusers' deltas are computed: products in `fuser_dtype`, which is the receiver's by default."""
+    dtype = receiver.dtype if recipe.fuser_dtype == "auto" else DTYPES[recipe.fuser_dtype]
+    return Computing(recipe.gradient_checkpointing, None if dtype == torch.float32 else dtype)

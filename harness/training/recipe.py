@@ -30,6 +30,7 @@ from harness.config.fields import (
 from harness.config.hashing import kinds
 from harness.config.wording import sentence
 from harness.errors import UserError, suggest
+from harness.fusion.registry import parse_form
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -45,10 +46,17 @@ UNUSED = {
             *("sharers", "sharer_chat_template", "init", "layer_alignment", "alignment", "fusion_mode", "fuse_layers"),
             *("fuse_kinds", "hidden_dim", "intermediate_dim", "num_layers", "dropout", "initial_temperature"),
             *("final_temperature", "anneal_steps", "zero_output", "initial_gate", "fuser_dtype", "cache_messages"),
-            *("standard_rows", "compile", "official"),
+            *("standard_rows", "compile", "official", "fuser_form"),
         }
     ),
 }
+# What the C2C form alone reads; another form brings options of its own.
+C2C_ALONE = frozenset(
+    {
+        *("hidden_dim", "intermediate_dim", "num_layers", "dropout", "initial_temperature", "final_temperature"),
+        *("anneal_steps", "zero_output", "initial_gate", "official"),
+    }
+)
 # What says how a new fuser starts.
 STARTING = frozenset({"zero_output", "initial_gate", "standard_rows"})
 
@@ -96,6 +104,8 @@ class Recipe(BaseModel):
     # the fuser
     init: Identity[Names] = ()
     """Fuser folders to start from, one a sharer, each in the form that it has; none = random weights."""
+    fuser_form: Identity[str] = "c2c"
+    """Form of the fusers, with its options: `name[:option=value]...`; those of c2c have flags of their own."""
     layer_alignment: Identity[Literal["last_aligned", "k_nearest"]] = "last_aligned"
     """Which sharer layer a receiver layer reads."""
     alignment: Identity[Alignment] = "auto"
@@ -240,6 +250,11 @@ def _check_method(recipe: Recipe) -> None:
         raise UserError("sharers is empty; name at least one model with --sharer.")
     if wrong := _changed(recipe, UNUSED[recipe.method]):
         raise UserError(f"Method {recipe.method} does not use {wrong}; leave it out.")
+    form = parse_form(recipe.fuser_form)[0].name
+    if form != "c2c" and (wrong := _changed(recipe, C2C_ALONE)):
+        raise UserError(
+            f"Fuser form {form} does not use {wrong}; leave it out, or write --fuser-form {form}:name=value."
+        )
 
 
 def _changed(recipe: Recipe, names: frozenset[str]) -> str:
@@ -255,6 +270,7 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     silent = UNUSED[recipe.method] | ({"method"} if recipe.method == "fuser" else frozenset())
     if not recipe.as_released:  # the same for how rows are read
         silent |= {"as_released"}
+    silent |= {"fuser_form"} if recipe.fuser_form == "c2c" else C2C_ALONE
     return recipe.model_dump(mode="json", include=names - silent)
 
 

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.channels.layer_selection import chosen_layers
 from harness.errors import UserError
 from harness.fusion.checkpoint import check_fits, load
-from harness.fusion.config import FuserConfig
-from harness.fusion.fuser import Fuser
+from harness.fusion.config import PairConfig
+from harness.fusion.interface import FuserModule, config_of
 from harness.fusion.layers import LayerMap, k_nearest, last_aligned
-from harness.fusion.shapes import KVShape, config_for, kv_shape
-from harness.models import DTYPES, LM, pick_device
+from harness.fusion.registry import C2C, parse_form
+from harness.fusion.shapes import KVShape, kv_shape, pair_shapes
+from harness.models import LM, pick_device
 from harness.models import load as load_model
 from harness.self_check import checked
 from harness.training.adapter import insert
 from harness.training.corpus import Corpus, read_corpus
-from harness.training.fuser import TrainedFuser
-from harness.training.layers import chosen_layers
 from harness.training.objective import Objective
 from harness.training.order import derived_seed
 from harness.training.recipe import Recipe
@@ -33,10 +33,9 @@ from harness.training.trained import Trained
 from harness.training.tuning import TunedReceiver
 
 # What a recipe says of a fuser's form, and where a fuser says it of itself.
-_FORM = {
-    **{name: name for name in ("hidden_dim", "intermediate_dim", "num_layers")},
-    **dict.fromkeys(("fuse_layers", "layer_alignment"), "layer_map"),
-}
+_WIDTHS = ("hidden_dim", "intermediate_dim", "num_layers")
+_SCHEDULE = ("dropout", "initial_temperature", "final_temperature", "anneal_steps")
+_FORM = {**{name: name for name in _WIDTHS}, **dict.fromkeys(("fuse_layers", "layer_alignment"), "layer_map")}
 LAYER_ALIGNMENTS: dict[str, Callable[[int, int], LayerMap]] = {"last_aligned": last_aligned, "k_nearest": k_nearest}
 
 
@@ -131,29 +130,28 @@ def recompute_layers(model: nn.Module) -> None:
     apply_activation_checkpointing(model, check_fn=lambda layer: isinstance(layer, GradientCheckpointingLayer))
 
 
-def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) -> TrainedFuser:
+def _fuser(recipe: Recipe, number: int, receiver: LM, sharer: LM, steps: int) -> FuserModule:
     shapes = kv_shape(receiver.config), kv_shape(sharer.config)
-    dtype = receiver.dtype if recipe.fuser_dtype == "auto" else DTYPES[recipe.fuser_dtype]
-    product = None if dtype == torch.float32 else dtype
     config = fuser_config(recipe, *shapes, steps)
     found = _given(recipe, recipe.init[number], config, shapes) if recipe.init else None
     torch.manual_seed(derived_seed(recipe.seed, "weights", number))
-    fuser = TrainedFuser(
-        config if found is None else _scheduled(found.config, config),
-        recompute=recipe.gradient_checkpointing,
-        product_dtype=product,
-        compiled=recipe.compile,
-    )
-    if found is None:
-        _start(fuser, recipe)
-    else:
+    kind = parse_form(recipe.fuser_form)[0].load()
+    fuser = kind(config if found is None else _scheduled(found.config, config))
+    if found is not None:
         fuser.load_state_dict(found.state_dict())
+    elif kind.form == C2C:
+        fuser.start(initial_gate=recipe.initial_gate, zero_output=recipe.zero_output)
+    if recipe.compile:
+        fuser.compile(dynamic=True)
     return fuser
 
 
-def _given(recipe: Recipe, folder: str, asked: FuserConfig, shapes: tuple[KVShape, KVShape]) -> Fuser:
-    """A fuser to start from; its form is its own, and a recipe that asks for another is refused."""
+def _given(recipe: Recipe, folder: str, asked: PairConfig, shapes: tuple[KVShape, KVShape]) -> FuserModule:
+    """A fuser to start from; its widths and layers are its own, and a recipe that asks for others is refused."""
     found = load(folder)
+    form = parse_form(recipe.fuser_form)[0].name
+    if found.form != form:
+        raise UserError(f"The fuser in {folder!r} is of form {found.form!r}, not {form!r}; give that to --fuser-form.")
     check_fits(found, *shapes)
     named = [name for name in _FORM if getattr(recipe, name) != Recipe.model_fields[name].default]
     wrong = [name for name in named if getattr(found.config, _FORM[name]) != getattr(asked, _FORM[name])]
@@ -162,37 +160,23 @@ def _given(recipe: Recipe, folder: str, asked: FuserConfig, shapes: tuple[KVShap
     return found
 
 
-def _scheduled(form: FuserConfig, asked: FuserConfig) -> FuserConfig:
-    """The form of one with the dropout and the temperatures of the other."""
-    names = ("dropout", "initial_temperature", "final_temperature", "anneal_steps")
-    return replace(form, **{name: getattr(asked, name) for name in names})
+def _scheduled(given: PairConfig, asked: PairConfig) -> PairConfig:
+    """The widths and layers of one with the dropout and the temperatures of the other."""
+    return replace(given, **{name: getattr(asked, name) for name in _SCHEDULE if hasattr(asked, name)})
 
 
-@torch.no_grad()
-def _start(fuser: TrainedFuser, recipe: Recipe) -> None:
-    fuser.gate_logit.fill_(recipe.initial_gate)
-    if recipe.zero_output:
-        fuser.get_parameter("proj_out_weight").zero_()
-        fuser.get_parameter("proj_out_bias").zero_()
-
-
-def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int) -> FuserConfig:
-    """The shape of a new fuser.
+def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int) -> PairConfig:
+    """The configuration of a new fuser.
 
     Raises:
-        UserError: if `fuse_layers` names layers that the receiver does not have.
+        UserError: if `fuse_layers` names layers that the receiver does not have, or the form does not know an option.
     """
+    entry, options = parse_form(recipe.fuser_form)
     chosen = chosen_layers(recipe.fuse_layers, receiver.layers)
     pairs = LAYER_ALIGNMENTS[recipe.layer_alignment](receiver.layers, sharer.layers)
-    return config_for(
-        receiver,
-        sharer,
-        tuple(pair for pair in pairs if pair[0] in chosen),
-        hidden_dim=recipe.hidden_dim,
-        intermediate_dim=recipe.intermediate_dim,
-        num_layers=recipe.num_layers,
-        dropout=recipe.dropout,
-        initial_temperature=recipe.initial_temperature,
-        final_temperature=recipe.final_temperature,
-        anneal_steps=recipe.anneal_steps or steps,
-    )
+    shapes = pair_shapes(receiver, sharer, tuple(pair for pair in pairs if pair[0] in chosen))
+    if entry.name == C2C:
+        named = {name: getattr(recipe, name) for name in (*_WIDTHS, *_SCHEDULE)}
+        options = {**named, "anneal_steps": recipe.anneal_steps or steps, **options}
+    config: PairConfig = config_of(entry.load(), shapes, options)
+    return config

@@ -16,8 +16,6 @@ from harness.channels.c2c import Link
 from harness.training.channel import GraphChannel, Kept
 from harness.training.lessons import Lesson
 
-SMALLEST_SCALE = 0.05
-
 
 @torch.no_grad()
 def standardise(channel: GraphChannel, lessons: Sequence[Lesson]) -> None:
@@ -30,11 +28,12 @@ def standardise(channel: GraphChannel, lessons: Sequence[Lesson]) -> None:
     kept = [channel.keep(lesson) for lesson in lessons]
     for number, link in enumerate(channel.links):
         fed = [_fed(link, number, lesson, one) for lesson, one in zip(lessons, kept, strict=True)]
-        _fold(link, torch.cat(fed, 1))
+        theirs, ours = (torch.cat(parts, 1) for parts in zip(*fed, strict=True))
+        link.fuser.standardise(link.entries, theirs, ours)
 
 
-def _fed(link: Link, number: int, lesson: Lesson, kept: Kept) -> Tensor:
-    """What the first layer reads of one prompt, `[entries, tokens, sharer width + receiver width]`.
+def _fed(link: Link, number: int, lesson: Lesson, kept: Kept) -> tuple[Tensor, Tensor]:
+    """What the fuser reads of one prompt, `[entries, tokens, heads * head_dim]`, of the sharer and of the receiver.
 
     Of a prompt with several fused stretches only the first is in the clean cache, so only that is measured.
     """
@@ -42,14 +41,4 @@ def _fed(link: Link, number: int, lesson: Lesson, kept: Kept) -> Tensor:
     kind, layer, place = link.read_index
     ours = kept.clean[kind, layer, 0, :, start:end].transpose(1, 2).flatten(2)
     theirs = kept.parts[number][place][:, : end - start]
-    return torch.cat([theirs.to(ours.device, torch.float32), ours.float()], -1)
-
-
-def _fold(link: Link, fed: Tensor) -> None:
-    mean, scale = fed.mean(1), fed.std(1).clamp_min(SMALLEST_SCALE)  # [entries, width]
-    chosen = list(link.entries)
-    weight, bias = link.fuser.get_parameter("in_weight"), link.fuser.get_parameter("in_bias")
-    # Uniform weights bounded by 1/sqrt(width) have a variance of a third of 1/width.
-    folded = weight[chosen] * 3**0.5 / scale[:, None].to(weight)
-    weight[chosen] = folded
-    bias[chosen] -= (folded * mean[:, None].to(weight)).sum(-1)
+    return theirs, ours

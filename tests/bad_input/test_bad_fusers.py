@@ -73,7 +73,7 @@ OWN: dict[str, Change] = {
     "header is empty": write(HEADER_FILE, b"{}"),
     "header is a list": write(HEADER_FILE, b"[]"),
     "header is not UTF-8": write(HEADER_FILE, b"\xff"),
-    "newer schema": header(schema_version=2),
+    "newer schema": header(schema_version=3),
     "schema zero": header(schema_version=0),
     "schema is text": header(schema_version="1"),
     "unknown field": header(colour="red"),

@@ -78,7 +78,7 @@ def test_provenance_and_digest_are_kept(tmp_path: Path) -> None:
     save(random_fuser(), tmp_path, {"receiver": "r", "steps": 3, "loss": [1.5, None]})
     header = read_header(tmp_path)
     assert header.provenance == {"receiver": "r", "steps": 3, "loss": [1.5, None]}
-    assert header.schema_version == 1
+    assert header.schema_version == 2
     assert len(header.weights_sha256) == 64
 
 
@@ -113,8 +113,8 @@ def _full_disk(*_: object) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     save(random_fuser(), tmp_path)
     header = json.loads((tmp_path / "fuser.json").read_text())
-    (tmp_path / "fuser.json").write_text(json.dumps({**header, "schema_version": 2, "new_field": 1}))
-    with pytest.raises(UserError, match=r"schema version 2.*reads up to 1"):
+    (tmp_path / "fuser.json").write_text(json.dumps({**header, "schema_version": 3, "new_field": 1}))
+    with pytest.raises(UserError, match=r"schema version 3.*reads up to 2"):
         load(tmp_path)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from harness.fusion.fuser import Fuser
 from harness.models import LM, wrap
 from harness.prompts import Conversation, Turn
 from harness.training.channel import GraphChannel, TrainedLink
 from harness.training.example import Example
-from harness.training.fuser import TrainedFuser
 from harness.training.left_out import LeftOut
 from harness.training.lessons import Lesson, lesson
 from harness.training.recipe import Recipe, build
@@ -59,10 +59,8 @@ def graph_channel(
     return GraphChannel(receiver, links, mode)
 
 
-def trained(receiver: LM, sharer: LM, double: bool = False, seed: int = 0) -> TrainedFuser:
-    found = random_fuser(receiver, sharer, seed=seed)
-    fuser = TrainedFuser(found.config)
-    fuser.load_state_dict(found.state_dict())
+def trained(receiver: LM, sharer: LM, double: bool = False, seed: int = 0) -> Fuser:
+    fuser = random_fuser(receiver, sharer, seed=seed)
     return (fuser.double() if double else fuser).eval()
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from harness.channels.c2c import CacheToCache, Link
 from harness.decoding import score
 from harness.inference.types import CallStats, Query
 from harness.training.channel import KINDS, GraphChannel, TrainedLink
+from harness.training.fuser import Computing
 from harness.training.objective import summed_loss
 from harness.training.session import recompute_layers
 from tests.training.build import EXAMPLES, FOREIGN, OURS, graph_channel, lessons
@@ -123,6 +126,6 @@ def test_recomputation_reads_the_past_that_it_saw_first(words):
 
     kept = gradients()
     recompute_layers(channel.answers.model)
-    for fuser in fusers:
-        fuser.recompute = True
+    again = tuple(replace(link, computing=Computing(recompute=True)) for link in channel.links)
+    channel = GraphChannel(channel.answers, again, channel.mode)
     assert all(torch.equal(one, other) for one, other in zip(kept, gradients(), strict=True))

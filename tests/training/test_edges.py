@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.channels.layer_selection import chosen_layers
 from harness.errors import RunError, UserError
 from harness.fusion.checkpoint import load
-from harness.training.layers import chosen_layers
 from harness.training.loop import Loop
 from harness.training.main import train
 from tests.training.build import logged, recipe, stopping_at, values, weights

@@ -69,7 +69,7 @@ def test_a_standard_start_reads_mean_0_and_variance_1(folder):
     lessons = Batches(session.recipe, session.corpus, channel).first(8)
     standardise(channel, lessons)
     (link,) = channel.links
-    fed = torch.cat([_fed(link, 0, lesson, channel.keep(lesson)) for lesson in lessons], 1)
+    fed = torch.cat([torch.cat(_fed(link, 0, lesson, channel.keep(lesson)), -1) for lesson in lessons], 1)
     read = torch.baddbmm(link.fuser.in_bias[:, None], fed, link.fuser.in_weight.transpose(1, 2))
     assert read.mean(1).abs().max() < 0.5  # what is left is the drawn bias
     assert 0.5 < read.var(1).mean() < 2.0
