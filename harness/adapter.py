@@ -155,7 +155,7 @@ class ChannelLM(LM):
     @functools.cached_property
     def description(self) -> dict[str, Any]:
         """Models and fusers with digests of their files, see `described`."""
-        return described(self.setup.config, self.cast, self.channel)
+        return described(self.setup.config, self.cast, self.channel, self.setup.reading)
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Gives this model's answers keys of their own in lm-eval's ``--use_cache``."""

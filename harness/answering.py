@@ -58,10 +58,10 @@ def stop_on_errors(session: Session) -> None:
     rate = session.config.max_error_rate
     allowed = max(rate * arms * len(session.benchmark.all_items), 1) if rate else 0  # one is no rate yet
     if failed and len(failed) > allowed:
-        last = failed[-1].error
+        first = failed[0].error
         raise RunError(
             f"{len(failed)} of {len(session.samples)} samples failed, more than --max_error_rate "
-            f"{rate:g} allows; the last said: {last.message if last else ''}"
+            f"{rate:g} allows; the first said: {first.message if first else ''}"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from harness.errors import RunError, UserError
 from harness.inference.types import Fault
 
 T = TypeVar("T")
+_RESUME = "what was answered is kept, --resume goes on in a new process"
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
 # Errors after which every further call on the device fails, in the words of the CUDA and HIP runtimes.
@@ -73,7 +75,23 @@ def short_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def end_if_device_is_lost(error: BaseException) -> None:
+@contextmanager
+def ending_with_the_device(advice: str = _RESUME) -> Iterator[None]:
+    """Turns the error of a device that no longer computes into one sentence; other errors pass.
+
+    Args:
+        advice: what is left and what to do.
+    """
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        end_if_device_is_lost(error, advice)
+        raise
+
+
+def end_if_device_is_lost(error: BaseException, advice: str = _RESUME) -> None:
     """Ends the run where an error, or one that it follows from, says that the device no longer computes.
 
     Raises:
@@ -83,7 +101,7 @@ def end_if_device_is_lost(error: BaseException) -> None:
         if _is_lost(cause):
             raise RunError(
                 f"The device no longer computes ({type(cause).__name__}: {' '.join(str(cause).split())[:200]}); "
-                "what was answered is kept, --resume goes on in a new process."
+                f"{advice}."
             ) from error
 
 

@@ -157,6 +157,7 @@ def _report(rest: list[str]) -> int:
     parser.add_argument("--compare", metavar="A,B", help="print arm A minus arm B, such as c2c,ensemble")
     parser.add_argument("--html", type=Path, help="write one self-contained page about the runs")
     parser.add_argument("--plots", type=Path, help="write plots of the runs as PNG and SVG into this folder")
+    parser.add_argument("--margin", type=float, help="points within which accuracies are the same; default: the run's")
     parser.add_argument("--add", action="store_true", help="add the runs to the leaderboards")
     parser.add_argument("--check", action="store_true", help="exit 1 when pages differ from their records")
     parser.add_argument("--leaderboards_dir", "--leaderboards-dir", type=Path, default=LEADERBOARDS)
@@ -175,6 +176,12 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
     printed, written = of_runs & {"--all", "--compare"}, of_runs - {"--all", "--compare"}
     if len(printed) > 1 or (printed and (written or options.check)):
         raise UserError("report prints --all or --compare, one at a time; give the other flags to a second call.")
+    if options.margin is not None and (not options.runs or options.add or options.plots):
+        raise UserError(
+            "report --margin changes what is printed of runs or written with --html; boards keep each run's."
+        )
+    if options.margin is not None and not 0 < options.margin < 100:
+        raise UserError(f"--margin {options.margin:g}: give points of accuracy between 0 and 100.")
     if options.check and (of_runs or options.runs):
         raise UserError("report --check takes neither runs nor other flags: it compares the pages with their records.")
 

@@ -177,7 +177,7 @@ def _write_lm_eval(session: Session, folder: RunFolder) -> None:
     for group in session.cast.groups:
         if group.name_control:
             continue
-        found = lm_eval_results(session.benchmark, session.samples, group.channel.name)
+        found = lm_eval_results(session.benchmark, session.samples, group.channel.name, folder.record.prompts)
         path = folder.path / "lm_eval" / f"results_{slug(group.channel.name)}.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps(found, indent=2, default=str) + "\n")

@@ -14,13 +14,16 @@ from harness.records.schema import Sample
 from harness.scoring import scores_of
 
 
-def lm_eval_results(benchmark: Benchmark, samples: Sequence[Sample], channel: str) -> dict[str, Any]:
+def lm_eval_results(
+    benchmark: Benchmark, samples: Sequence[Sample], channel: str, prompts: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Aggregates one channel's recorded scores with the aggregation functions of each task.
 
     Args:
         benchmark: with lm-eval's tasks.
         samples: of the run, scored when they were answered.
         channel: whose answers as sent are aggregated.
+        prompts: how prompts became tokens, see `harness.prompt_record.described`.
 
     Returns:
         What `lm_eval.evaluate` returns for these answers.
@@ -42,7 +45,7 @@ def lm_eval_results(benchmark: Benchmark, samples: Sequence[Sample], channel: st
         "n-samples": {
             name: {"original": len(tasks[name].eval_docs), "effective": len(found)} for name, found in answered.items()
         },
-        "config": {"model": channel, "source": "recorded answers"},
+        "config": {"model": channel, "source": "recorded answers", "prompts": dict(prompts or {})},
     }
 
 

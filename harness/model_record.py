@@ -21,6 +21,8 @@ from harness.errors import UserError
 from harness.identity import fusers_of, models_of
 from harness.inference.types import Query, Request
 from harness.model_args import SPELLINGS, Setup
+from harness.prompt_record import described as prompts_described
+from harness.prompts import Reading
 
 _LONGEST_PART = 60
 
@@ -46,10 +48,15 @@ def name_in(arguments: Mapping[str, Any]) -> str | None:
     return model_name(read.get("peft", read["receiver"]), sharers, fusers)
 
 
-def described(config: RunConfig, cast: Cast, channel: Channel) -> dict[str, Any]:
-    """Models and fusers with their digests, and what lm-eval records of a model, under lm-eval's own names."""
+def described(config: RunConfig, cast: Cast, channel: Channel, reading: Reading) -> dict[str, Any]:
+    """Models and fusers with their digests, and what lm-eval records of a model, under lm-eval's own names.
+
+    ``prompts`` says how prompts become tokens, see `harness.prompt_record.described`.
+    """
     models, fusers = models_of(cast), fusers_of(config, cast)
     answering = models[0]
+    named = [("receiver", cast.receiver), *((f"sharer {i}", lm) for i, lm in enumerate(cast.sharers))]
+    speakers = [(role, lm) for role, lm in named if lm is not None]
     return {
         "model_name": model_name(config.peft or config.receiver, config.sharers, config.fusers),
         "model_num_parameters": answering.parameters,
@@ -61,6 +68,7 @@ def described(config: RunConfig, cast: Cast, channel: Channel) -> dict[str, Any]
         "variant": channel.variant,
         "models": [model.model_dump(mode="json") for model in models],
         "fusers": fusers,
+        "prompts": prompts_described(reading, dict(speakers)),
     }
 
 

@@ -15,7 +15,12 @@ def recorded_commits(run: RunRecord) -> dict[str, str]:
 
 def open_pins(run: RunRecord) -> list[str]:
     """Names a run's references without a commit, each once, with what they stood for."""
-    return [f"{name} ({commit[:12]})" for name, commit in dict(_open(run)).items()]
+    resolved = [f"{name} ({commit[:12]})" for name, commit in dict(_open(run)).items()]
+    # A model behind an engine has no digest of ours; without a commit nobody knows which weights answered.
+    served = [
+        f"{m.reference} (commit unknown, behind an engine)" for m in run.models if not m.fingerprint and not m.revision
+    ]
+    return [*resolved, *dict.fromkeys(served)]
 
 
 def _open(run: RunRecord) -> Iterator[tuple[str, str]]:

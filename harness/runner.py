@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.answering import answer_all, tell
 from harness.assembly import Cast, assemble
+from harness.attempts import ending_with_the_device
 from harness.channels.control_registry import not_taken
 from harness.channels.spec import parse_channel
 from harness.config import RunConfig, differing, identity, identity_hash
@@ -55,7 +56,7 @@ def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = No
         UserError: something asked for cannot be had.
         RunError: too many samples failed, the disk is full or another process is gone.
     """
-    with alone():
+    with alone(), ending_with_the_device():
         return _run(config, command, (ranks or Ranks()).stepping(config.tensor_parallel))
 
 

@@ -168,3 +168,19 @@ def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str
 def test_a_run_without_flags_publishes_nowhere() -> None:
     parser = argparse.ArgumentParser()
     assert configuration(parser, []).leaderboards_dir is None
+
+
+def test_a_report_reads_a_run_at_another_margin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(run([Plan(n=600)]), tmp_path / "run")
+    asked = ["report", str(folder), "--compare", "c2c/mean,receiver"]
+    assert cli.main([*asked, "--margin", "90"]) == 0
+    assert "same within 90 points" in " ".join(capsys.readouterr().out.split())
+    assert cli.main([*asked, "--margin", "0.01"]) == 0
+    assert "same within" not in " ".join(capsys.readouterr().out.split())
+    for wrong in (
+        ["report", "--margin", "1"],
+        [*asked, "--margin", "0"],
+        ["report", str(folder), "--add", "--margin", "1"],
+    ):
+        assert cli.main(wrong) == 2
+        assert "--margin" in capsys.readouterr().err

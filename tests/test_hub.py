@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from support.hub_worker import HubWorker
 from support.local_hub import Drop, Fault, LocalHub, OtherCommit, Status, Truncate
 
+from harness.fusion.checkpoint import read_header
+
 GOLDEN = Path(__file__).parent / "golden" / "same_tokenizer"
 PIN, OTHER, LATER = "a" * 40, "b" * 40, "c" * 40
 ROWS, MODEL, FUSER, ADAPTER = "org/questions", "org/receiver", "org/fusers", "org/adapter"
@@ -188,3 +190,21 @@ def test_an_adapter_on_the_hub_is_merged_and_both_commits_are_recorded(
     base, merged = worker.call("model", MODEL), worker.call("model", ADAPTER)
     assert merged[:2] == [PIN, LATER], merged
     assert merged[3] != base[3]
+
+
+def test_a_training_without_revisions_records_its_commits_and_resumes_with_them(
+    hub: LocalHub, worker: HubWorker, tmp_path: Path
+) -> None:
+    out, data = tmp_path / "out", tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So it is."}]
+    data.write_text((json.dumps({"messages": turns}) + "\n") * 8)
+    asked = ["train", "--receiver", MODEL, "--sharer", str(GOLDEN / "sharer"), "--data", str(data)]
+    asked += ["--output_path", str(out), "--global_batch", "2", "--micro_batch", "2", "--hidden_dim", "8"]
+    asked += ["--intermediate_dim", "8", "--device", "cpu", "--no-progress", "--save_every", "1"]
+    code, said = worker.call("run", *asked, "--steps", "2")
+    assert code == 0, said
+    assert json.loads((out / "commits.json").read_text()) == {MODEL: PIN}
+    assert read_header(out / "fuser").provenance["commits"] == {MODEL: PIN}
+    hub.repositories.point("models", MODEL, OTHER)
+    code, said = worker.call("run", *asked, "--steps", "2", "--resume")
+    assert code == 0, said  # with the weights of another commit it would be another training, and refused

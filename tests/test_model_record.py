@@ -222,3 +222,13 @@ def test_arguments_reach_the_model() -> None:
     assert lm.channel.answers.model.config._attn_implementation == "eager"
     assert str(lm.channel.answers.dtype) == "torch.bfloat16"
     assert setup_of(SINGLE, {"receiver": "r", "prefix_token_id": "3"}).reading.start == 3
+
+
+def test_the_results_of_lm_eval_say_how_prompts_were_read() -> None:
+    told = single().get_model_info()["prompts"]
+    assert told["seam"].startswith("as lm-eval's hf")
+    assert (told["enable_thinking"], told["enable_thinking, receiver"]) == (
+        "not passed",
+        "no effect on this chat template",
+    )
+    assert "enable_thinking, sharer 0" in fused().get_model_info()["prompts"]

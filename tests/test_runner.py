@@ -356,3 +356,10 @@ def test_the_embedded_pair_takes_another_fuser(tmp_path: Path) -> None:
     fuser = shutil.copytree(PAIR / "fuser", tmp_path / "fuser")
     assert cli.main(short_run(tmp_path / "run", "--channels", "c2c", "--fuser", str(fuser))) == 0
     assert record(tmp_path / "run")["fusers"][0]["reference"] == str(fuser)
+
+
+def test_the_results_file_of_lm_eval_says_how_prompts_were_read(folder: Path) -> None:
+    found = json.loads((folder / "lm_eval" / "results_c2c.json").read_text(encoding="utf-8"))["config"]["prompts"]
+    assert found == record(folder)["prompts"]
+    assert found["seam"].startswith("kept")
+    assert "enable_thinking, sharer 0" in found

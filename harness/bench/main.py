@@ -64,9 +64,11 @@ def main(options: argparse.Namespace) -> int:
     if options.dtypes != "auto":
         _names(options.dtypes, "dtype", DTYPES)
     _open(options.output)
+    from harness.attempts import ending_with_the_device
     from harness.bench.run import time_answers, time_training
 
-    (time_training if options.train else time_answers)(options, arms, shapes, lengths)
+    with ending_with_the_device("nothing of this bench is kept, start it again in a new process"):
+        (time_training if options.train else time_answers)(options, arms, shapes, lengths)
     return 0
 
 

@@ -19,6 +19,7 @@ _DESCRIBES = re.compile(r"^(general|GGUF|split|quantize|imatrix|tokenizer\.chat_
 _OF_TOKENIZER = "model pre tokens merges scores token_type bos_token_id eos_token_id unknown_token_id padding_token_id "
 _OF_TOKENIZER += "eot_token_id eom_token_id add_bos_token add_eos_token add_space_prefix precompiled_charsmap"
 _READ = {f"tokenizer.ggml.{name}" for name in _OF_TOKENIZER.split()}
+_UNREADABLE = {"gpt-oss"}  # transformers looks for other tensors, and reads the scaling of positions wrongly
 _STACKED = re.compile(r"ffn_(gate|up|down|gate_up)(_exps|_projs)\.weight$")
 
 
@@ -35,6 +36,11 @@ def read_gguf(path: Path, options: Mapping[str, Any]) -> Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
     file = opened(path)
+    if file.architecture in _UNREADABLE:
+        raise UnfitCheckpoint(
+            f"its architecture {file.architecture} is one whose files transformers does not read as llama.cpp writes "
+            "them; load the original checkpoint (safetensors)"
+        )
     place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     check_keys(file)
     tokenizer, notes = read_tokenizer(file)

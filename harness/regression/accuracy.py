@@ -76,7 +76,9 @@ def _test(check: str, pair: ArmPair, measure: Measure, options: Options) -> _Tes
     before, after = [measure(sample) for sample in base], [measure(sample) for sample in head]
     level = 2 * options.level - 1  # a two-sided interval has this level where each bound alone has `options.level`
     names = units(base)
-    difference = paired(after, before, clusters=names, level=level)
+    strata = [sample.task for sample in base] if pair.stratified else None
+    # The bootstrap beside the score interval is not shown.
+    difference = paired(after, before, clusters=names, level=level, resamples=1, strata=strata)
     turned = _turned(names or range(len(base)), before, after)
     return _Test(check, pair.subject, sum(before) / len(before), sum(after) / len(after), difference, turned)
 

@@ -40,6 +40,7 @@ class ArmPair:
         arm: Channel and control.
         base: Samples of the baseline.
         head: Samples of the run.
+        stratified: Whether its tasks are strata, parts whose sizes are fixed by design.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ArmPair:
     arm: Arm
     base: Mapping[Key, Sample]
     head: Mapping[Key, Sample]
+    stratified: bool = False
 
     @property
     def subject(self) -> str:
@@ -69,13 +71,14 @@ def arm_pairs(baseline: Run, run: Run) -> list[ArmPair]:
     tasks = sorted({sample.task for sample in baseline.samples})
     groups = dict(baseline.record.groups) or {ALL_TASKS: tasks}
     pooled = {name: inside for name, inside in groups.items() if len(set(inside) & set(tasks)) > 1}
-    head = {table.name: table.arms for table in tables(run.samples, Facts(pooled))}
+    facts = Facts(pooled, strata=baseline.record.strata)
+    head = {table.name: table.arms for table in tables(run.samples, facts)}
     pairs = []
-    for table in tables(baseline.samples, Facts(pooled)):
+    for table in tables(baseline.samples, facts):
         others = head.get(table.name, {})
         for arm in dict.fromkeys([*table.arms, *others]):
             if arm[0] in DERIVED:
                 continue  # follows from the answers of other arms, which are judged themselves
             base_arm, head_arm = table.arms.get(arm, {}), others.get(arm, {})
-            pairs.append(ArmPair(table.name, table.name in pooled, arm, base_arm, head_arm))
+            pairs.append(ArmPair(table.name, table.name in pooled, arm, base_arm, head_arm, table.stratified))
     return pairs

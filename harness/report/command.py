@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 from harness import leaderboard
 from harness.errors import UserError
@@ -19,7 +20,7 @@ def report(options: argparse.Namespace) -> int:
     """
     if options.check:
         return _check(options)
-    runs = [load_run(path) for path in options.runs]
+    runs = [_at_margin(load_run(path), options.margin) for path in options.runs]
     tell_warnings(runs)
     _views(options, runs)
     for path in options.runs if options.add else ():
@@ -30,6 +31,14 @@ def report(options: argparse.Namespace) -> int:
     elif not (options.html or options.plots):
         _print(options, runs)
     return 0
+
+
+def _at_margin(run: LoadedRun, margin_points: float | None) -> LoadedRun:
+    """The same run, read with another margin of sameness."""
+    if margin_points is None:
+        return run
+    config = {**run.record.config, "margin": margin_points}
+    return replace(run, record=run.record.model_copy(update={"config": config}))
 
 
 def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:

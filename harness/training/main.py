@@ -8,6 +8,7 @@ are still what they were.
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -38,10 +39,12 @@ def main(options: argparse.Namespace) -> int:
 
 def train(recipe: Recipe) -> Path:
     """Trains and returns the run's folder; see `main`."""
+    from harness.attempts import ending_with_the_device
     from harness.process import environment
 
     # Fork warnings: tokenizers are used before data-loading libraries start threads of their own.
-    with environment(TOKENIZERS_PARALLELISM="false"):
+    kept = "what was learned up to the last checkpoint is kept, --resume goes on in a new process"
+    with environment(TOKENIZERS_PARALLELISM="false"), ending_with_the_device(kept):
         return _trained(recipe)
 
 
@@ -69,12 +72,14 @@ def _trained(recipe: Recipe) -> Path:
 
 def _run(session: Session) -> None:
     from harness.records.files import write_atomic
+    from harness.training.session import COMMITS_FILE
     from harness.training.store import weights_sha256
 
     weights = [weights_sha256(lm) for lm in session.models]
     loop = _loop(session, weights)
     if session.accelerator.is_main_process:
         write_atomic(session.folder / "recipe.json", session.recipe.model_dump_json(indent=2) + "\n")
+        write_atomic(session.folder / COMMITS_FILE, json.dumps(session.commits.known, indent=2) + "\n")
     loop.run()
     loop.log.close()
     if [weights_sha256(lm) for lm in session.models] != weights:
@@ -140,6 +145,7 @@ def _provenance(session: Session, origin: dict[str, Any]) -> dict[str, Any]:
     return {
         "receiver": recipe.receiver,
         "sharers": list(recipe.sharers),
+        "commits": dict(session.commits.known),
         "recipe": identity(recipe),
         **origin,
         "steps": session.steps,

@@ -5,8 +5,9 @@ Guarantees that models are frozen before anything runs and that every process st
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from harness.fusion.interface import FuserModule, config_of
 from harness.fusion.layers import LayerMap, k_nearest, last_aligned
 from harness.fusion.registry import C2C, parse_form
 from harness.fusion.shapes import KVShape, kv_shape, pair_shapes
-from harness.models import LM, pick_device
+from harness.hub import Commits, is_commit
+from harness.models import LM, fetched, parse_reference, pick_device
 from harness.models import load as load_model
+from harness.prompts import check_template
 from harness.self_check import checked
 from harness.training.adapter import insert
 from harness.training.corpus import Corpus, read_corpus
@@ -32,6 +35,8 @@ from harness.training.recipe import Recipe
 from harness.training.trained import Trained
 from harness.training.tuning import TunedReceiver
 
+COMMITS_FILE = "commits.json"
+_DATA = "dataset "  # before the name of a data set among the commits
 # What a recipe says of a fuser's form, and where a fuser says it of itself.
 _WIDTHS = ("hidden_dim", "intermediate_dim", "num_layers")
 _SCHEDULE = ("dropout", "initial_temperature", "final_temperature", "anneal_steps")
@@ -51,6 +56,7 @@ class Session:
         objective: the loss, with what is trained as its parameters.
         wrapped: the same, wrapped for several processes where there are any.
         steps: optimizer steps in all.
+        commits: what references without a commit stand for; when resuming, what they stood for at the start.
     """
 
     recipe: Recipe
@@ -60,6 +66,7 @@ class Session:
     objective: Trained
     wrapped: nn.Module
     steps: int
+    commits: Commits = field(default_factory=Commits)
 
     @property
     def device(self) -> torch.device:
@@ -87,17 +94,18 @@ def open_session(recipe: Recipe) -> Session:
             f"global_batch {recipe.global_batch} cannot be dealt out to {accelerator.num_processes} processes in micro "
             f"batches of {recipe.micro_batch}; make it a multiple of {recipe.micro_batch * accelerator.num_processes}."
         )
-    corpus = read_corpus(recipe)
+    commits = _commits(recipe)
+    corpus = _corpus(recipe, commits)
     steps = recipe.steps or max(1, int(recipe.epochs * (len(corpus) - recipe.held_out_rows) / recipe.global_batch))
     device = str(accelerator.device) if accelerator.num_processes > 1 else str(where)
-    receiver = _model(recipe, recipe.receiver, recipe.receiver_chat_template, device)
-    sharers = [_model(recipe, name, recipe.sharer_chat_template, device) for name in recipe.sharers]
+    receiver = _model(recipe, recipe.receiver, recipe.receiver_chat_template, device, commits)
+    sharers = [_model(recipe, name, recipe.sharer_chat_template, device, commits) for name in recipe.sharers]
     objective = _objective(recipe, receiver, sharers, steps)
     if recipe.gradient_checkpointing:
         for lm in (receiver, *sharers):
             recompute_layers(lm.model)
     wrapped = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
-    return Session(recipe, accelerator, corpus, (receiver, *sharers), objective, wrapped, steps)
+    return Session(recipe, accelerator, corpus, (receiver, *sharers), objective, wrapped, steps, commits)
 
 
 def _objective(recipe: Recipe, receiver: LM, sharers: Sequence[LM], steps: int) -> Objective | TunedReceiver:
@@ -107,15 +115,40 @@ def _objective(recipe: Recipe, receiver: LM, sharers: Sequence[LM], steps: int) 
     return Objective(receiver, sharers, fusers, recipe).to(receiver.device).train()
 
 
-def _model(recipe: Recipe, name: str, template: str | None, device: str) -> LM:
+def _commits(recipe: Recipe) -> Commits:
+    """The commits that the first session of a resumed training has read; none for a new one."""
+    path = Path(recipe.output_path).expanduser() / COMMITS_FILE
+    if not recipe.resume or not path.is_file():
+        return Commits()
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        return Commits({str(name): str(commit) for name, commit in recorded.items()})
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or start a new training.") from error
+
+
+def _corpus(recipe: Recipe, commits: Commits) -> Corpus:
+    """Reads the rows; a data set on the hub without a revision at the commit that the first session has read."""
+    name = f"{_DATA}{recipe.data}"
+    if recipe.data_revision is None and name in commits.known:
+        return read_corpus(recipe.model_copy(update={"data_revision": commits.known[name]}))
+    corpus = read_corpus(recipe)
+    commit = corpus.fingerprint.removeprefix(f"{recipe.data}@").partition("/")[0]
+    if is_commit(commit) and not is_commit(recipe.data_revision):
+        commits.known[name] = commit
+    return corpus
+
+
+def _model(recipe: Recipe, name: str, template: str | None, device: str, commits: Commits) -> LM:
     lm = load_model(
-        name,
+        fetched(parse_reference(name), commits),
         device=device,
         dtype=recipe.dtype,
         attention=recipe.attention,
         chat_template=template,
         trust_remote_code=recipe.trust_remote_code,
     )
+    check_template(lm)
     return checked(lm)
 
 

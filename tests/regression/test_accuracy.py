@@ -10,6 +10,8 @@ import pytest
 from harness.records import LoadedRun
 from harness.records.schema import Sample
 from harness.regression import Options, check
+from harness.regression.accuracy import _test
+from harness.regression.pairing import arm_pairs
 from harness.regression.verdicts import Verdict
 
 from . import build
@@ -103,3 +105,21 @@ def test_small_tasks_are_judged_together_as_well() -> None:
     worse = [build.sample(s.position, False, task=s.task) if s.position < 4 else s for s in base]
     report = check(build.run(base, **known), build.run(worse, identity="b" * 64, **known))
     assert [v.subject for v in report.verdicts if v.status == "regression"] == ["all tasks c2c"]
+
+
+def test_the_tasks_of_a_stratified_group_are_parts_of_fixed_size() -> None:
+    """Differences between strata say nothing of the chance within one: less could hide."""
+
+    def half(task: str, right: int) -> list[Sample]:
+        made = [build.sample(i, i < right) for i in range(200)]
+        return [one.model_copy(update={"task": task, "doc_id": f"{task}-{one.doc_id}"}) for one in made]
+
+    def hidden(strata: list[str]) -> float:
+        shape: dict[str, Any] = {"groups": {"whole": ["one", "two"]}, "strata": strata}
+        base = build.run([*half("one", 100), *half("two", 100)], **shape)
+        head = build.run([*half("one", 101), *half("two", 60)], identity="b" * 64, **shape)
+        (pair,) = [one for one in arm_pairs(base, head) if one.pooled]
+        assert pair.stratified == bool(strata)
+        return _test("accuracy", pair, lambda s: bool(s.correct), Options()).difference.interval.low
+
+    assert hidden(["whole"]) > hidden([])

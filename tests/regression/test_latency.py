@@ -11,7 +11,7 @@ from scipy.stats import mannwhitneyu
 
 from harness.errors import UserError
 from harness.records import LoadedRun
-from harness.regression import Options
+from harness.regression import Options, check
 from harness.regression.latency import latency
 from harness.regression.ranks import aligned_rank_p
 from harness.regression.seconds import Second, judge
@@ -152,6 +152,16 @@ def test_a_busy_machine_is_said_and_not_judged(busy: str) -> None:
     verdicts = latency(base, head, Options())
     assert [verdict.status for verdict in verdicts] == ["warning"]
     assert "the machine was busy: other processes used" in verdicts[0].text
+
+
+def test_the_same_build_beside_busy_processes_is_no_regression() -> None:
+    """Five times the seconds, measured while four loops kept the machine busy, with every answer equal."""
+    base = under_load([replace(run, samples=build.answers()) for run in timed(build.Clock(0))], 0.0)
+    head = [replace(run, samples=build.answers()) for run in timed(build.Clock(1, factor=5.099), 1)]
+    report = check(base, under_load(head, 4.0))
+    assert (report.exit_code, report.count("regression")) == (0, 0)
+    assert "the machine was busy: other processes used 0.0 of 2 cores beside the baseline, 4.0" in str(report.verdicts)
+    assert check(base, under_load(head, 0.0)).exit_code == 1
 
 
 def test_an_idle_machine_is_judged() -> None:

@@ -211,3 +211,10 @@ def test_tensorboard_logs_are_written_where_asked_for(folder, tmp_path):
     pytest.importorskip("tensorboard")
     train(recipe(folder, tmp_path, steps=1, tensorboard=True))
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_template_that_draws_is_refused_before_anything_is_learned(folder, tmp_path):
+    template = tmp_path / "draws.jinja"
+    template.write_text("{{ lipsum(n=1) }}{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    with pytest.raises(UserError, match="writes another text every time"):
+        train(recipe(folder, tmp_path / "out", receiver_chat_template=str(template)))
