@@ -242,11 +242,12 @@ class _LastLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         """Columns before the running forward call."""
-        return self._layer.get_seq_length()
+        return int(self._layer.get_seq_length())
 
     def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
         """Returns (key columns, offset) for transformers' own mask."""
-        return self._layer.get_mask_sizes(query_length)
+        columns, offset = self._layer.get_mask_sizes(query_length)
+        return int(columns), int(offset)
 
 
 def _fill(lm: LM, buffer: KVBuffer, arguments: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -136,7 +136,7 @@ def _sites(model: nn.Module) -> dict[int, list[nn.Module]]:
         found: dict[int, list[nn.Module]] = {}
         for module in model.modules():
             layer = getattr(module, "layer_idx", None)
-            if isinstance(layer, int) and _takes_mask(type(module)):
+            if isinstance(layer, int) and _takes_mask(cast("Any", type(module))):
                 found.setdefault(layer, []).append(module)
         _SITES[model] = found
     return _SITES[model]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Products:
 
 def products(config: Any) -> Products:
     """Counts a decoder's products for one token; see `Products`."""
-    return _products(type(config), config.to_json_string(use_diff=False))
+    return _products(cast("Any", type(config)), config.to_json_string(use_diff=False))
 
 
 @functools.lru_cache(maxsize=32)

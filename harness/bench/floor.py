@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from harness.bench.counted import fusion_flops, products
 from harness.bench.machine import Speeds
@@ -138,7 +138,7 @@ def fusion_cost(fuser: FuserModule, tokens: int, element_bytes: int, entries: tu
         entries: of the fuser; None for all.
     """
     chosen = fuser.all_entries() if entries is None else entries
-    flops = fusion_flops(type(fuser), fuser.config, chosen, tokens)
+    flops = fusion_flops(cast("Any", type(fuser)), fuser.config, chosen, tokens)
     return Cost(
         float(flops), float(element_bytes * (fusion_weights(fuser, chosen) + fused_numbers(fuser, chosen, tokens)))
     )
@@ -146,12 +146,11 @@ def fusion_cost(fuser: FuserModule, tokens: int, element_bytes: int, entries: tu
 
 def fusion_weights(fuser: FuserModule, entries: tuple[int, ...]) -> float:
     """Parameters that a fusion of these entries reads; a part of the entries has its part of the parameters."""
-    return sum(value.numel() for value in fuser.parameters()) * len(entries) / max(1, len(fuser.all_entries()))
+    whole = sum(value.numel() for value in fuser.parameters())
+    return whole * len(entries) / max(1, len(fuser.all_entries()))
 
 
 def fused_numbers(fuser: FuserModule, entries: tuple[int, ...], tokens: int) -> int:
     """Numbers of K and V that a fusion reads and writes."""
-    config = fuser.config
-    return tokens * (
-        len(fuser.reads(entries)) * config.sharer_dim + 2 * len(fuser.writes(entries)) * config.receiver_dim
-    )
+    read, written = len(fuser.reads(entries)), len(fuser.writes(entries))
+    return tokens * (read * int(fuser.config.sharer_dim) + 2 * written * int(fuser.config.receiver_dim))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -69,7 +69,7 @@ def fuser_backward(
         first: nothing was fused before, so K and V as they come in need no gradient.
         adds: to gradients of earlier micro batches.
     """
-    flops = fusion_backward_flops(type(fuser), fuser.config, entries, tokens, to_receiver=not first)
+    flops = fusion_backward_flops(cast("Any", type(fuser)), fuser.config, entries, tokens, to_receiver=not first)
     weights = fusion_weights(fuser, entries)
     moved = element_bytes * fused_numbers(fuser, entries, tokens)
     return Cost(float(flops), moved + (2 + adds) * MASTER_BYTES * weights)

@@ -34,6 +34,7 @@ class Fuser(FuserModule):
 
     form: ClassVar[str] = C2C
     config_type: ClassVar[type[FuserConfig]] = FuserConfig
+    config: FuserConfig
     gate_logit: Tensor
     gate_temperature: Tensor
 

@@ -32,13 +32,15 @@ def fuse(w: Weights, sharer: Tensor, receiver: Tensor) -> Tensor:
     delta = F.linear(h, w["proj_out_weight"], w["proj_out_bias"])
     delta = delta.unflatten(-1, (weight.shape[-1], -1))  # [tokens, receiver_heads, head_dim]
     gate = (w["gate_logit"] > 0).to(receiver.dtype)  # hard at inference
-    return receiver + gate * (weight[..., None] * delta).flatten(-2)
+    fused: Tensor = receiver + gate * (weight[..., None] * delta).flatten(-2)
+    return fused
 
 
 def ffn(w: Weights, name: str, y: Tensor) -> Tensor:
     """One FFN block, `y + W2 GELU(W1 RMSNorm(y))`, bias-free, `[tokens, hidden_dim]`."""
     normed = F.rms_norm(y, y.shape[-1:], w[f"{name}_norm"], eps=1e-6)
-    return y + F.linear(F.gelu(F.linear(normed, w[f"{name}_w1_weight"])), w[f"{name}_w2_weight"])
+    out: Tensor = y + F.linear(F.gelu(F.linear(normed, w[f"{name}_w1_weight"])), w[f"{name}_w2_weight"])
+    return out
 
 
 def entry_weights(state: Weights, entry: int) -> dict[str, Tensor]:
