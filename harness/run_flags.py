@@ -14,24 +14,12 @@ from typing import Any
 from harness.channels.registry import CHANNELS
 from harness.channels.spec import entries_of
 from harness.config import RunConfig, build, read_yaml
+from harness.config.flags import add_flags, given_values
 from harness.config.rules import refuse_retired
 from harness.config.served import with_served_defaults
 from harness.errors import UserError
 from harness.paths import PAIR_NAME
 
-_REPEATED = {"sharers": "sharer", "fusers": "fuser"}
-_NUMBERS = {
-    "limit", "max_length", "max_new_tokens", "calibration_samples", "seed", "batch_size",
-    "max_batch_tokens", "latency_samples", "latency_warm_up", "latency_equal_tokens",
-}  # fmt: skip
-_FRACTIONS = {"max_error_rate", "margin"}
-_SWITCHES = {"trust_remote_code", "enable_thinking", "tensor_parallel", "resume"}
-_NEGATED = {"chat": "no-chat-template", "progress": "no-progress"}
-_NEGATED_HELP = {
-    "chat": "Send prompts without the chat template; `chat: false` in a YAML file.",
-    "progress": "Show no progress on the terminal; `progress: false` in a YAML file.",
-}
-_ALWAYS_ON = {"log_samples"}
 _DEFAULT_CONTROLS = "mismatched,mean,closed"
 
 
@@ -41,70 +29,16 @@ def configuration(parser: argparse.ArgumentParser, given: Sequence[str]) -> RunC
     Raises:
         UserError: something is not allowed.
     """
-    _declare(parser)
+    parser.add_argument("suite", nargs="?", type=Path, help="YAML file with the names of these flags; flags win")
+    add_flags(parser, RunConfig)
     refuse_retired(word.partition("=")[0].lstrip("-").replace("-", "_") for word in given if word.startswith("--"))
-    flags = {k: v for k, v in vars(parser.parse_args(given)).items() if v is not None}
-    suite = flags.pop("suite", None)
-    flags.pop("plugin", None)
-    values = {**(read_yaml(suite) if suite else {}), **flags}
+    parsed = vars(parser.parse_args(given))
+    suite = parsed["suite"]
+    values = {**(read_yaml(suite) if suite else {}), **given_values(RunConfig, parsed)}
     for name in ("channels", "controls", "tasks"):
         if isinstance(values.get(name), str):
             values[name] = [part.strip() for part in values[name].split(",") if part.strip()]
-    if isinstance(values.get("gen_kwargs"), str):
-        values["gen_kwargs"] = _pairs(values["gen_kwargs"])
     return build(_with_embedded(values), str(suite) if suite else "command line")
-
-
-def _declare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", nargs="?", type=Path, help="YAML file with the names of these flags; flags win")
-    for name, field in RunConfig.model_fields.items():
-        flag = _NEGATED.get(name) or _REPEATED.get(name, name)
-        flags = list(dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}"]))
-        text = _NEGATED_HELP.get(name, field.description or "").replace("%", "%%")
-        parser.add_argument(*flags, dest=name, default=None, help=text, **_kind(name))
-
-
-def _kind(name: str) -> dict[str, Any]:
-    if name in _NEGATED:
-        return {"action": "store_false"}
-    if name in _SWITCHES or name in _ALWAYS_ON:
-        return {"action": "store_true"}
-    if name in _NUMBERS:
-        return {"type": _number, "metavar": "N"}
-    if name in _FRACTIONS:
-        return {"type": _fraction, "metavar": "X"}
-    if name in _REPEATED:
-        return {"action": "append", "metavar": "REF"}
-    return {"metavar": name.upper()}
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def _fraction(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _pairs(text: str) -> dict[str, Any]:
-    import yaml
-
-    pairs = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise UserError(f"gen_kwargs has {part!r}; write name=value, separated by commas.")
-        try:
-            pairs[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"gen_kwargs: the value of {key!r} cannot be read: {value!r}.") from None
-    return pairs
 
 
 def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from harness.bench.shapes import EXAMPLES, read_pair
 from harness.channels.registry import CHANNELS
+from harness.config.fields import Count, CountOrZero
+from harness.config.flags import add_flags, given_values
+from harness.config.wording import sentence
 from harness.errors import UserError, unknown
 from harness.fusion.registry import C2C, parse_form
 
@@ -21,45 +26,71 @@ _USUAL_ARMS = {False: "transformers,receiver,t2t,c2c", True: "plain,checkpointin
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the flags; lists are written with commas."""
-    add = parser.add_argument
-    add("--shapes", default=EXAMPLES[1], help=f"receiver+sharer: names or folders, such as {', '.join(EXAMPLES)}")
-    add("--train", action="store_true", help="time optimizer steps of fuser training instead of answers")
-    add(
-        "--arms",
-        help=f"some of {', '.join(ARMS)}, or any channel (default {_USUAL_ARMS[False]}), with --train of "
-        f"{', '.join(TRAIN_ARMS)} (default {_USUAL_ARMS[True]})",
+class BenchOptions(BaseModel):
+    """What a bench is told, under the names of its flags; lists are written with commas."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    shapes: str = Field(EXAMPLES[1], description=f"Receiver+sharer: names or folders, such as {', '.join(EXAMPLES)}.")
+    train: bool = False
+    """Time optimizer steps of fuser training instead of answers."""
+    arms: str = Field(
+        "",
+        description=f"Some of {', '.join(ARMS)}, or any channel (default {_USUAL_ARMS[False]}), with --train of "
+        f"{', '.join(TRAIN_ARMS)} (default {_USUAL_ARMS[True]}).",
     )
-    add("--prompt_tokens", default="200", help="prompt lengths, template included")
-    add("--batch_sizes", default="1", help="questions answered at once; with --train rows of a micro batch")
-    add("--new_tokens", default="8", help="tokens decoded for each question")
-    add("--response_tokens", default="256", help="with --train: tokens of each row that are learned")
-    add("--micro_batches", type=int, default=1, help="with --train: micro batches of an optimizer step")
-    add("--dtypes", default="auto", help=f"some of {', '.join(DTYPES)}; auto: bfloat16 on a GPU, else float32")
-    add("--message_tokens", type=int, default=64, help="tokens that a text sharer writes")
-    add("--options", type=int, default=0, help="also score this many options a question (0: none)")
-    add("--option_tokens", type=int, default=4, help="tokens of an option")
-    add("--repeats", type=int, default=5, help="rounds that count")
-    add("--warm_up", type=int, default=1, help="rounds before them; the first one measures memory")
-    add("--fuser_form", default=C2C, help="form of the fuser with its options: name[:option=value]...")
-    add("--fuser_hidden", type=int, default=1024, help="width of the C2C fuser")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--seed", type=int, default=0, help="of weights and questions")
-    add("--output", type=Path, default=Path("bench"), help="folder for bench.json, .md and .png (train.json, ...)")
+    prompt_tokens: str = "200"
+    """Prompt lengths, template included."""
+    batch_sizes: str = "1"
+    """Questions answered at once; with --train rows of a micro batch."""
+    new_tokens: str = "8"
+    """Tokens decoded for each question."""
+    response_tokens: str = "256"
+    """With --train: tokens of each row that are learned."""
+    micro_batches: Count = 1
+    """With --train: micro batches of an optimizer step."""
+    dtypes: str = Field("auto", description=f"Some of {', '.join(DTYPES)}; auto: bfloat16 on a GPU, else float32.")
+    message_tokens: Count = 64
+    """Tokens that a text sharer writes."""
+    options: CountOrZero = 0
+    """Also score this many options a question; 0: none."""
+    option_tokens: Count = 4
+    """Tokens of an option."""
+    repeats: Count = 5
+    """Rounds that count."""
+    warm_up: CountOrZero = 1
+    """Rounds before them; the first one measures memory."""
+    fuser_form: str = C2C
+    """Form of the fuser with its options: name[:option=value]..."""
+    fuser_hidden: Count = 1024
+    """Width of the C2C fuser."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    seed: int = 0
+    """Of weights and questions."""
+    output: Path = Path("bench")
+    """Folder for bench.json, .md and .png (train.json, ...)."""
 
 
-def main(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds one flag for each field of `BenchOptions`."""
+    add_flags(parser, BenchOptions)
+
+
+def main(parsed: argparse.Namespace) -> int:
     """Runs the bench and returns the exit code.
 
     Raises:
         UserError: an option is wrong.
     """
-    options.arms = options.arms or _USUAL_ARMS[options.train]
-    arms = _names(options.arms, "arm", TRAIN_ARMS if options.train else _timed())
+    try:
+        options = BenchOptions.model_validate(given_values(BenchOptions, vars(parsed)))
+    except ValidationError as error:
+        raise UserError(f"bench: {sentence(error)}") from error
+    arms = _names(options.arms or _USUAL_ARMS[options.train], "arm", TRAIN_ARMS if options.train else _timed())
+    options = options.model_copy(update={"arms": ",".join(arms)})
     shapes = read_pair(options.shapes)
     parse_form(options.fuser_form)
-    _check_counts(options)
     lengths = {name: _counts(getattr(options, name), name) for name in LISTS}
     if options.dtypes != "auto":
         _names(options.dtypes, "dtype", DTYPES)
@@ -100,11 +131,3 @@ def _counts(text: str, flag: str) -> list[int]:
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"--{flag} {text!r}: give whole numbers above zero with commas between, such as 64,200.")
     return [int(part) for part in parts]
-
-
-def _check_counts(options: argparse.Namespace) -> None:
-    least = {"repeats": 1, "warm_up": 0, "message_tokens": 1, "options": 0, "option_tokens": 1, "fuser_hidden": 1}
-    least["micro_batches"] = 1
-    for name, minimum in least.items():
-        if getattr(options, name) < minimum:
-            raise UserError(f"--{name} {getattr(options, name)}: give at least {minimum}.")

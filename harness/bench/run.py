@@ -5,7 +5,6 @@ Guarantees that models are built once a number format, and that everything writt
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 
 from harness.bench.arms import make_arms
 from harness.bench.build import FuserWidths, build_models, build_pair
+from harness.bench.main import BenchOptions
 from harness.bench.measure import Repeats, measure
 from harness.bench.plot import plot, plot_training
 from harness.bench.results import Bench, Cell, Found, Result
@@ -34,7 +34,7 @@ Shapes = tuple[ModelShape, ModelShape]
 Lengths = Mapping[str, list[int]]
 
 
-def time_answers(options: argparse.Namespace, arms: list[str], shapes: Shapes, lengths: Lengths) -> None:
+def time_answers(options: BenchOptions, arms: list[str], shapes: Shapes, lengths: Lengths) -> None:
     """Times the channels and writes ``bench.*``."""
     device = pick_device(options.device)
     results: list[Result] = []
@@ -54,7 +54,7 @@ def time_answers(options: argparse.Namespace, arms: list[str], shapes: Shapes, l
     plot(bench.results, options.output / "bench.png")
 
 
-def time_training(options: argparse.Namespace, arms: list[str], shapes: Shapes, lengths: Lengths) -> None:
+def time_training(options: BenchOptions, arms: list[str], shapes: Shapes, lengths: Lengths) -> None:
     """Times optimizer steps and writes ``train.*``."""
     device = pick_device(options.device)
     results: list[TrainResult] = []
@@ -73,7 +73,7 @@ def time_training(options: argparse.Namespace, arms: list[str], shapes: Shapes, 
     plot_training(bench.results, options.output / "train.png")
 
 
-def _dtypes(options: argparse.Namespace, device: torch.device) -> list[torch.dtype]:
+def _dtypes(options: BenchOptions, device: torch.device) -> list[torch.dtype]:
     return [pick_dtype(wanted, device) for wanted in options.dtypes.split(",")]
 
 
@@ -81,11 +81,11 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _widths(options: argparse.Namespace) -> FuserWidths:
+def _widths(options: BenchOptions) -> FuserWidths:
     return FuserWidths(options.fuser_hidden, options.fuser_hidden)
 
 
-def _repeats(options: argparse.Namespace) -> Repeats:
+def _repeats(options: BenchOptions) -> Repeats:
     return Repeats(options.repeats, options.warm_up)
 
 
@@ -105,7 +105,7 @@ def _tell(title: str, results: Sequence[Found]) -> None:
     print(f"{title}: {said}", flush=True)
 
 
-def _about(options: argparse.Namespace) -> dict[str, Any]:
+def _about(options: BenchOptions) -> dict[str, Any]:
     settings = {name: str(value) for name, value in vars(options).items() if isinstance(value, str | int | Path)}
     machine = hardware().model_dump(exclude_none=True)
     return {"settings": settings, "hardware": machine, "packages": packages()}

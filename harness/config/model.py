@@ -27,6 +27,7 @@ from harness.config.fields import (
     Names,
     Runtime,
 )
+from harness.config.flags import Also, Each, Section
 from harness.config.served import OWN
 
 
@@ -38,15 +39,15 @@ class RunConfig(BaseModel):
     )
 
     # the pair
-    receiver: Identity[str] = ""
+    receiver: Identity[Annotated[str, Section("the pair")]] = ""
     """Model that answers: hub id, folder or GGUF file; empty = the embedded pair."""
     peft: Identity[Annotated[str, Field(min_length=1)] | None] = None
     """Adapter that is merged into the receiver, in every channel."""
     max_length: Identity[Count | None] = None
     """Context of the receiver in tokens, where it should be shorter than the model's own."""
-    sharers: Identity[Names] = ()
+    sharers: Identity[Annotated[Names, Also("sharer"), Each()]] = ()
     """Models that send messages, in order."""
-    fusers: Identity[Names] = ()
+    fusers: Identity[Annotated[Names, Also("fuser"), Each()]] = ()
     """Fuser folders or hub ids, one a sharer in the same order."""
     self_fuser: Identity[str | None] = None
     """Fuser of the receiver with itself, for the `self` control."""
@@ -60,7 +61,7 @@ class RunConfig(BaseModel):
     """Run model code that comes with the weights."""
 
     # who runs the models
-    backend: Identity[Annotated[str, Field(min_length=1)]] = OWN
+    backend: Identity[Annotated[str, Field(min_length=1), Section("who runs the models")]] = OWN
     """Engine that runs the models: harness, or any of lm-eval's, such as vllm, sglang or local-completions."""
     receiver_args: Identity[str] = ""
     """lm-eval's model_args of that engine for the receiver, such as `base_url=http://host:8000/v1/completions`."""
@@ -68,17 +69,19 @@ class RunConfig(BaseModel):
     """The same for the sharer."""
 
     # the protocol
-    channels: Identity[Channels] = Field(default_factory=rules.usual_channels)
+    channels: Identity[Annotated[Channels, Also("channel"), Section("the protocol")]] = Field(
+        default_factory=rules.usual_channels
+    )
     """What is compared: `name[:option=value]...`; default: all that the given models allow."""
-    controls: Identity[Names] = ()
+    controls: Identity[Annotated[Names, Also("control")]] = ()
     """Ways to destroy a message's content; default mismatched and mean where a channel carries messages."""
-    tasks: Identity[Names] = ()
+    tasks: Identity[Annotated[Names, Also("task")]] = ()
     """Benchmarks."""
     datasets_dir: Runtime[str | None] = None
     """Folder with local copies of the data sets, read in place of the hub."""
     limit: Identity[Count | None] = None
     """Only so many questions of each task, drawn by the seed."""
-    chat: Identity[bool] = True
+    chat: Identity[Annotated[bool, Also("chat_template")]] = True
     """Render prompts through the chat template."""
     enable_thinking: Identity[bool] = False
     """Let chat templates that know such a switch open a chain of thought; the paper's protocol has it off."""
@@ -92,7 +95,7 @@ class RunConfig(BaseModel):
     """Of everything random."""
 
     # the engine
-    device: Identity[Device] = "auto"
+    device: Identity[Annotated[Device, Section("the engine")]] = "auto"
     """auto, cpu, cuda or cuda:N."""
     device_map: Runtime[DeviceMap | None] = None
     """Spread each model over devices: auto, balanced, balanced_low_0, sequential or a map from module to device."""
@@ -112,7 +115,7 @@ class RunConfig(BaseModel):
     """Points of accuracy below which two channels count as the same, where a test shows that they differ by less."""
 
     # the latency pass
-    latency_samples: Runtime[CountOrZero] = 20
+    latency_samples: Runtime[Annotated[CountOrZero, Section("the latency pass")]] = 20
     """Questions of each task that are timed alone; 0 = no timing."""
     latency_warm_up: Runtime[CountOrZero] = 3
     """Questions answered before timing starts, through every channel."""
@@ -123,7 +126,7 @@ class RunConfig(BaseModel):
     """Name of the job that this run is part of: `check` compares seconds within one; default: as the CI says."""
 
     # what is left behind
-    output_path: Runtime[str | None] = None
+    output_path: Runtime[Annotated[str | None, Section("what is left behind")]] = None
     """Folder of the run."""
     leaderboards_dir: Runtime[str | None] = None
     """Folder of the leaderboards to update."""

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from harness.config.flags import keys_of
 from harness.config.model import RunConfig
 from harness.config.rules import refuse_retired
 from harness.config.wording import sentence
@@ -20,7 +21,7 @@ from harness.errors import UserError, suggest
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8
-SINGULAR = {"sharer": "sharers", "fuser": "fusers", "task": "tasks", "channel": "channels", "control": "controls"}
+SINGULAR = keys_of(RunConfig)
 
 
 def from_yaml(path: Path) -> RunConfig:

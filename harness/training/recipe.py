@@ -27,6 +27,7 @@ from harness.config.fields import (
     Names,
     Runtime,
 )
+from harness.config.flags import Also, Each, Section, add_flags, given_values, keys_of
 from harness.config.hashing import kinds
 from harness.config.wording import sentence
 from harness.errors import UserError, suggest
@@ -35,8 +36,6 @@ from harness.fusion.registry import parse_form
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-SINGULAR = {"sharer": "sharers", "validate_task": "validate_tasks"}
-LISTS = ("sharers", "validate_tasks", "init", "lora_targets")  # given once with commas, or several times
 
 # What the other method alone reads.
 UNUSED = {
@@ -67,9 +66,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     # the models
-    receiver: Identity[str]
+    receiver: Identity[Annotated[str, Section("the models")]]
     """Model that answers: hub id, folder or GGUF file."""
-    sharers: Identity[Names] = ()
+    sharers: Identity[Annotated[Names, Also("sharer"), Each()]] = ()
     """Models whose caches are fused, in order; a fuser is trained for each, all together."""
     method: Identity[Literal["fuser", "lora"]] = "fuser"
     """What is trained: fusers, or a low-rank adapter of the receiver, which then learns alone."""
@@ -81,7 +80,7 @@ class Recipe(BaseModel):
     """Run model code that comes with the weights."""
 
     # the data
-    data: Identity[str] = "teknium/OpenHermes-2.5"
+    data: Identity[Annotated[str, Section("the data")]] = "teknium/OpenHermes-2.5"
     """Data set on the hub, or a local file (JSON lines, or one JSON array), of chats or questions."""
     data_revision: Identity[str | None] = None
     """Revision of a data set on the hub."""
@@ -102,7 +101,7 @@ class Recipe(BaseModel):
     rows that are longer than `max_length` as a whole left out."""
 
     # the fuser
-    init: Identity[Names] = ()
+    init: Identity[Annotated[Names, Each(), Section("the fuser")]] = ()
     """Fuser folders to start from, one a sharer, each in the form that it has; none = random weights."""
     fuser_form: Identity[str] = "c2c"
     """Form of the fusers, with its options: `name[:option=value]...`; those of c2c have flags of their own."""
@@ -139,19 +138,19 @@ class Recipe(BaseModel):
     """Steps over which the temperature falls; none = all."""
 
     # the adapter
-    lora_rank: Identity[Count] = 16
+    lora_rank: Identity[Annotated[Count, Section("the adapter")]] = 16
     """Rank of the adapter's products."""
     lora_alpha: Identity[Positive] = 32.0
     """The adapter's product is scaled by this over the rank."""
     lora_dropout: Identity[Annotated[float, Field(ge=0, lt=1)]] = 0.05
     """Probability before the adapter's product."""
-    lora_targets: Identity[Names] = ()
+    lora_targets: Identity[Annotated[Names, Each()]] = ()
     """Modules that are adapted, such as `q_proj,v_proj`; none = all linear layers of attention and MLP."""
     lora_layers: Identity[str | None] = None
     """Receiver layers that are adapted, such as `15-29`; none = all. No gradient goes below the lowest."""
 
     # the optimisation
-    steps: Identity[Count | None] = None
+    steps: Identity[Annotated[Count | None, Section("the optimisation")]] = None
     """Optimizer steps; none = as many as `epochs` take."""
     epochs: Identity[Positive] = 1.0
     """Passes over the data, where `steps` is not given."""
@@ -177,7 +176,7 @@ class Recipe(BaseModel):
     """Of initial weights, data order, dropout and gate noise."""
 
     # the engine
-    device: Identity[Device] = "auto"
+    device: Identity[Annotated[Device, Section("the engine")]] = "auto"
     """auto, cpu, cuda or cuda:N; with several processes each takes its own."""
     dtype: Identity[Dtype] = "auto"
     """Number format of the frozen models; auto = bfloat16 on GPU, float32 on CPU."""
@@ -197,7 +196,7 @@ class Recipe(BaseModel):
     """Most that `cache_messages` may take in one process; what does not fit is computed again."""
 
     # validation
-    validate_tasks: Identity[Names] = ()
+    validate_tasks: Identity[Annotated[Names, Also("validate_task"), Each(), Section("validation")]] = ()
     """Tasks whose accuracy is measured with the gates as they are at inference."""
     validate_every: Identity[Count] = 200
     """Steps between two validations; the last step is always validated."""
@@ -207,7 +206,7 @@ class Recipe(BaseModel):
     """Questions answered at once."""
 
     # what is left behind
-    output_path: Runtime[str]
+    output_path: Runtime[Annotated[str, Section("what is left behind")]]
     """Folder of the training run; the fuser ends up in its `fuser` (several sharers: `fuser-0`, ...)."""
     official: Runtime[bool] = False
     """Also write the original trainer's format, to `official`."""
@@ -307,7 +306,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _known(key: str, path: Path) -> str:
-    name = SINGULAR.get(key.replace("-", "_"), key.replace("-", "_"))
+    name = keys_of(Recipe).get(key.replace("-", "_"), key.replace("-", "_"))
     if name not in Recipe.model_fields:
         raise UserError(f"{path}: unknown key {key[:40]!r}.{suggest(name, Recipe.model_fields)}")
     return name
@@ -316,18 +315,7 @@ def _known(key: str, path: Path) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds one flag for each field of `Recipe`, and ``--config`` for a YAML file of them."""
     parser.add_argument("--config", type=Path, help="YAML file with any of the settings below; flags come first")
-    aliases = {plural: name for name, plural in SINGULAR.items()}
-    for name, info in Recipe.model_fields.items():
-        spellings = dict.fromkeys([name, name.replace("_", "-"), aliases.get(name, name)])
-        flags = [f"--{spelling}" for spelling in spellings]
-        about = f"{info.description} (default: {info.default})" if not info.is_required() else f"{info.description}"
-        kind: dict[str, Any] = {"metavar": "VALUE"}
-        if name in LISTS:
-            kind["action"] = "append"
-        if isinstance(info.default, bool):
-            kind = {"action": argparse.BooleanOptionalAction}
-        help_text = about.replace("%", "%%")
-        parser.add_argument(*flags, dest=name, default=argparse.SUPPRESS, help=help_text, **kind)
+    add_flags(parser, Recipe)
 
 
 def from_options(options: argparse.Namespace) -> Recipe:
@@ -337,6 +325,5 @@ def from_options(options: argparse.Namespace) -> Recipe:
         UserError: see `build` and `read_yaml`.
     """
     path = getattr(options, "config", None)
-    given = {name: value for name, value in vars(options).items() if name in Recipe.model_fields}
-    lists = {name: ",".join(given[name]) for name in LISTS if name in given}
-    return build({**(read_yaml(path) if path else {}), **given, **lists}, "training recipe")
+    given = given_values(Recipe, vars(options))
+    return build({**(read_yaml(path) if path else {}), **given}, "training recipe")
