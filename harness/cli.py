@@ -28,7 +28,7 @@ _SUMMARY = {
     "train-demo": "build the embedded pair from nothing",
     "bench": "time the channels, or training, against the floor of this machine",
     "convert": "convert a fuser between the original's format and ours",
-    "ls": "list tasks, channels with their options, and controls",
+    "ls": "list tasks, channels with their options, controls and forms of fusers",
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.channels.control_registry import CONTROLS
 from harness.channels.registry import CHANNELS, ChannelEntry
+from harness.fusion.registry import FUSERS
 from harness.registry import Registry
 from harness.task_registry import TASK_FOLDERS
 from tasks import index
@@ -46,6 +47,11 @@ def controls() -> list[str]:
     return _table(CONTROLS, lambda entry: entry.name)
 
 
+def fusers() -> list[str]:
+    """Lists every form of fuser."""
+    return _table(FUSERS, lambda entry: entry.name)
+
+
 def tasks() -> list[str]:
     """Lists what stands for whole benchmarks."""
     return _brought(index.headlines())
@@ -61,4 +67,5 @@ LISTS: Mapping[str, Callable[[], list[str]]] = {
     "subtasks": subtasks,
     "channels": channels,
     "controls": controls,
+    "fusers": fusers,
 }

@@ -21,6 +21,7 @@ from harness.registry import Registry
 REGISTRIES = (
     "harness.channels.registry:CHANNELS",
     "harness.channels.control_registry:CONTROLS",
+    "harness.fusion.registry:FUSERS",
     "harness.task_registry:TASK_FOLDERS",
 )
 

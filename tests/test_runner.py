@@ -274,7 +274,8 @@ def test_converting_there_and_back_changes_no_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "name"), [("tasks", "openbookqa"), ("channels", "c2c"), ("controls", "mean"), ("subtasks", WORDS)]
+    ("what", "name"),
+    [("tasks", "openbookqa"), ("channels", "c2c"), ("controls", "mean"), ("fusers", "c2c"), ("subtasks", WORDS)],
 )
 def test_ls_lists(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ls", what]) == 0
