@@ -67,6 +67,9 @@ class Item:
         r = self.request
         extra = [r.options, r.max_new_tokens, r.stops, r.query.t2t_prompt, r.query.question or ""]
         extra += [self.rendered_sha256] if self.rendered_sha256 else []
+        if r.query.sharer_view is not None:
+            view = r.query.sharer_view
+            extra += [fingerprint_text(view.conversation, [view.question, view.context])]
         return hashlib.sha256(fingerprint_text(r.query.receiver, extra).encode()).hexdigest()
 
 

@@ -27,6 +27,7 @@ from harness.prompts import (
     rendered,
 )
 from harness.row_words import bare_question, option_texts
+from harness.views import Views
 
 DEFAULT_MAX_NEW_TOKENS = 256
 # Settings that leave decoding greedy at this value only.
@@ -76,16 +77,18 @@ def query_of(
     room: int = 0,
     reading: Reading = _OWN,
     continuations: Sequence[str] = (),
+    views: Views | None = None,
 ) -> Query:
     """What a channel sees of one question; `continuations` are what lm-eval compares, where it does."""
     choices = option_texts(document, continuations)
-    return Query(
+    query = Query(
         receiver=conversation_of(context, reading),
         question=bare_question(document, metadata.get("t2t_question"), context, choices),
         choices=choices,
         t2t_prompt=metadata.get("t2t_prompt"),
         room=room,
     )
+    return query if views is None or not context else views.of(query, document)
 
 
 def scoring_request(
@@ -93,10 +96,11 @@ def scoring_request(
     document: Mapping[str, Any],
     metadata: Mapping[str, Any],
     reading: Reading = _OWN,
+    views: Views | None = None,
 ) -> Request:
     """One request for all continuations of one context; `contexts` are lm-eval's (context, continuation) pairs."""
     options = tuple(option for _, option in contexts)
-    return Request(query_of(contexts[0][0], document, metadata, 0, reading, options), options=options)
+    return Request(query_of(contexts[0][0], document, metadata, 0, reading, options, views), options=options)
 
 
 def decoding_request(
@@ -105,11 +109,12 @@ def decoding_request(
     document: Mapping[str, Any],
     metadata: Mapping[str, Any],
     reading: Reading = _OWN,
+    views: Views | None = None,
 ) -> Request:
     """A request for decoded text."""
     settings = decoding_settings(arguments)
     return Request(
-        query_of(context, document, metadata, settings.room, reading),
+        query_of(context, document, metadata, settings.room, reading, views=views),
         max_new_tokens=1 if settings.one_token else settings.max_new_tokens,
         stops=settings.stops,
         max_length=None if settings.one_token else settings.max_length,

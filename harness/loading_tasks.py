@@ -20,6 +20,7 @@ from harness.errors import UserError
 from harness.prompts import Reading
 from harness.records.schema import MajorityLabel
 from harness.results.baselines import usual_label
+from harness.views import Views, metadata_of, views_of
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,12 @@ def _items(task: Any, name: str, config: RunConfig) -> list[Item]:
     by_doc: dict[int, list[Any]] = defaultdict(list)
     for instance in task.instances:
         by_doc[asked[instance.doc_id]].append(instance)
-    metadata = dict(task.config.metadata or {})
-    found = (_item(name, position, by_doc[position], metadata, config) for position in sorted(by_doc))
-    return [replace(item, lm_eval_task=task) for item in found]
+    metadata, views = metadata_of(task), views_of(task)
+    found = (_item(name, position, by_doc[position], metadata, views, config) for position in sorted(by_doc))
+    items = [replace(item, lm_eval_task=task) for item in found]
+    if views is not None and not any(item.request.query.sharer_view for item in items):
+        raise UserError(f"Task {name!r} gives its sharer a view of its own, but it is the receiver's in every row.")
+    return items
 
 
 def sample_of(size: int, limit: int | None, seed: int, name: str) -> list[int]:
@@ -174,7 +178,14 @@ def sample_of(size: int, limit: int | None, seed: int, name: str) -> list[int]:
     return sorted(order[:limit])
 
 
-def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str, Any], config: RunConfig) -> Item:
+def _item(
+    name: str,
+    position: int,
+    instances: Sequence[Any],
+    metadata: dict[str, Any],
+    views: Views | None,
+    config: RunConfig,
+) -> Item:
     ordered = sorted(instances, key=lambda i: i.idx)
     document = dict(ordered[0].doc)
     missing = {"id", "labels", "key"} - set(document)
@@ -185,7 +196,7 @@ def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str
         )
     reading = Reading(thinking=config.enable_thinking)
     if ordered[0].request_type == "loglikelihood":
-        request = scoring_request([i.args for i in ordered], document, metadata, reading)
+        request = scoring_request([i.args for i in ordered], document, metadata, reading, views)
     else:
         context, arguments = ordered[0].args
         # A length that is asked for comes before the task's own, under whichever of its names.
@@ -194,7 +205,7 @@ def _item(name: str, position: int, instances: Sequence[Any], metadata: dict[str
         if config.max_new_tokens is not None:
             arguments = {k: v for k, v in arguments.items() if k not in BUDGETS}
             arguments["max_gen_toks"] = config.max_new_tokens
-        request = decoding_request(context, arguments, document, metadata, reading)
+        request = decoding_request(context, arguments, document, metadata, reading, views)
         labels = tuple(map(str, document["labels"]))
         request = replace(request, query=replace(request.query, labels=labels))
     return Item(name, position, document, request, tuple(ordered))

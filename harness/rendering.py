@@ -77,7 +77,9 @@ def _exchange(lm: Speaker) -> str:
 
 
 def _digest(models: Sequence[Speaker], item: Item) -> str:
-    return _sha256([rendered(lm, item.request.query.receiver)[1] for lm in models])
+    query = item.request.query
+    views = [query.receiver] if query.sharer_view is None else [query.receiver, query.sharer]
+    return _sha256([rendered(lm, view)[1] for view in views for lm in models])
 
 
 def _sha256(texts: list[str]) -> str:

@@ -73,6 +73,28 @@ def option_texts(document: Mapping[str, Any], continuations: Sequence[str] = ())
     return found if len(compared) < 2 or len(found) == len(compared) else ()
 
 
+def without_options(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the row with an empty text in place of every option, wherever `option_texts` finds them."""
+    hidden = dict(document)
+    for name in _LISTS:
+        if len(_listed(document.get(name))) > 1:
+            hidden[name] = _blanked(document[name])
+    for names in (*_FAMILIES, *_TELLING):
+        if len(_family(document, names) if names in _FAMILIES else _told(document, names)) > 1:
+            hidden |= {name: "" for name in document if names.fullmatch(name)}
+    return hidden
+
+
+def _blanked(value: Any) -> Any:
+    """Options in any of the forms that `_listed` reads, with empty texts; labels stay."""
+    if isinstance(value, Mapping):
+        texts = [name for name in ("text", "choices") if name in value]
+        return {name: _blanked(part) if not texts or name in texts else part for name, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [{**part, "text": ""} if isinstance(part, Mapping) else "" for part in value]
+    return ""
+
+
 def _in_document(document: Mapping[str, Any]) -> tuple[str, ...]:
     listed = (_listed(document[name]) for name in _LISTS if name in document)
     ways = (

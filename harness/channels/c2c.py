@@ -120,9 +120,8 @@ class CacheToCache:
         return replace(self, links=tuple(replace(link, closed=True) for link in self.links))
 
     def prompt_length(self, query: Query) -> int:
-        """Tokens of the prompt, inserted pads included."""
-        plan = self._plan(query)
-        return len(plan.ids[0])
+        """Tokens of the longest prompt that a model reads, inserted pads included."""
+        return self._plan(query).longest
 
     def forget(self) -> None:
         """Drops the plans of earlier prompts."""
@@ -182,18 +181,23 @@ class CacheToCache:
             return extend(self.answers, buffer, columns, work.counters, keep=keep)
 
     def _plan(self, query: Query) -> Plan:
-        plan, readers = self.planner.plan(query.receiver), (self.answers, *(link.sharer for link in self.links))
+        plan, readers = self._layout(query), (self.answers, *(link.sharer for link in self.links))
         room, holds = max(query.room, plan.room), min(lm.max_length for lm in readers)
         if query.receiver.reading.as_lm_eval and room < holds:
             plan = plan.last(holds - room)
-        for lm in readers:
-            check_fits(lm, len(plan.ids[0]), room)
+        for lm, ids in zip(readers, plan.ids, strict=True):
+            check_fits(lm, max(len(ids), len(plan.ids[0])), room)
         return plan
+
+    def _layout(self, query: Query) -> Plan:
+        view = query.sharer_view
+        return self.planner.plan(query.receiver, None if view is None else view.conversation)
 
     def _share(self, number: int, plans: Sequence[Plan], work: CallStats) -> Tensor:
         link, row = self.links[number], number + 1
         lm = link.sharer
-        ends = [p.fused_end for p in plans]
+        spans = [p.fused_in(row) for p in plans]
+        ends = [own[-1][1] if own else 0 for own in spans]
         if not link.entries or not any(ends):
             shape = (len(link.sent), sum(p.n_fused for p in plans), link.fuser.config.sharer_dim)
             return torch.empty(shape, dtype=lm.dtype, device=lm.device)
@@ -206,7 +210,7 @@ class CacheToCache:
             work.counters.prompt_tokens += columns.tokens
         with work.clock.stage("message_transfer"):
             offsets = [columns.ids.shape[1] - end for end in ends]
-            rows, places = token_index([p.fused for p in plans], offsets, lm.device)
+            rows, places = token_index(spans, offsets, lm.device)
             return buffer.gather(*link.sent_index, rows, places)
 
     def _columns(self, plans: Sequence[Plan], spans: Sequence[Span]) -> Columns:

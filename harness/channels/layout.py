@@ -3,12 +3,18 @@
 Guarantees one row of equal length per model, so that position `i` of the receiver meets position `i` of every
 sharer. Models of one vocabulary read the receiver's own ids; for others the prompt is aligned section by section
 (C2C, section 3.3.2). Alignment costs accuracy, so `auto` uses it only where vocabularies differ.
+
+Where the sharer has a view of its own, what both read is fused, token by token, and what the sharer alone reads is read
+in its place: the rows then differ in length, and the plan says where the fused tokens stand in each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import cached_property
+from typing import Any
 
 from harness.errors import UserError, unknown
 from harness.fusion.alignment import AlignedPrompt, align, align_text, same_vocabulary
@@ -25,11 +31,15 @@ class Plan:
     """A prompt laid out for several models.
 
     Attributes:
-        ids: token ids, receiver first; rows of equal length, but for the prefix, which only the receiver reads.
+        ids: token ids, receiver first; rows of equal length, but for the prefix, which only the receiver reads, and
+            for what the sharer's own view holds.
         real: False for inserted pads.
-        fused: stretches of positions that are fused, ascending; never the last position of the prompt.
+        fused: stretches of the receiver's positions that are fused, ascending; never the last position of the prompt.
         options: the receiver's ids of the conversation's options, each as it continues `ids[0]`.
         dropped: positions that were cut off at the left because the prompt is too long.
+        elsewhere: where each sharer's row holds the fused tokens, in their order; empty where every row holds them at
+            the receiver's positions.
+        at_once: all stretches are fused together behind the last one, not each as soon as it is read.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -37,6 +47,8 @@ class Plan:
     fused: tuple[Span, ...]
     options: tuple[tuple[int, ...], ...] = ()
     dropped: int = 0
+    elsewhere: tuple[tuple[Span, ...], ...] = ()
+    at_once: bool = False
 
     @property
     def n_fused(self) -> int:
@@ -48,11 +60,20 @@ class Plan:
         """Position behind the last fused token; no sharer needs to read further."""
         return self.fused[-1][1] if self.fused else 0
 
+    def fused_in(self, row: int) -> tuple[Span, ...]:
+        """The fused tokens' places in one row of `ids`."""
+        return self.elsewhere[row - 1] if self.elsewhere and row else self.fused
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest row."""
+        return max(map(len, self.ids))
+
     @property
     def cuts(self) -> tuple[int, ...]:
         """Where the receiver pauses so that a stretch can be fused, with both ends of the prompt."""
-        inner = tuple(b for _, b in self.fused if b < len(self.ids[0]))
-        return (0, *inner, len(self.ids[0]))
+        ends = [b for _, b in self.fused if b < len(self.ids[0])]
+        return (0, *(ends[-1:] if self.at_once else ends), len(self.ids[0]))
 
     @property
     def room(self) -> int:
@@ -60,18 +81,70 @@ class Plan:
         return max(map(len, self.options), default=1) - 1
 
     def last(self, positions: int) -> Plan:
-        """The same with at most so many positions, at least 1, cut on the left."""
-        drop = max(0, len(self.ids[0]) - max(1, positions))
-        if not drop:
+        """The same with at most so many positions in every row, at least 1, cut on the left."""
+        # Only the receiver reads a prefix: rows of one view are cut alike, and lie in step afterwards as well.
+        drops = [len(row if self.elsewhere else self.ids[0]) - max(1, positions) for row in self.ids]
+        if max(drops) <= 0:
             return self
-        spans = ((max(0, a - drop), b - drop) for a, b in self.fused)
+        drops = [max(0, drop) for drop in drops]
+        spans = [shifted(self.fused_in(row), drop) for row, drop in enumerate(drops)]
+        kept = min(map(tokens_in, spans))
+        spans = [last_tokens(own, kept) for own in spans]
         return replace(
             self,
-            ids=tuple(row[drop:] for row in self.ids),
-            real=tuple(row[drop:] for row in self.real),
-            fused=tuple((a, b) for a, b in spans if b > a),
-            dropped=self.dropped + drop,
+            ids=tuple(row[drop:] for row, drop in zip(self.ids, drops, strict=True)),
+            real=tuple(row[drop:] for row, drop in zip(self.real, drops, strict=True)),
+            fused=spans[0],
+            dropped=self.dropped + max(drops),
+            elsewhere=tuple(spans[1:]) if self.elsewhere else (),
         )
+
+
+def shifted(spans: Iterable[Span], drop: int) -> tuple[Span, ...]:
+    """Spans of a row of which `drop` positions are cut off at the left."""
+    moved = ((max(0, a - drop), b - drop) for a, b in spans)
+    return tuple((a, b) for a, b in moved if b > a)
+
+
+def tokens_in(spans: Iterable[Span]) -> int:
+    """Positions in all spans together."""
+    return sum(b - a for a, b in spans)
+
+
+def last_tokens(spans: Sequence[Span], tokens: int) -> tuple[Span, ...]:
+    """The last positions of ascending spans, so many of them."""
+    kept: list[Span] = []
+    for start, end in reversed(spans):
+        first = max(start, end - tokens)
+        tokens -= end - first
+        if end > first:
+            kept.append((first, end))
+    return tuple(reversed(kept))
+
+
+def common_stretches(ours: Sequence[int], theirs: Sequence[int]) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """What two rows of token ids have in common, in order: its places in the one and in the other.
+
+    The common end comes first, since what the sharer alone reads stands before the question, then the common beginning,
+    then the longest stretches between them.
+    """
+    end = common(ours[::-1], theirs[::-1])
+    start = min(common(ours, theirs), len(ours) - end, len(theirs) - end)
+    middle = SequenceMatcher(None, ours[start : len(ours) - end], theirs[start : len(theirs) - end], autojunk=False)
+    inner = [(start + block.a, start + block.b, block.size) for block in middle.get_matching_blocks()]
+    blocks = [(0, 0, start), *inner, (len(ours) - end, len(theirs) - end, end)]
+    return _joined((a, a + n) for a, _, n in blocks), _joined((b, b + n) for _, b, n in blocks)
+
+
+def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Ascending spans without empty ones, neighbours that touch as one."""
+    joined: list[Span] = []
+    for a, b in spans:
+        if joined and joined[-1][1] == a:
+            joined[-1] = (joined[-1][0], b)
+        elif b > a:
+            joined.append((a, b))
+    return tuple(joined)
 
 
 class Planner:
@@ -81,7 +154,7 @@ class Planner:
         if alignment not in STRATEGIES:
             raise unknown("alignment", alignment, STRATEGIES)
         self.receiver, self.sharers, self._asked = receiver, sharers, alignment
-        self._known: dict[Conversation, Plan] = {}
+        self._known: dict[Any, Plan] = {}
 
     @cached_property
     def strategy(self) -> str:
@@ -113,40 +186,76 @@ class Planner:
         """Drops the plans made so far."""
         self._known.clear()
 
-    def plan(self, conversation: Conversation) -> Plan:
-        """Lays one conversation out."""
-        if conversation not in self._known:
+    def plan(self, conversation: Conversation, sharer: Conversation | None = None) -> Plan:
+        """Lays one conversation out.
+
+        Args:
+            conversation: what the receiver reads.
+            sharer: what the sharers read, where that is something else.
+
+        Raises:
+            UserError: the two have no token in common that could be fused.
+        """
+        own_view = sharer is not None and sharer != conversation
+        key = (conversation, sharer) if own_view else conversation
+        if key not in self._known:
             if len(self._known) >= 4096:
                 self._known.clear()
             lay_out = self._same if self.strategy == "off" else self._aligned
-            self._known[conversation] = lay_out(conversation)
-        return self._known[conversation]
+            self._known[key] = lay_out(conversation, sharer if own_view else None)
+        return self._known[key]
 
-    def _same(self, conversation: Conversation) -> Plan:
+    def _same(self, conversation: Conversation, sharer: Conversation | None) -> Plan:
         encoded = encode(self.receiver, conversation)
         n, rows = len(encoded.ids), 1 + len(self.sharers)
         end = min(encoded.n_prompt, n - 1)
-        fused = ((0, end),) if end > 0 else ()
-        return Plan((encoded.ids,) * rows, ((True,) * n,) * rows, fused, encoded.options)
+        if sharer is None:
+            fused = ((0, end),) if end > 0 else ()
+            return Plan((encoded.ids,) * rows, ((True,) * n,) * rows, fused, encoded.options)
+        theirs = encode(self.receiver, sharer)
+        ids = theirs.ids[: min(theirs.n_prompt, len(theirs.ids) - 1)]
+        fused, own = common_stretches(encoded.ids[:end], ids)
+        _check_shared(fused, end)
+        count = len(self.sharers)
+        real = ((True,) * n, *((True,) * len(ids),) * count)
+        return Plan((encoded.ids, *(ids,) * count), real, fused, encoded.options, 0, (own,) * count, at_once=True)
 
-    def _aligned(self, conversation: Conversation) -> Plan:
+    def _aligned(self, conversation: Conversation, sharer: Conversation | None) -> Plan:
         if conversation.chat:
             # The sections of a chat hold what the templates write; nothing stands before them.
             conversation = replace(conversation, reading=replace(conversation.reading, add_bos=False))
-        found, encoded = self._align(conversation), encode(self.receiver, conversation)
+        found, encoded = self._align(conversation, sharer), encode(self.receiver, conversation)
         n, tail = _shared(found, encoded.ids)
-        ids = (found.ids[0][:n] + tail, *(row[:n] for row in found.ids[1:]))
-        real = (found.real[0][:n] + (True,) * len(tail), *(row[:n] for row in found.real[1:]))
+        cut = n if sharer is None else None
+        ids = (found.ids[0][:n] + tail, *(row[:cut] for row in found.ids[1:]))
+        real = (found.real[0][:n] + (True,) * len(tail), *(row[:cut] for row in found.real[1:]))
         last = n if tail else n - 1
-        spans = ((s.start, min(s.end, last)) for s in found.sections if s.message)
-        return Plan(ids, real, tuple((a, b) for a, b in spans if b > a), encoded.options)
+        messages = [(place, s.start, min(s.end, last)) for place, s in enumerate(found.sections) if s.message]
+        kept = [(place, a, b) for place, a, b in messages if b > a]
+        fused = tuple((a, b) for _, a, b in kept)
+        if sharer is None:
+            return Plan(ids, real, fused, encoded.options)
+        _check_shared(fused, last)
+        own = [tuple((row[place], row[place] + b - a) for place, a, b in kept) for row in found.starts]
+        return Plan(ids, real, fused, encoded.options, elsewhere=tuple(own))
 
-    def _align(self, conversation: Conversation) -> AlignedPrompt:
+    def _align(self, conversation: Conversation, sharer: Conversation | None) -> AlignedPrompt:
         tokenizers = [s.tokenizer for s in self.sharers]
+        other = conversation if sharer is None else sharer
         if not conversation.chat:
-            return align_text(self.receiver.tokenizer, tokenizers, conversation.plain, self.strategy)
+            texts = (conversation.plain, other.plain)
+            return align_text(self.receiver.tokenizer, tokenizers, texts[0], self.strategy, texts[1])
         arguments = conversation.template_arguments
-        return align(self.receiver.tokenizer, tokenizers, conversation.messages, self.strategy, arguments)
+        own, theirs = conversation.messages, other.messages
+        return align(self.receiver.tokenizer, tokenizers, own, self.strategy, arguments, theirs)
+
+
+def _check_shared(fused: tuple[Span, ...], tokens: int) -> None:
+    if tokens > 0 and not fused:
+        raise UserError(
+            "The receiver and the sharer of a task with two views read nothing in common, so there is no token to fuse;"
+            " leave the channel out, or give the sharer a sharer_context before the same question."
+        )
 
 
 def _shared(found: AlignedPrompt, ids: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

@@ -7,11 +7,11 @@ is named in every row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from harness.channels.arms import Group, LoadedModels
+from harness.channels.arms import Group, LoadedModels, Unsuitable
 from harness.channels.common import encode_fitting, prefill
 from harness.channels.messages import Message, TextMessage
 from harness.channels.registry import TextOptions
@@ -25,6 +25,7 @@ _BACKGROUND = (
     "In one clear sentence, describe the most essential background knowledge needed to answer the question: {question}"
 )
 _NO_ANSWER = " Do NOT directly solve or give answer to the question."
+_UNSEEN = "the one that follows"
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -84,7 +85,7 @@ class TextToText:
             context = prefill(self.sharer, prompts, work)
         with work.clock.stage("sharer_decode"):
             written = generate(context, self.style.max_new_tokens, [()] * len(queries), work)
-        message = written_message([w.text for w in written], asked)
+        message = written_message([w.text for w in written], queries, self.style)
         work.counters.bytes_moved += sum(message.payload_bytes)
         return message
 
@@ -100,20 +101,38 @@ class TextToText:
 
 
 def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
-    """What the sharer is asked.
+    """What the sharer is asked, behind what it alone reads.
 
     Raises:
         UserError: the query has no bare question, or no options that could be shown.
     """
-    if query.question is None:
+    view = query.sharer_view
+    question = query.question if view is None or view.question is None else view.question
+    if question is None:
         raise UserError(
             "The t2t channel needs the bare question of every row, without its options, and a row has none; give the "
             "documents a 't2t_question' field (for instance in process_docs), or name theirs in the metadata of a task "
             "of this harness as 't2t_question'."
         )
+    text = _turn(query, style, question, style.with_options)
+    if view is not None and view.context:
+        text = f"{view.context}\n\n{text}"
+    asked = query.receiver
+    return Conversation((Turn("user", text),), chat=asked.chat, reading=asked.reading)
+
+
+def heard_turn(query: Query, style: TextVariant) -> str:
+    """The sharer's turn as the receiver reads it: nothing in it that the receiver's own view lacks."""
+    if query.sharer_view is None:
+        return sharer_conversation(query, style).turns[0].content
+    own = query.receiver.plain
+    question = query.question if query.question and query.question in own else _UNSEEN
+    return _turn(query, style, question, style.with_options and all(choice in own for choice in query.choices))
+
+
+def _turn(query: Query, style: TextVariant, question: str, with_options: bool) -> str:
     wording = query.t2t_prompt or _BACKGROUND + ("" if style.may_answer else _NO_ANSWER)
-    question = query.question
-    if style.with_options:
+    if with_options:
         if not 1 < len(query.choices) <= len(_LETTERS):
             raise UserError(
                 "with_options shows the sharer the options, but a row has "
@@ -122,15 +141,12 @@ def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
             )
         listed = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, query.choices, strict=False)]
         question = "\n".join([question, "", "Choices:", *listed])
-    asked = query.receiver
-    return Conversation(
-        (Turn("user", wording.replace("{question}", question)),), chat=asked.chat, reading=asked.reading
-    )
+    return wording.replace("{question}", question)
 
 
-def written_message(texts: Sequence[str], asked: Sequence[Conversation]) -> TextMessage:
+def written_message(texts: Sequence[str], queries: Sequence[Query], style: TextVariant) -> TextMessage:
     """Makes what the sharer wrote a message."""
-    return TextMessage(tuple(text.strip() for text in texts), tuple(c.turns[0].content for c in asked))
+    return TextMessage(tuple(text.strip() for text in texts), tuple(heard_turn(query, style) for query in queries))
 
 
 def told_conversations(queries: Sequence[Query], message: TextMessage) -> list[Conversation]:
@@ -158,7 +174,31 @@ def text_variant(options: TextOptions, queries: Sequence[Query]) -> TextVariant:
     return TextVariant(options.with_options, options.may_answer, options.max_new_tokens, words)
 
 
+def check_views(style: TextVariant, queries: Iterable[Query]) -> None:
+    """Makes sure that the sharer reads what a task shows to it alone.
+
+    Raises:
+        Unsuitable: it is shown no options, and the receiver reads none either although the sharer's view has them.
+    """
+    if not style.with_options and any(map(_hides_options, queries)):
+        raise Unsuitable(
+            "a task hides the options from the receiver, and so does t2t from its sharer; "
+            "with_options shows them to the sharer"
+        )
+
+
+def _hides_options(query: Query) -> bool:
+    shown = [all(choice in read.plain for choice in query.choices) for read in (query.receiver, query.sharer)]
+    return bool(query.choices) and shown == [False, True]
+
+
 def build(models: LoadedModels, options: TextOptions) -> list[Group]:
-    """The first sharer writes, the receiver reads."""
-    style = text_variant(options, [request.query for request in models.requests])
+    """The first sharer writes, the receiver reads.
+
+    Raises:
+        Unsuitable: see `check_views`.
+    """
+    queries = [request.query for request in models.requests]
+    style = text_variant(options, queries)
+    check_views(style, queries)
     return [Group(TextToText(models.receiver, models.sharers[0], style))]

@@ -9,11 +9,14 @@ Keeps the paper's arithmetic on ordinary chats and departs from its code where t
   them. The original reads the answer's first logits at a masked pad.
 
 Special tokens written inside a message map as the original does: by role, by string, else to unknown or 0.
+
+A sharer may be given other messages than the receiver, of the same number. Of a message that differs, the tokens of the
+text with which both begin and end stand in pairs; what lies between is read by its own model alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,14 +46,16 @@ class AlignedPrompt:
     """A prompt as every model reads it.
 
     Attributes:
-        ids: One row of token ids a model, the receiver first, all of one length.
+        ids: One row of token ids a model, the receiver first, all of one length unless messages differ.
         real: False where a pad was inserted, per model.
-        sections: Ascending, without gaps, none empty.
+        sections: Of the receiver's row; ascending, without gaps, none empty.
+        starts: Where each section begins in each sharer's row.
     """
 
     ids: tuple[tuple[int, ...], ...]
     real: tuple[tuple[bool, ...], ...]
     sections: tuple[Section, ...]
+    starts: tuple[tuple[int, ...], ...] = ()
 
 
 def align(
@@ -59,6 +64,7 @@ def align(
     messages: Sequence[Mapping[str, Any]],
     strategy: str,
     template_kwargs: Mapping[str, Any],
+    sharer_messages: Sequence[Mapping[str, Any]] | None = None,
 ) -> AlignedPrompt:
     """Aligns a chat, rendered by each model's own template with a generation prompt.
 
@@ -68,13 +74,18 @@ def align(
         messages: Dicts with ``role`` and ``content``.
         strategy: ``first`` or ``longest``.
         template_kwargs: Further arguments of the chat templates, for instance ``enable_thinking``.
+        sharer_messages: What the sharers read in place of ``messages``, as many of them; None for the same.
 
     Raises:
         UserError: If the strategy is unknown or a template cannot be aligned.
     """
     maps = [token_map(receiver_tok, sharer, strategy) for sharer in sharer_toks]
-    tokenizers = [receiver_tok, *sharer_toks]
-    return _assemble([read_chat(tok, messages, template_kwargs) for tok in tokenizers], maps, tokenizers)
+    theirs = messages if sharer_messages is None else sharer_messages
+    chats = [read_chat(tok, theirs, template_kwargs) for tok in sharer_toks]
+    chats = [read_chat(receiver_tok, messages, template_kwargs), *chats]
+    pairs = zip(messages, theirs, strict=True)
+    differing = [number for number, (own, other) in enumerate(pairs) if own["content"] != other["content"]]
+    return _assemble(chats, maps, [receiver_tok, *sharer_toks], differing)
 
 
 def align_text(
@@ -82,43 +93,93 @@ def align_text(
     sharer_toks: Sequence[PreTrainedTokenizerBase],
     text: str,
     strategy: str,
+    sharer_text: str | None = None,
 ) -> AlignedPrompt:
     """Aligns raw text as one message; what tokenizers put before it by themselves (BOS) is template.
+
+    Args:
+        receiver_tok: The receiver's tokenizer.
+        sharer_toks: The sharers' tokenizers.
+        text: What is read.
+        strategy: ``first`` or ``longest``.
+        sharer_text: What the sharers read in place of it; None for the same.
 
     Raises:
         UserError: If the strategy is unknown.
     """
     maps = [token_map(receiver_tok, sharer, strategy) for sharer in sharer_toks]
-    tokenizers = [receiver_tok, *sharer_toks]
-    return _assemble([_read_text(tok, text) for tok in tokenizers], maps, tokenizers)
+    theirs = text if sharer_text is None else sharer_text
+    chats = [_read_text(receiver_tok, text), *(_read_text(tok, theirs) for tok in sharer_toks)]
+    return _assemble(chats, maps, [receiver_tok, *sharer_toks], [] if text == theirs else [0])
 
 
 def _read_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Chat:
-    body = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    body = tuple(encoded["input_ids"])
     ids = plain_ids(tokenizer, text)
     if ids[len(ids) - len(body) :] != body:
         ids = body
-    return Chat(ids, ((len(ids) - len(body), len(ids)),))
+    before = len(ids) - len(body)
+    offsets = ((0, 0),) * before + tuple((int(a), int(b)) for a, b in encoded.get("offset_mapping", ()))
+    return Chat(ids, ((before, len(ids)),), text, offsets, ((0, len(text)),))
 
 
 def _assemble(
-    chats: Sequence[Chat], maps: Sequence[TokenMap], tokenizers: Sequence[PreTrainedTokenizerBase]
+    chats: Sequence[Chat],
+    maps: Sequence[TokenMap],
+    tokenizers: Sequence[PreTrainedTokenizerBase],
+    differing: Collection[int],
 ) -> AlignedPrompt:
-    pads = [pad_id(tok) for tok in tokenizers]
+    rows = _Rows(tokenizers)
     pieces = list(zip(*(chat.pieces() for chat in chats), strict=True))
-    ids: list[list[int]] = [[] for _ in chats]
-    real: list[list[bool]] = [[] for _ in chats]
-    sections = []
-    for index, rows in enumerate(pieces):
-        message, closing = index % 2 == 1, index == len(pieces) - 1
-        filled = _translated(rows[0], maps) if message else _padded(rows, closing)
-        start = len(ids[0])
-        for row, pad, ids_of_row, real_of_row in zip(filled, pads, ids, real, strict=True):
+    for index, ids in enumerate(pieces):
+        if index % 2 == 0:
+            rows.add(_padded(ids, closing=index == len(pieces) - 1), message=False)
+        elif index // 2 not in differing:
+            rows.add(_translated(ids[0], maps), message=True)
+        else:
+            _add_differing(rows, chats, index // 2, maps)
+    return rows.aligned()
+
+
+class _Rows:
+    """The rows of all models as they grow, section by section."""
+
+    def __init__(self, tokenizers: Sequence[PreTrainedTokenizerBase]) -> None:
+        self.pads = [pad_id(tok) for tok in tokenizers]
+        self.ids: list[list[int]] = [[] for _ in tokenizers]
+        self.real: list[list[bool]] = [[] for _ in tokenizers]
+        self.sections: list[Section] = []
+        self.starts: list[tuple[int, ...]] = []
+
+    def add(self, filled: Sequence[Sequence[int | None]], message: bool) -> None:
+        """Appends a piece a row; None is a pad. Only what the receiver reads is a section."""
+        starts = tuple(map(len, self.ids))
+        for row, pad, ids_of_row, real_of_row in zip(filled, self.pads, self.ids, self.real, strict=True):
             ids_of_row.extend(pad if token is None else token for token in row)
             real_of_row.extend(token is not None for token in row)
-        if len(ids[0]) > start:
-            sections.append(Section(start, len(ids[0]), message))
-    return AlignedPrompt(tuple(map(tuple, ids)), tuple(map(tuple, real)), tuple(sections))
+        if len(self.ids[0]) > starts[0]:
+            self.sections.append(Section(starts[0], len(self.ids[0]), message))
+            self.starts.append(starts[1:])
+
+    def aligned(self) -> AlignedPrompt:
+        """The rows as they are now."""
+        starts = tuple(zip(*self.starts, strict=True))
+        return AlignedPrompt(tuple(map(tuple, self.ids)), tuple(map(tuple, self.real)), tuple(self.sections), starts)
+
+
+def _add_differing(rows: _Rows, chats: Sequence[Chat], message: int, maps: Sequence[TokenMap]) -> None:
+    """Appends a message that the sharers read otherwise: what both begin with, what differs, what both end with."""
+    receiver, texts = chats[0], [chat.content(message) for chat in chats[1:]]
+    shared = [receiver.shared(message, text) for text in texts]
+    last = min(tail for _, tail in shared)
+    first = min(head for head, _ in shared)
+    own = receiver.ids[slice(*receiver.messages[message])]
+    begin, end = receiver.between(message, first, last)
+    alone = [tokens.sharer_ids(text[begin : len(text) - end]) for tokens, text in zip(maps, texts, strict=True)]
+    rows.add(_translated(own[:first], maps), message=True)
+    rows.add([own[first : len(own) - last], *alone], message=False)
+    rows.add(_translated(own[len(own) - last :], maps), message=True)
 
 
 def _translated(receiver: Row, maps: Sequence[TokenMap]) -> list[Row]:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+from harness.seam import common
 from harness.template_clock import fixed_clock
 
 if TYPE_CHECKING:
@@ -28,10 +29,36 @@ class Chat:
     Attributes:
         ids: Token ids of the rendered text.
         messages: Half-open token ranges of the messages' content, ascending, some perhaps empty.
+        text: The rendered text.
+        offsets: Where each token stands in it.
+        contents: Where each message's content stands in it.
     """
 
     ids: tuple[int, ...]
     messages: tuple[Span, ...]
+    text: str = ""
+    offsets: tuple[Span, ...] = ()
+    contents: tuple[Span, ...] = ()
+
+    def content(self, message: int) -> str:
+        """Returns the text of one message as the template writes it."""
+        start, end = self.contents[message]
+        return self.text[start:end]
+
+    def shared(self, message: int, other: str) -> tuple[int, int]:
+        """Returns how many of a message's first and last tokens another text begins and ends with."""
+        (start, stop), own = self.contents[message], self.content(message)
+        offsets = self.offsets[slice(*self.messages[message])]
+        tail = common(own[::-1], other[::-1])
+        head = min(common(own, other), len(own) - tail, len(other) - tail)
+        last = sum(a >= stop - tail for a, _ in offsets)
+        return min(sum(b <= start + head for _, b in offsets), len(offsets) - last), last
+
+    def between(self, message: int, first: int, last: int) -> Span:
+        """Returns where the characters between a message's first and last tokens begin and end, from both sides."""
+        (start, stop), (a, b) = self.contents[message], self.messages[message]
+        begin = max(self.offsets[a + first - 1][1] - start, 0) if first else 0
+        return begin, stop - self.offsets[b - last][0] if last else 0
 
     def pieces(self) -> list[tuple[int, ...]]:
         """Returns template, message, template, ...: always one more template than messages."""
@@ -58,7 +85,8 @@ def read_chat(
     if not tokenizer.is_fast:
         raise UserError(f"{_name(tokenizer)} has a slow tokenizer; token alignment needs a fast one (tokenizer.json).")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return Chat(tuple(encoded["input_ids"]), _token_spans(encoded["offset_mapping"], spans))
+    offsets = tuple((int(a), int(b)) for a, b in encoded["offset_mapping"])
+    return Chat(tuple(encoded["input_ids"]), _token_spans(offsets, spans), text, offsets, tuple(spans))
 
 
 def _render(

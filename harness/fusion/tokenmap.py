@@ -65,6 +65,10 @@ class TokenMap:
         """Returns one sharer id for each receiver id."""
         return tuple(self._one(index) for index in ids)
 
+    def sharer_ids(self, text: str) -> tuple[int, ...]:
+        """Returns the sharer's own ids of a text, without special tokens around it."""
+        return tuple(self._sharer.encode(text, add_special_tokens=False))
+
     def _one(self, index: int) -> int:
         if index not in self._known:
             self._known[index] = self._special_id(index) if index in self._special else self._plain_id(index)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from harness.accuracy import Item
 from harness.assembly import Cast, renamed
-from harness.channels.arms import Group
+from harness.channels.arms import Group, Unsuitable
 from harness.channels.registry import Options, TextOptions
 from harness.channels.spec import ChannelSpec, parse_channel
-from harness.channels.t2t import text_variant
+from harness.channels.t2t import check_views, text_variant
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.inference.types import Query
@@ -66,8 +66,12 @@ def sharer_alone(engines: Engines, _: Options, __: Sequence[Query]) -> Group:
 
 def texts(engines: Engines, options: TextOptions, queries: Sequence[Query]) -> Group:
     """The sharer writes, the receiver reads."""
-    channel = ServedText(engines.receiver, engines.sharer, text_variant(options, queries))
-    return Group(channel, engines.config.controls)
+    style = text_variant(options, queries)
+    try:
+        check_views(style, queries)
+    except Unsuitable as reason:
+        raise UserError(f"Channel t2t does not apply: {reason}.") from reason
+    return Group(ServedText(engines.receiver, engines.sharer, style), engines.config.controls)
 
 
 def assemble_served(config: RunConfig, queries: Sequence[Query]) -> Cast:

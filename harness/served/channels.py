@@ -78,7 +78,7 @@ class ServedText:
         with _busy(work):
             asked = [sharer_conversation(q, self.style) for q in queries]
             texts = write(self.sharer, asked, self.style.max_new_tokens, [()] * len(queries))
-        message = written_message(texts, asked)
+        message = written_message(texts, queries, self.style)
         work.counters.bytes_moved += sum(message.payload_bytes)
         return message
 

@@ -89,6 +89,8 @@ def _cut(plan: Plan, labels: Ids, max_length: int, whole: bool) -> Lesson:
         ids=(plan.ids[0] + read, *plan.ids[1:]),
         real=(plan.real[0] + (True,) * len(read), *plan.real[1:]),
         fused=plan.fused,
+        elsewhere=plan.elsewhere,
+        at_once=plan.at_once,
         response=response,
     )
 
