@@ -29,8 +29,10 @@ from harness.errors import RunError, UserError
 from harness.inference.batching import Budget
 from harness.inference.types import Answer, CallStats, Fault, Request
 from harness.model_args import ALIASES, Model, Setup, joined, model_of, setup_of
-from harness.model_record import cache_identity, check_told_apart, described, keep_apart
+from harness.model_record import cache_identity, check_told_apart, described, keep_apart, refuse_views
 from harness.request_latency import latency_of
+from harness.running_task import running_task
+from harness.views import Views, metadata_of, views_of
 from tasks import index as task_index
 
 _logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ class ChannelLM(LM):
         asked, places = [], []
         for group in grouped.values():
             first, pairs = requests[group[0]], [requests[i].args for i in group]
-            whole = scoring_request(pairs, first.doc or {}, self._metadata(first), self.reading)
+            whole = scoring_request(pairs, first.doc or {}, self._metadata(first), self.reading, views_in(first))
             parts = one_prompt_each(self.channel.answers, whole)
             asked += parts
             places += [[i] for i in group] if len(parts) > 1 else [group]
@@ -88,7 +90,10 @@ class ChannelLM(LM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Decodes greedily."""
-        asked = [decoding_request(r.args[0], r.args[1], r.doc or {}, self._metadata(r), self.reading) for r in requests]
+        asked = [
+            decoding_request(r.args[0], r.args[1], r.doc or {}, self._metadata(r), self.reading, views_in(r))
+            for r in requests
+        ]
         end = self.channel.answers.tokenizer.eos_token
         if end:
             # lm-eval also cuts where a model spells the end token out in other tokens.
@@ -195,6 +200,9 @@ class ChannelLM(LM):
 
     def _metadata(self, instance: Any) -> Mapping[str, Any]:
         """How a task wants its sharer to be asked; only a text sharer is asked anything of its own."""
+        task = running_task(instance.task_name)
+        if task is not None:
+            return metadata_of(task)
         ours = self.hears_text and (instance.doc or {}).keys() >= _CANONICAL
         return _task_metadata(instance.task_name) if ours else {}
 
@@ -220,8 +228,10 @@ class ChannelLM(LM):
             raise RunError(f"{len(faults)} of {len(asked)} requests failed; the first said: {faults[0].message}")
 
     def _remember(self, instances: Sequence[Any], asked: Sequence[Request]) -> None:
-        if self.cache_hook.dbdict is not None and self.hears_text:
-            check_told_apart(instances, asked)
+        if self.cache_hook.dbdict is not None:
+            refuse_views(instances, asked)
+            if self.hears_text:
+                check_told_apart(instances, asked)
         if self.setup.latency_samples:
             for instance, request in zip(instances, asked, strict=True):
                 self.asked.setdefault(str(instance.task_name), []).append(request)
@@ -235,6 +245,12 @@ def channel_lm(model: Model, **arguments: Any) -> ChannelLM:
     """
     setup = setup_of(model, arguments)
     return ChannelLM(setup, assemble(setup.config))
+
+
+def views_in(instance: Any) -> Views | None:
+    """Who sees what of a request's row, where the running evaluation's task says so."""
+    task = running_task(instance.task_name)
+    return None if task is None else views_of(task)
 
 
 @functools.cache

@@ -17,11 +17,13 @@ from harness.channels.composed import compose, whole_tasks
 from harness.channels.spec import parse_channel, slug
 from harness.config import RunConfig
 from harness.identity import gates_of
+from harness.inference.types import ROLES
 from harness.latency import draw, time_questions
 from harness.lm_eval_results import lm_eval_results
 from harness.loading_tasks import Benchmark
 from harness.memory import peak_bytes
 from harness.progress import progress
+from harness.prompts import conversation_sha256
 from harness.records.files import write_atomic
 from harness.records.folder import RunFolder
 from harness.records.loading import LoadedRun, finite, latest
@@ -62,8 +64,11 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
     for item in benchmark.all_items:
         document = item.document
         kept = {k: document.get(k, "") for k in ("question", "choices", "labels", "key", "subject")}
-        prompt = item.request.query.receiver.plain
-        line = {"task": item.task, "doc_id": item.doc_id, **kept, "prompt": prompt}
+        query = item.request.query
+        line = {"task": item.task, "doc_id": item.doc_id, **kept, "prompt": query.receiver.plain}
+        if query.sharer_view is not None:
+            digests = {role: conversation_sha256(query.of(role)) for role in ROLES}
+            line |= {"sharer_prompt": query.sharer.plain, "prompt_sha256": digests}
         lines.append(json.dumps(line, ensure_ascii=False))
     write_atomic(path / "questions.jsonl", "\n".join(lines) + "\n")
 

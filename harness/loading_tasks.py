@@ -87,7 +87,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     fingerprints, versions, revisions = {}, {}, {}
     for name in config.tasks:
         members = index.load([name], config.datasets_dir)
-        groups[name] = [str(t.config.task) for t in members]
+        groups[index.label(name)] = [str(t.config.task) for t in members]
         for task in members:
             task_name = str(task.config.task)
             if task_name in items:

@@ -123,6 +123,20 @@ def check_told_apart(instances: Sequence[Any], asked: Sequence[Request]) -> None
             )
 
 
+def refuse_views(instances: Sequence[Any], asked: Sequence[Request]) -> None:
+    """Refuses requests whose sharer reads another prompt, of which lm-eval's cache knows nothing.
+
+    Raises:
+        UserError: naming a task.
+    """
+    for instance, request in zip(instances, asked, strict=True):
+        if request.query.sharer_view is not None:
+            raise UserError(
+                f"Task {instance.task_name!r} gives its sharer a view of its own, and --use_cache knows the receiver's "
+                "prompt alone; leave it out."
+            )
+
+
 def _last_part(text: str) -> str:
     name = text.rstrip("/").rpartition("/")[2]
     return re.sub(r"[^\w.@=-]+", "_", name)[:_LONGEST_PART]

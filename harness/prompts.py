@@ -7,6 +7,7 @@ options behind it are cut where `harness.seam` finds the seam in the tokens of t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -319,6 +320,11 @@ def fingerprint_text(conversation: Conversation, extra: Any) -> str:
     if conversation.reading.thinking:
         asked.append("thinking")
     return json.dumps(asked, ensure_ascii=False, sort_keys=True)
+
+
+def conversation_sha256(conversation: Conversation) -> str:
+    """Digest of one model's conversation and its options, before any template."""
+    return hashlib.sha256(fingerprint_text(conversation, list(conversation.options)).encode()).hexdigest()
 
 
 def _templated(lm: Speaker, conversation: Conversation, messages: list[dict[str, Any]], **how: Any) -> str:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from harness.channels.base import Query
 from harness.errors import UserError
+from harness.inference.types import Query
 from harness.prompts import Conversation, SharerView
 from harness.row_words import option_texts, without_options
 

@@ -1,8 +1,8 @@
 """Names of the tasks, and tasks by name.
 
-Guarantees that listing costs a scan of the task files and no import of lm-eval, and that loading is
-closed over this folder: paths, patterns and lm-eval's own tasks are refused, because a record must
-say which of our versions was run.
+Guarantees that listing costs a scan of the task files and no import of lm-eval, and that a name means a
+task of this folder: patterns and lm-eval's own tasks are refused, because a record must say which of our
+versions was run. A task of one's own is given by its YAML file and may not have the name of one of ours.
 """
 
 from __future__ import annotations
@@ -68,10 +68,33 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
         _check(name, known)
     manager = task_manager(datasets_dir)
     tasks: dict[str, Task] = {}
+<<<<<<< HEAD
     for name in wanted:
         for member, task in manager.load([name])["tasks"].items():
             tasks.setdefault(member, task)
+=======
+    with _without_metadata_hint():
+        for name in wanted:
+            for member, task in manager.load([name])["tasks"].items():
+                if _is_file(name) and member in known:
+                    raise UserError(f"{name} names its task {member!r}, as one of this harness; give it another name.")
+                tasks.setdefault(member, task)
+>>>>>>> dfb6a40 (wip)
     return list(tasks.values())
+
+
+def label(name: str) -> str:
+    """What a task or group is called in records: its name, also where it is given by its file."""
+    if not _is_file(name):
+        return name
+    found = _NAME.search(Path(name).read_text(encoding="utf-8"))
+    return found.group(2) if found else Path(name).stem
+
+
+def _is_file(name: str) -> bool:
+    """Whether a task is given by a YAML file of one's own; those of this folder are given by name."""
+    path = Path(name)
+    return name.endswith((".yaml", ".yml")) and path.is_file() and not path.resolve().is_relative_to(TASKS.resolve())
 
 
 def stratified(name: str) -> bool:
@@ -102,8 +125,13 @@ _Plain.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def _check(name: str, known: Iterable[str]) -> None:
-    if "/" in name or "\\" in name:
-        raise UserError(f"A task is given by its name, not by a path: {name!r}. Known are {', '.join(headlines())}.")
+    if _is_file(name):
+        return
+    if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"A task is given by its name, not by a path: {name!r} is no YAML file outside of this harness. Known are "
+            f"{', '.join(headlines())}."
+        )
     if name not in known:
         near = suggest(name, known)
         raise UserError(f"Unknown task {name!r}; allowed: {', '.join(headlines())} and their subjects.{near}")

@@ -19,6 +19,7 @@ from harness.prompts import Conversation, SharerView, continued
 from harness.timing import Clock, silent_clock
 
 Role = Literal["receiver", "sharer"]
+ROLES: tuple[Role, ...] = ("receiver", "sharer")
 
 
 @dataclass(frozen=True)
