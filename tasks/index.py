@@ -68,18 +68,11 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
         _check(name, known)
     manager = task_manager(datasets_dir)
     tasks: dict[str, Task] = {}
-<<<<<<< HEAD
     for name in wanted:
         for member, task in manager.load([name])["tasks"].items():
+            if _is_file(name) and member in known:
+                raise UserError(f"{name} names its task {member!r}, as one of this harness; give it another name.")
             tasks.setdefault(member, task)
-=======
-    with _without_metadata_hint():
-        for name in wanted:
-            for member, task in manager.load([name])["tasks"].items():
-                if _is_file(name) and member in known:
-                    raise UserError(f"{name} names its task {member!r}, as one of this harness; give it another name.")
-                tasks.setdefault(member, task)
->>>>>>> dfb6a40 (wip)
     return list(tasks.values())
 
 
