@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.channels.base import PromptTooLong
 from harness.forward import ANSWER_ROOM, extend, left_padded, new_buffer
-from harness.inference.types import CallStats, Context
+from harness.inference.types import CallStats, Context, Query, Role
 from harness.models import LM
 from harness.prompts import Conversation, Encoded, Speaker, encode
 
@@ -30,8 +30,21 @@ def encode_fitting(lm: Speaker, conversation: Conversation, room: int) -> Encode
     return encoded
 
 
-def check_fits(lm: Speaker, tokens: int, room: int) -> None:
-    """Raises `PromptTooLong` unless `tokens` and `room` more fit the model's context, or if there are none."""
+def prompts_of(lm: LM, queries: Sequence[Query], role: Role, answering: bool = True) -> list[Encoded]:
+    """What a model in a role reads of each query, with room for the answer where it is the one that answers.
+
+    Raises:
+        PromptTooLong: see `encode_fitting`.
+    """
+    return [encode_fitting(lm, query.of(role), query.room if answering else 0) for query in queries]
+
+
+def check_fits(lm: Speaker, tokens: int, room: int) -> int:
+    """Returns `tokens`.
+
+    Raises:
+        PromptTooLong: they and `room` more do not fit the model's context, or there are none.
+    """
     if tokens + room > lm.max_length:
         raise PromptTooLong(
             f"The prompt has {tokens} tokens and its answer may take {room}; "
@@ -39,6 +52,7 @@ def check_fits(lm: Speaker, tokens: int, room: int) -> None:
         )
     if tokens == 0:
         raise PromptTooLong(f"The prompt is empty for {lm.reference.text!r}.")
+    return tokens
 
 
 def prefill(lm: LM, prompts: Sequence[Encoded], work: CallStats) -> Context:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.channels.arms import Group, LoadedModels
 from harness.channels.base import Channel
-from harness.channels.common import encode_fitting, prefill
+from harness.channels.common import prefill, prompts_of
 from harness.channels.messages import Message, NoMessage
 from harness.channels.registry import Options
 from harness.inference.types import CallStats, Context, Query, Role
@@ -32,7 +32,7 @@ class Single:
 
     def prompt_length(self, query: Query) -> int:
         """Tokens of the prompt."""
-        return len(encode_fitting(self.answers, query.of(self.role), query.room).ids)
+        return len(prompts_of(self.answers, [query], self.role)[0].ids)
 
     def forget(self) -> None:
         """Nothing is remembered."""
@@ -43,7 +43,7 @@ class Single:
 
     def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         """Reads the prompts."""
-        prompts = [encode_fitting(self.answers, q.of(self.role), q.room) for q in queries]
+        prompts = prompts_of(self.answers, queries, self.role)
         with work.clock.stage(f"{self.role}_prefill"):
             return prefill(self.answers, prompts, work)
 
