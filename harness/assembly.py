@@ -83,7 +83,7 @@ def assemble(config: RunConfig, requests: Sequence[Request] = (), commits: Commi
     left_out: dict[str, str] = {}
     for name in config.channels:
         try:
-            groups += _arms(parse_channel(name), models)
+            groups += arms_of(parse_channel(name), models)
         except Unsuitable as reason:
             if "channels" in config.model_fields_set:
                 raise UserError(f"Channel {name} does not apply: {reason}. Leave it out of --channels.") from reason
@@ -123,7 +123,7 @@ def _loaded(
     )
 
 
-def _arms(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
+def arms_of(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     """The arms of one channel, under the name by which it was asked for; none of a channel that is composed."""
     if not spec.entry.build:
         return []
