@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from transformers import (
 )
 
 from harness.channels.c2c import CacheToCache, Link
-from harness.fusion.fuser import Fuser
-from harness.fusion.shapes import config_for, kv_shape
+from harness.conformance.models import random_fuser
 from harness.models import LM, load, wrap
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -80,20 +78,6 @@ def random_lm(kind: str = "qwen3", *, seed: int = 0, words: str = OURS, attentio
 def shared_lm(kind: str = "qwen3", seed: int = 0, words: str = OURS, attention: str = "sdpa") -> LM:
     """`random_lm`, built once; nobody may change it."""
     return random_lm(kind, seed=seed, words=words, attention=attention)
-
-
-def random_fuser(receiver: LM, sharer: LM, *, seed: int = 0, gates: Sequence[bool] | None = None) -> Fuser:
-    """A fuser whose deltas are as large as what they are added to; all gates open unless given, K first."""
-    torch.manual_seed(seed)
-    ours, theirs = kv_shape(receiver.config), kv_shape(sharer.config)
-    config = config_for(ours, theirs, hidden_dim=24, intermediate_dim=32, num_layers=3)
-    fuser = Fuser(config)
-    is_open = torch.tensor([True] * (2 * fuser.layers) if gates is None else list(gates))
-    with torch.no_grad():
-        for value in fuser.parameters():
-            value.add_(0.2 * torch.randn_like(value))
-        fuser.gate_logit.copy_(torch.where(is_open, 1.0, -1.0))
-    return fuser.eval()
 
 
 def fused(receiver: LM, *sharers: LM, mode: str = "sequential", alignment: str = "auto") -> CacheToCache:

@@ -1,0 +1,87 @@
+"""A channel and a control of another distribution: `examples/plugin_channel`, installed beside by its path."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+from helpers.tiny import GOLDEN
+
+from harness.paths import ROOT
+
+EXAMPLE = ROOT / "examples" / "plugin_channel"
+RECEIVER = str(GOLDEN / "same_tokenizer" / "receiver")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example's metadata, as an installer would write it, beside its module."""
+    site = tmp_path_factory.mktemp("site")
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = configparser.ConfigParser()
+    points.optionxform = str  # type: ignore[assignment,method-assign]
+    points.read_dict(project["entry-points"])
+    with (info / "entry_points.txt").open("w") as file:
+        points.write(file)
+    return site
+
+
+def harness(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python as where the example is installed."""
+    paths = [str(site), str(EXAMPLE), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, *words], env=environment, cwd=site, capture_output=True, text=True)
+
+
+def test_the_module_is_short() -> None:
+    assert len((EXAMPLE / "kvcomm_channel.py").read_text().splitlines()) <= 60
+
+
+def test_it_is_listed_with_its_control(installed: Path) -> None:
+    assert "kvcomm" in harness(installed, str(ROOT / "run_eval.py"), "ls", "channels").stdout
+    assert "last_token" in harness(installed, str(ROOT / "run_eval.py"), "ls", "controls").stdout
+
+
+def test_it_runs_with_controls_and_stands_on_board_page_and_in_checks(installed: Path) -> None:
+    run = str(ROOT / "run_eval.py")
+    out, boards = installed / "out", installed / "boards"
+    flags = ["--receiver", RECEIVER, "--sharer", RECEIVER, "--channels=receiver,kvcomm,kvcomm:layers=0-1"]
+    flags += ["--controls=mismatched,mean,last_token", "--tasks=factworld_sharer_knows_letters", "--limit=4"]
+    flags += ["--latency_samples=1", f"--output_path={out}", f"--leaderboards_dir={boards}", "--no-progress"]
+    made = harness(installed, run, "run", *flags)
+    assert made.returncode == 0, made.stderr
+    assert "kvcomm" in made.stdout
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    arms = {(s["channel"], s["control"]) for s in samples if not s["error"]}
+    controls = {"", "mismatched", "mean", "last_token"}
+    assert arms >= {(name, control) for name in ("kvcomm", "kvcomm:layers=0-1") for control in controls}
+    assert "kvcomm" in "".join(path.read_text() for path in boards.rglob("*.md"))
+    page = harness(installed, run, "report", str(out))
+    assert page.returncode == 0, page.stderr
+    assert any("kvcomm" in path.read_text() for path in out.glob("*.html"))
+    checked = harness(installed, run, "check", str(out), str(out))
+    assert "kvcomm" in checked.stdout + checked.stderr
+
+
+def test_it_passes_the_conformance_tests(installed: Path) -> None:
+    words = ["-m", "pytest", "--pyargs", "harness.conformance", "--channel", "kvcomm", "-q", "-p", "no:cacheprovider"]
+    found = harness(installed, *words, "-p", "harness.conformance.options")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert " passed" in found.stdout
+    assert "skipped" not in found.stdout
+
+
+def test_an_unknown_channel_is_named_with_its_neighbour(installed: Path) -> None:
+    words = ["-m", "pytest", "--pyargs", "harness.conformance", "--channel", "kvcom", "-q"]
+    found = harness(installed, *words, "-p", "harness.conformance.options")
+    assert found.returncode == 2
+    assert "kvcomm" in found.stdout + found.stderr
