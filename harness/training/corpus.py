@@ -20,6 +20,8 @@ from harness.training.chats import is_chat, read_chat
 from harness.training.example import Example
 from harness.training.left_out import LeftOut, Reason
 from harness.training.recipe import Recipe
+from harness.views import KEYS as VIEW_KEYS
+from harness.views import views_of
 
 Row = Mapping[str, Any]
 
@@ -72,6 +74,8 @@ class Corpus:
 
     def _example(self, index: int) -> Example:
         row = self.rows[index]
+        if given := [key for key in VIEW_KEYS if row.get(key)]:
+            raise UserError(f"{_row(index)} has {given[0]!r}, but {_ONE_VIEW}.")
         if self.wording is not None and {"question", "key"} <= row.keys():
             return _question(row, self.wording, _row(index))
         if is_chat(row):
@@ -80,6 +84,9 @@ class Corpus:
             f"{_row(index)} has the fields {', '.join(sorted(row))[:100]}; it needs `messages` or "
             "`conversations`, or `question` and `key` together with --prompt-of TASK."
         )
+
+
+_ONE_VIEW = "in training receiver and sharer read the same; leave it out, or put the text into the turns"
 
 
 def _row(index: int) -> str:
@@ -154,6 +161,8 @@ def _wording(task: str | None) -> Callable[[Row], str] | None:
     from tasks import index
 
     loaded = index.load([task])[0]
+    if views_of(loaded) is not None:
+        raise UserError(f"Task {task!r} gives its sharer a view of its own, but {_ONE_VIEW}.")
     return lambda row: str(loaded.doc_to_text(dict(row)))
 
 
