@@ -80,13 +80,18 @@ class Views:
     def _without_options(self, usual: str, document: Mapping[str, Any]) -> str:
         hidden = self.doc_to_text(without_options(document))
         shown = [text for text in option_texts(document) if text in usual and hidden.count(text) >= usual.count(text)]
-        if hidden == usual or shown:
+        if hidden == usual:
+            raise UserError(f"{self._hiding}, but its doc_to_text shows none of a row; leave receiver_hides out.")
+        if shown:
             raise UserError(
-                f"Task {self.task!r} hides the options from the receiver, but its doc_to_text shows "
-                f"{'none of a row' if hidden == usual else repr(shown[0])} without them as well; write doc_to_text "
-                "with the fields that hold the options, or give the sharer a sharer_doc_to_text of its own."
+                f"{self._hiding}, but its doc_to_text shows {shown[0]!r} without the field that holds it; write it with "
+                "the options' own field, or give the sharer a sharer_doc_to_text."
             )
         return hidden
+
+    @property
+    def _hiding(self) -> str:
+        return f"Task {self.task!r} hides the options from the receiver"
 
     def _with_text(self, conversation: Conversation, usual: str, text: str) -> Conversation:
         """Puts a text in the place of the row's own, which ends the last turn of the user."""

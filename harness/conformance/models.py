@@ -34,7 +34,8 @@ metadata:
 """
 _FORMS = {
     "options": "output_type: multiple_choice\ndoc_to_choice: labels",
-    "text": "output_type: generate_until\ngeneration_kwargs: {until: [], do_sample: false, max_gen_toks: 6}",
+    "text": "output_type: generate_until\ngeneration_kwargs: {until: [], do_sample: false, max_gen_toks: 6}\n"
+    "metric_list: [{metric: exact_match}]",
 }
 
 

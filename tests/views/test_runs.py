@@ -64,10 +64,11 @@ def test_lm_eval_s_tasks_say_who_sees_what(tmp_path: Path, model: str) -> None:
             log_samples=True,
             apply_chat_template=True,
         )
-        scores.append([s["filtered_resps"] for s in sorted(found["samples"]["boxes"], key=lambda s: s["doc_id"])])
-    changed = [one != other for one, other in zip(*scores, strict=True)]
-    assert changed[1:] == [False] * (len(FACTS) - 1)
-    assert changed[0] == (model == "c2c")  # the random sharer of the t2t pair writes the same of both facts
+        samples = sorted(found["samples"]["boxes"], key=lambda s: s["doc_id"])
+        scores.append([[float(value) for value, _ in s["filtered_resps"]] for s in samples])
+    assert scores[0][1:] == [pytest.approx(row, abs=1e-4) for row in scores[1][1:]]
+    if model != "t2t":  # what a random sharer writes of a fact is anything
+        assert (scores[0][0] != pytest.approx(scores[1][0], abs=1e-4)) == (model == "c2c")
 
 
 def test_lm_eval_s_cache_knows_one_prompt_alone(tmp_path: Path) -> None:

@@ -66,8 +66,11 @@ def test_views_are_part_of_a_prompt_s_identity(tmp_path: Path) -> None:
         ({"views": "sharer_contex: fact"}, "has 'sharer_contex'; did you mean 'sharer_context'?"),
         ({"views": "sharer_context: 3"}, "a field's name, a template or a !function"),
         ({"views": "receiver_hides: question"}, "receiver_hides of task 'boxes' is 'question'; allowed: options"),
-        ({"views": "receiver_hides: options", "text": "{{question}}"}, "shows none of a row without them as well"),
-        ({"views": "receiver_hides: options", "text": TEXT + " a stone"}, "shows 'a stone' without them as well"),
+        ({"views": "receiver_hides: options", "text": "{{question}}"}, "its doc_to_text shows none of a row"),
+        (
+            {"views": "receiver_hides: options", "text": TEXT + " a stone"},
+            "shows 'a stone' without the field that holds it",
+        ),
     ],
 )
 def test_views_that_cannot_be_are_refused_in_a_sentence(tmp_path: Path, changes: dict[str, str], words: str) -> None:
