@@ -84,8 +84,8 @@ class Views:
             raise UserError(f"{self._hiding}, but its doc_to_text shows none of a row; leave receiver_hides out.")
         if shown:
             raise UserError(
-                f"{self._hiding}, but its doc_to_text shows {shown[0]!r} without the field that holds it; write it with "
-                "the options' own field, or give the sharer a sharer_doc_to_text."
+                f"{self._hiding}, but its doc_to_text shows {shown[0]!r} without the field that holds it; write "
+                "it with the options' own field, or give the sharer a sharer_doc_to_text."
             )
         return hidden
 

@@ -69,7 +69,7 @@ def test_views_are_part_of_a_prompt_s_identity(tmp_path: Path) -> None:
         ({"views": "receiver_hides: options", "text": "{{question}}"}, "its doc_to_text shows none of a row"),
         (
             {"views": "receiver_hides: options", "text": TEXT + " a stone"},
-            "shows 'a stone' without the field that holds it",
+            "shows 'a stone' without the field",
         ),
     ],
 )
