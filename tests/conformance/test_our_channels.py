@@ -10,7 +10,7 @@ from harness.channels.spec import parse_channel
 from harness.conformance import test_channel as conformance
 from harness.conformance.models import tiny_lm
 
-CHANNELS = ("receiver", "sharer", "tuned", "ensemble", "t2t", "c2c")
+CHANNELS = ("receiver", "sharer", "tuned", "ensemble", "t2t:max_new_tokens=8", "c2c")
 WITH_FORM = ("order_of_questions", "company", "controls")
 ONCE = ("bytes", "nothing_is_remembered", "resume", "views")
 CAST = conformance.Cast(tiny_lm(0), tiny_lm(1))

@@ -86,6 +86,14 @@ def test_it_passes_the_conformance_tests(installed: Path) -> None:
     assert "skipped" not in found.stdout
 
 
+def test_it_answers_under_lm_eval(installed: Path) -> None:
+    words = ["-m", "harness.lm_eval", "run", "--model", "kvcomm", "--tasks", "factworld_sharer_knows_letters"]
+    words += ["--model_args", f"receiver={RECEIVER},sharer={RECEIVER},layers=0-1", "--limit", "2", "--device", "cpu"]
+    found = harness(installed, *words)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "factworld_sharer_knows_letters" in found.stdout
+
+
 def test_an_unknown_channel_is_named_with_its_neighbour(installed: Path) -> None:
     words = ["-m", "pytest", "--pyargs", "harness.conformance", "--channel", "kvcom", "-q"]
     found = harness(installed, *words, "-p", "harness.conformance.options")

@@ -18,13 +18,13 @@ from harness.errors import UserError
 from .build import FACTS, write_task
 
 PAIR = {name: str(GOLDEN / "same_tokenizer" / name) for name in ("receiver", "sharer", "fuser")}
-CHANNELS = "receiver,sharer,ensemble,t2t,c2c,routed"
+CHANNELS = "receiver,sharer,ensemble,t2t:max_new_tokens=4,c2c,routed"
 
 
 def ran(folder: Path, facts: tuple[str, ...] = FACTS) -> list[dict[str, Any]]:
     task = write_task(folder, facts=facts)
     flags = [f"--{name}={path}" for name, path in PAIR.items()]
-    flags += [f"--channels={CHANNELS}", "--controls=mismatched,mean,closed", f"--tasks={task}", "--t2t_tokens=4"]
+    flags += [f"--channels={CHANNELS}", "--controls=mismatched,mean,closed", f"--tasks={task}", "--latency_warm_up=1"]
     flags += ["--calibration_samples=2", "--latency_samples=1", f"--output_path={folder / 'out'}", "--no-progress"]
     assert cli.main(["run", *flags]) == 0
     return [json.loads(line) for line in (folder / "out" / "samples.jsonl").read_text().splitlines()]
@@ -34,7 +34,7 @@ def test_every_channel_answers_and_the_record_names_both_prompts(tmp_path: Path)
     samples = ran(tmp_path)
     arms = {(s["channel"], s["control"]) for s in samples}
     assert {channel for channel, _ in arms} >= set(CHANNELS.split(","))
-    assert {("c2c", "mean"), ("c2c", "closed"), ("c2c", "mismatched"), ("t2t", "mismatched")} <= arms
+    assert {("c2c", "mean"), ("c2c", "closed"), ("c2c", "mismatched"), ("t2t:max_new_tokens=4", "mismatched")} <= arms
     assert not [s["error"] for s in samples if s["error"]]
     by_arm = {(s["channel"], s["control"], s["doc_id"]): s["loglikelihoods"] for s in samples}
     assert all(by_arm["c2c", "closed", f"q{n}"] == by_arm["receiver", "", f"q{n}"] for n in range(len(FACTS)))
@@ -49,7 +49,7 @@ def test_every_channel_answers_and_the_record_names_both_prompts(tmp_path: Path)
 def test_lm_eval_s_tasks_say_who_sees_what(tmp_path: Path, model: str) -> None:
     kinds: dict[str, Any] = {
         "single": lambda: SingleLM(receiver=PAIR["receiver"], device="cpu"),
-        "t2t": lambda: TextLM(receiver=PAIR["receiver"], sharer=PAIR["sharer"], t2t_tokens=4, device="cpu"),
+        "t2t": lambda: TextLM(receiver=PAIR["receiver"], sharer=PAIR["sharer"], max_new_tokens=4, device="cpu"),
         "c2c": lambda: FusedLM(**PAIR, device="cpu"),
     }
     scores = []
