@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import json
 import os
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import tomllib
-from helpers.tiny import GOLDEN
+import torch
+from helpers.tiny import GOLDEN, shared_lm
+from helpers.work import SENTENCES, context_of, query
 
 from harness.paths import ROOT
+from harness.prompts import encode
 
 try:
     import tomllib
@@ -50,6 +54,18 @@ def harness(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_module_is_short() -> None:
     assert len((EXAMPLE / "kvcomm_channel.py").read_text().splitlines()) <= 60
+
+
+def test_with_all_layers_it_is_transformers_reading_both_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    kvcomm = importlib.import_module("kvcomm_channel")
+    lm, asked = shared_lm(), [query(text) for text in SENTENCES]
+    context = context_of(kvcomm.KVComm(lm, lm, frozenset(range(lm.n_layers))), asked)
+    for row, one in enumerate(asked):
+        ids = encode(lm, one.sharer).ids + encode(lm, one.receiver).ids
+        with torch.no_grad():
+            expected = lm.model(input_ids=torch.tensor([ids])).logits[0, -1]
+        torch.testing.assert_close(context.logits[row], expected, atol=1e-4, rtol=0)
 
 
 def test_it_is_listed_with_its_control(installed: Path) -> None:

@@ -85,3 +85,11 @@ def test_data_that_is_nowhere_is_named(tmp_path):
         read_corpus(recipe(tmp_path, tmp_path, data="nobody/nothing"))
     with pytest.raises(UserError, match=r"missing\.jsonl"):
         read_corpus(recipe(tmp_path, tmp_path, data=str(tmp_path / "missing.jsonl")))
+
+
+def test_a_row_with_a_view_of_the_sharer_s_own_is_refused_in_a_sentence():
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(
+        UserError, match="Row 0 .* has 'sharer_context', but in training receiver and sharer read the same"
+    ):
+        corpus({"messages": turns, "sharer_context": "secret"})[0]
