@@ -89,7 +89,5 @@ def test_data_that_is_nowhere_is_named(tmp_path):
 
 def test_a_row_with_a_view_of_the_sharer_s_own_is_refused_in_a_sentence():
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with pytest.raises(
-        UserError, match="Row 0 .* has 'sharer_context', but in training receiver and sharer read the same"
-    ):
+    with pytest.raises(UserError, match="Row 0 .* has 'sharer_context', but in training"):
         corpus({"messages": turns, "sharer_context": "secret"})[0]
