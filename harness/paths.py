@@ -9,11 +9,14 @@ ROOT = PACKAGE.parent
 TASKS = ROOT / "tasks"
 LEADERBOARDS = ROOT / "leaderboards"
 BUILT_IN_TEMPLATES = PACKAGE / "templates"
-PAIR = TASKS / "factworld" / "pair"
+PAIR = TASKS / "relay" / "pair"
 PAIR_NAME = PAIR.relative_to(ROOT)
+FACTWORLD_PAIR = TASKS / "factworld" / "pair"
+FACTWORLD_PAIR_NAME = FACTWORLD_PAIR.relative_to(ROOT)
 
 
 def located(text: str) -> Path:
-    """Returns the path behind a reference; the embedded pair is found under its name from every working folder."""
+    """Returns the path behind a reference; a carried pair is found under its name from every working folder."""
     path = Path(text).expanduser()
-    return ROOT / path if path.is_relative_to(PAIR_NAME) and not path.exists() else path
+    carried = path.is_relative_to(PAIR_NAME) or path.is_relative_to(FACTWORLD_PAIR_NAME)
+    return ROOT / path if carried and not path.exists() else path

@@ -18,9 +18,10 @@ from harness.config.flags import add_flags, given_values
 from harness.config.rules import refuse_retired
 from harness.config.served import with_served_defaults
 from harness.errors import UserError
-from harness.paths import PAIR_NAME
+from harness.paths import FACTWORLD_PAIR_NAME, PAIR_NAME
 
-_DEFAULT_CONTROLS = "mismatched,mean,closed"
+_DEFAULT_TASKS = ("relay_one", "relay_crowd")
+_DEFAULT_SIZE = {"latency_samples": 8}  # with all questions, less than four times the time of starting up
 
 
 def configuration(parser: argparse.ArgumentParser, given: Sequence[str]) -> RunConfig:
@@ -45,16 +46,22 @@ def _with_embedded(values: dict[str, Any]) -> dict[str, Any]:
     """Fills in the embedded pair where no model is named, and its task where no task is."""
     filled = with_served_defaults(values)
     if not any(filled.get(n) for n in ("receiver", "sharers")):
-        filled |= {"receiver": str(PAIR_NAME / "receiver"), "sharers": [str(PAIR_NAME / "sharer")]}
+        pair = _pair_of(filled.get("tasks"))
+        filled |= {"receiver": str(pair / "receiver"), "sharers": [str(pair / "sharer")]}
         if not filled.get("fusers") and _needs_fuser(filled):
-            filled["fusers"] = [str(PAIR_NAME / "fuser")]
+            filled["fusers"] = [str(pair / "fuser")]
         if "tasks" not in filled:
-            filled["tasks"] = ["factworld", "factworld_receiver_knows", "factworld_sharer_knows"]
-        if "channels" not in filled:
-            filled.setdefault("controls", _DEFAULT_CONTROLS.split(","))
+            filled = {**_DEFAULT_SIZE, **filled, "tasks": list(_DEFAULT_TASKS)}
     if not filled.get("tasks"):
         raise UserError("No task is given; name one or more with --tasks (see run_eval.py ls).")
     return filled
+
+
+def _pair_of(tasks: Any) -> Path:
+    """The embedded pair, or factworld's where nothing but factworld is asked."""
+    asked = tasks if isinstance(tasks, list | tuple) else []
+    only_factworld = bool(asked) and all(str(name).startswith("factworld") for name in asked)
+    return FACTWORLD_PAIR_NAME if only_factworld else PAIR_NAME
 
 
 def _needs_fuser(values: dict[str, Any]) -> bool:

@@ -22,7 +22,8 @@ from lm_eval.tasks import TaskManager
 
 from harness.adapter import ChannelLM, FusedLM, SingleLM, TextLM
 from harness.errors import RunError, UserError
-from harness.paths import PAIR, ROOT
+from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import ROOT
 
 MODEL = str(GOLDEN / OURS)
 PAIR_ARGUMENTS = {n: str(PAIR / n) for n in ("receiver", "sharer", "fuser")}

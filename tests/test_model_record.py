@@ -20,7 +20,7 @@ from harness.asking import chat_text
 from harness.errors import RunError, UserError
 from harness.model_args import SINGLE, setup_of
 from harness.model_record import model_name, name_in
-from harness.paths import PAIR
+from harness.paths import FACTWORLD_PAIR as PAIR
 
 PATHS = {name: str(PAIR / name) for name in ("receiver", "sharer", "fuser")}
 TASK = "factworld_sharer_knows_letters"

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from harness.models import parse_reference
-from harness.paths import PAIR, PAIR_NAME, located
+from harness.paths import FACTWORLD_PAIR, FACTWORLD_PAIR_NAME, PAIR, PAIR_NAME, located
 
 
 @pytest.mark.parametrize("part", ["receiver", "sharer", "fuser"])
-def test_the_pair_is_found_from_elsewhere(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "pair"), [(PAIR_NAME, PAIR), (FACTWORLD_PAIR_NAME, FACTWORLD_PAIR)])
+def test_a_carried_pair_is_found_from_elsewhere(
+    name: Path, pair: Path, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located(str(PAIR_NAME / part)) == PAIR / part
+    assert located(str(name / part)) == pair / part
     if part != "fuser":
-        assert parse_reference(str(PAIR_NAME / part)).source == str(PAIR / part)
+        assert parse_reference(str(name / part)).source == str(pair / part)
 
 
 def test_another_relative_path_is_taken_from_the_working_folder(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from harness import cli
 from harness.channels import engine
-from harness.paths import PAIR
+from harness.paths import FACTWORLD_PAIR as PAIR
 from harness.records import journal
 from harness.records.schema import Sample
 

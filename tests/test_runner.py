@@ -20,7 +20,8 @@ from harness import cli
 from harness.channels.spec import slug
 from harness.latency import draw
 from harness.loading_tasks import sample_of
-from harness.paths import PAIR, ROOT
+from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import ROOT
 from harness.records.schema import Failure, Sample
 
 LETTERS, WORDS = "factworld_sharer_knows_letters", "factworld_sharer_knows"

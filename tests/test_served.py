@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.inference.types import CallStats
 from harness.model_args import SINGLE
 from harness.models import Reference
-from harness.paths import PAIR
+from harness.paths import FACTWORLD_PAIR as PAIR
 from harness.records.schema import Sample
 from harness.served.arguments import filled_in
 from harness.served.throughput import throughput_of

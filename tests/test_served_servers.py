@@ -16,7 +16,8 @@ from helpers.api_server import Api, serving
 from helpers.refusals import refused
 
 from harness import cli
-from harness.paths import PAIR, ROOT
+from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import ROOT
 from harness.progress import other_bars_hidden
 from harness.served.reasons import reason_in
 

@@ -14,7 +14,7 @@ from helpers.tiny import GOLDEN
 from safetensors.torch import load_file, save_file
 
 from harness.fusion.checkpoint import HEADER_FILE, WEIGHTS_FILE
-from harness.paths import PAIR
+from harness.paths import FACTWORLD_PAIR as PAIR
 from harness.records.files import sha256_file
 
 Change = Callable[[Path], object]

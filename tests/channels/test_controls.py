@@ -19,7 +19,7 @@ from harness.config import RunConfig
 from harness.errors import RunError
 from harness.inference.batching import Budget
 from harness.loading_tasks import load_benchmark
-from harness.paths import PAIR
+from harness.paths import FACTWORLD_PAIR as PAIR
 from harness.records.schema import Sample
 
 LENGTHS = (5, 3, 21, 4)

@@ -17,7 +17,7 @@ from harness.demo.wording import question_chat
 from harness.demo.world import RECEIVER, SHARER, WorldConfig, ask_many, build_facts, names_of, seeded, select
 from harness.errors import RunError
 from harness.fusion.checkpoint import load
-from harness.paths import PAIR
+from harness.paths import FACTWORLD_PAIR as PAIR
 
 FACTS = build_facts(WORLD_SEED)
 HASTY = Recipe(
