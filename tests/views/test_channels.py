@@ -25,6 +25,7 @@ from harness.config import build
 from harness.inference.types import CallStats, Query
 from harness.loading_tasks import load_benchmark
 from harness.models import LM
+from harness.registry import resolve
 
 from .build import FACTS, write_task
 
@@ -126,7 +127,7 @@ def test_a_changed_fact_changes_no_logit_under_mean_and_closed(tmp_path: Path, s
     control = Control(CONTROLS.get("mean"), mean=means)
     found = [logits(channel, asked[:1], lambda m, a=asked: control(m, a[:1])) for asked in (one, other)]
     assert torch.equal(*found)
-    closed = channel.closed()
+    closed = resolve(CONTROLS.get("closed").reader)(channel)
     assert torch.equal(logits(closed, one[:1]), logits(closed, other[:1]))
     assert torch.equal(logits(closed, one[:1]), logits(Single(shared_lm()), one[:1]))
 

@@ -11,7 +11,7 @@ from harness.errors import UserError
 from harness.inference.types import Query
 from harness.loading_tasks import load_benchmark
 
-from .build import FACTS, TEXT, write_task
+from .build import FACTS, write_task
 
 PAIR = {"receiver": "r", "sharers": ["s"], "channels": ["receiver", "t2t"]}
 
@@ -68,7 +68,7 @@ def test_views_are_part_of_a_prompt_s_identity(tmp_path: Path) -> None:
         ({"views": "receiver_hides: question"}, "receiver_hides of task 'boxes' is 'question'; allowed: options"),
         ({"views": "receiver_hides: options", "text": "{{question}}"}, "its doc_to_text shows none of a row"),
         (
-            {"views": "receiver_hides: options", "text": TEXT + " a stone"},
+            {"views": "receiver_hides: options", "text": "{{number}} {{choices[0]}} or a stone"},
             "shows 'a stone' without the field",
         ),
     ],
