@@ -19,6 +19,7 @@ from transformers import DynamicCache
 
 from harness.demo.recipe import Outcome, Progress, silent
 from harness.fusion.fuser import Fuser
+from harness.fusion.interface import FuserModule
 from harness.models import cache_argument
 
 
@@ -56,7 +57,7 @@ def fused_logits(receiver: Any, sharer: Any, fuser: Fuser, batch: FuserBatch, do
     return continued(receiver, fused_cache(fuser, own, other), batch.ids[:, cut:])
 
 
-def fused_cache(fuser: Fuser, own: Tensor, other: Tensor) -> Tensor:
+def fused_cache(fuser: FuserModule, own: Tensor, other: Tensor) -> Tensor:
     """The receiver's cache with what the fuser makes of the sharer's added, all as `prefill` returns them."""
     layers = torch.tensor(fuser.config.layer_map)
     fused_layers, read_layers = layers[:, 0], layers[:, 1]

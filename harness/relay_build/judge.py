@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from harness.demo.train_fuser import continued, fused_cache, prefill
 from harness.demo.wording import END
 from harness.demo.world import LABELS
-from harness.fusion.fuser import Fuser
+from harness.fusion.interface import FuserModule
 from harness.relay_build.lessons import Codec
 from harness.relay_build.questions import Question
 
@@ -95,7 +95,7 @@ class Judge:
     @torch.no_grad()
     def fused(
         self,
-        fuser: Fuser,
+        fuser: FuserModule,
         questions: Sequence[Question],
         donors: Sequence[Question] | None = None,
         change: Change | None = None,

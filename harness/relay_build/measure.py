@@ -20,7 +20,7 @@ from harness.demo.models import load_model
 from harness.demo.threads import one_thread
 from harness.demo.world import RECEIVER, SHARER
 from harness.fusion.checkpoint import load
-from harness.fusion.fuser import Fuser
+from harness.fusion.interface import FuserModule
 from harness.relay_build.judge import Answers, Judge
 from harness.relay_build.lessons import Codec
 from harness.relay_build.questions import FORMS, Question, ask, vocabulary
@@ -32,7 +32,7 @@ RULES = ("mean", "product", "confident")
 _MLP_QUESTIONS, _MLP_EPOCHS, _MLP_WIDTH = 3000, 20, 64
 
 
-def rows(judge: Judge, fuser: Fuser, world: World, form: str) -> dict[str, list[bool]]:
+def rows(judge: Judge, fuser: FuserModule, world: World, form: str) -> dict[str, list[bool]]:
     """Right or wrong for every row of the table that no channel gives, by name.
 
     Args:

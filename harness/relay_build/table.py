@@ -28,7 +28,9 @@ from harness.stats.vectors import Floats
 
 CHANCE = 0.25
 INFORMED = ("C2C", "c2c", "T2T", "t2t", "place", "true note", "oracle", "untaught", "places")
-"""How names of rows begin that are told something; all others are to be at chance."""
+"""How names of rows begin that are told something; all others, and all controls, are to be at chance."""
+PARTIAL = ("t2t (shuffled_tokens)", "c2c (shuffled_tokens)")
+"""Controls that leave a part of the message: in a note of one place the words in any order still name it."""
 Rights = Mapping[str, Sequence[Sequence[bool]]]
 """Row -> right or wrong, `[trainings, questions]`."""
 
@@ -50,7 +52,7 @@ class Row:
     @property
     def uninformed(self) -> bool:
         """Whether it is to be at chance."""
-        return self.name.endswith(")") or not self.name.startswith(INFORMED)
+        return self.name not in PARTIAL and (self.name.endswith(")") or not self.name.startswith(INFORMED))
 
 
 def summarised(name: str, right: Sequence[Sequence[bool]], clusters: Sequence[str]) -> Row:
