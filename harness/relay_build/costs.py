@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _COLORS = {"t2t": "#b4531a", "c2c": "#1763b5"}
 _CHANCE_PERCENT = 25
+_NEAR, _NEAR_PERCENT = 0.05, 3.0
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,31 @@ def draw(rows: Sequence[Cost], path: Path) -> None:
         sent = [row for row in rows if row.task == task and row.payload_bytes]
         _points(left, sent, [row.payload_bytes for row in sent], "bytes of a message")
         _points(right, sent, [1000 * row.e2e_s for row in sent], "ms for an answer, median")
+        left.set_xscale("log")
+        right.set_xlim(left=0)
         left.set_title(task, loc="left", fontsize=10)
     figure.savefig(path, metadata={"Date": None})
 
 
 def _points(axis: Axes, rows: Sequence[Cost], where: Sequence[float], label: str) -> None:
     for row, x in zip(rows, where, strict=True):
-        name, _, option = row.arm.partition(":")
-        axis.scatter(x, row.percent, color=_COLORS.get(name, "#5b6472"), s=24)
-        short = option.rpartition("=")[2] or name
-        axis.annotate(short, (x, row.percent), textcoords="offset points", xytext=(4, -10), fontsize=7)
+        axis.scatter(x, row.percent, color=_COLORS.get(row.arm.partition(":")[0], "#5b6472"), s=24)
+    for (x, percent), names in _labels(rows, where).items():
+        axis.annotate(", ".join(names), (x, percent), textcoords="offset points", xytext=(4, -10), fontsize=7)
     axis.axhline(_CHANCE_PERCENT, color="#b9bec7", linewidth=1)
-    axis.set_xscale("log")
     axis.set_ylim(0, 105)
     axis.set_xlabel(label)
     axis.set_ylabel("% right")
+
+
+def _labels(rows: Sequence[Cost], where: Sequence[float]) -> dict[tuple[float, float], list[str]]:
+    """What to write at which point; points that lie on one another share one label."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for row, x in zip(rows, where, strict=True):
+        name, _, option = row.arm.partition(":")
+        near = (at for at in found if abs(at[0] - x) < _NEAR * max(where) and abs(at[1] - row.percent) < _NEAR_PERCENT)
+        found.setdefault(next(near, (x, row.percent)), []).append(option.rpartition("=")[2] or name)
+    return found
 
 
 if __name__ == "__main__":
