@@ -24,6 +24,7 @@ _SUMMARY = {
     "resume": "go on with a run that was stopped",
     "report": "print a run's results, add it to the leaderboards, write a page or plots",
     "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable, 3 not shown",
+    "import": "add results of others to the leaderboards, question by question",
     "train": "train a fuser for a pair",
     "train-demo": "build the embedded pair from nothing",
     "bench": "time the channels, or training, against the floor of this machine",
@@ -100,7 +101,7 @@ def _overview() -> str:
 
 
 def _commands() -> dict[str, Callable[[list[str]], int]]:
-    own = [_run, _resume, _report, _check, _train, _train_demo, _bench, _convert, _ls]
+    own = [_run, _resume, _report, _check, _import, _train, _train_demo, _bench, _convert, _ls]
     return dict(zip(_SUMMARY, own, strict=True))
 
 
@@ -213,6 +214,14 @@ def _check(rest: list[str]) -> int:
         fail_on=options.fail_on,
     )
     return main(options.baseline, options.run, options=wanted, junit_path=options.junit, markdown_path=options.markdown)
+
+
+def _import(rest: list[str]) -> int:
+    from harness.imported.main import add_arguments, main
+
+    parser = _parser("import")
+    add_arguments(parser)
+    return main(parser.parse_args(rest))
 
 
 def _train(rest: list[str]) -> int:

@@ -64,6 +64,28 @@ def benchmark_documents(benchmark: Benchmark, config: str, datasets_dir: str | N
     Raises:
         UserError: if the data is not there, a row is malformed or no row is left.
     """
+    where = f"{benchmark.source.hub_id} ({config}, {benchmark.split})"
+    read = read_questions(benchmark, config, datasets_dir)
+    _log_left_out([candidate for _, candidate in read], where)
+    kept = with_source_labels([one for one in read if not one[1].left_out], where)
+    if not kept:
+        raise UserError(f"{where} has no row that {benchmark.name} asks; kept are {benchmark.kept}.")
+    return kept
+
+
+def read_questions(
+    benchmark: Benchmark, config: str, datasets_dir: str | None = None
+) -> list[tuple[Document, Candidate]]:
+    """Loads and checks every row of one configuration in its order, also those that the benchmark leaves out.
+
+    Args:
+        benchmark: what is loaded.
+        config: its configuration.
+        datasets_dir: see `tasks.sources.read_rows`.
+
+    Raises:
+        UserError: if the data is not there or a row is malformed.
+    """
     rows = read_rows(benchmark.source, config, benchmark.split, datasets_dir)
     where = f"{benchmark.source.hub_id} ({config}, {benchmark.split})"
     _refuse_unlabelled(rows, benchmark, where)
@@ -76,18 +98,7 @@ def benchmark_documents(benchmark: Benchmark, config: str, datasets_dir: str | N
         for candidate, place in zip(candidates, places, strict=True)
     ]
     refuse_duplicates(documents, where)
-    _log_left_out(candidates, where)
-    kept = with_source_labels(
-        [
-            (document, candidate)
-            for document, candidate in zip(documents, candidates, strict=True)
-            if not candidate.left_out
-        ],
-        where,
-    )
-    if not kept:
-        raise UserError(f"{where} has no row that {benchmark.name} asks; kept are {benchmark.kept}.")
-    return kept
+    return list(zip(documents, candidates, strict=True))
 
 
 def checked(candidate: Candidate, place: str, where: str, subject: str = "", category: str = "") -> Document:

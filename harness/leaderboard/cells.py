@@ -108,12 +108,12 @@ def time_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
 
 
 def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
-    """Renders what `harness.results.table.differences` gives."""
+    """Renders what `harness.results.table.differences` gives; `runs` gives each run's letter, if there are runs."""
     listed = [row for _, row in rows.iterrows()]
     return table(
         {
             "difference": [
-                stacked(name_text(row["arm"]), name_text(row["comparison"]), runs.get(row["run_id"], ""))
+                stacked(name_text(row["arm"]), name_text(row["comparison"]), runs.get(row.get("run_id", ""), ""))
                 for row in listed
             ],
             "points": [
@@ -123,6 +123,24 @@ def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
             "verdict": [_verdict(row) for row in listed],
         }
     )
+
+
+def reported_table(rows: pd.DataFrame) -> str:
+    """Renders what others reported: arms of a source with what tells them apart; what was not reported is blank."""
+    listed = [row for _, row in rows.iterrows()]
+    return table(
+        {
+            "channel": [stacked(name_text(row["arm"]), name_text(row["variant"])) for row in listed],
+            "accu&shy;racy": [stacked(accuracy_text(row), _invalid(row)) for row in listed],
+            "gain": [_with(points_text, row["to_receiver"]) for row in listed],
+            "cost": [stacked(_median(row), cost_text(row)) for row in listed],
+        }
+    )
+
+
+def details(summary: str, parts: Iterable[str]) -> str:
+    """Folds parts of a page away under a line."""
+    return "\n\n".join([f"<details>\n<summary>{summary}</summary>", *parts, "</details>"])
 
 
 def trainings_table(rows: Sequence[TrainingsRow]) -> str:
@@ -147,6 +165,14 @@ def cost_text(row: Row) -> str:
     mean: str = "" if pd.isna(row["e2e_s_mean"]) else f"{seconds_text(row['e2e_s_mean'])} mean"
     size = _with(bytes_text, row["payload_bytes"]) if has_message(row["channel"]) else ""
     return stacked(ratio, mean, size)
+
+
+def _invalid(row: Row) -> str:
+    return f"{row['invalid']} inv." if _some(row["invalid"]) else ""
+
+
+def _median(row: Row) -> str:
+    return "" if pd.isna(row["e2e_s_p50"]) else f"{seconds_text(row['e2e_s_p50'])} median"
 
 
 def stacked(*parts: str, by: str = BREAK) -> str:

@@ -17,11 +17,13 @@ from harness.leaderboard.pictures import THEMES, picture_data
 from harness.leaderboard.pooling import Pair, pairs
 from harness.leaderboard.published import published_frame, title
 from harness.leaderboard.reading import Entry
+from harness.leaderboard.reported.board import ReportedBoard
+from harness.leaderboard.reported.sections import HEADING, reported_parts
 from harness.leaderboard.rerun import rerun_command
 from harness.leaderboard.trainings import TrainingsRow, trainings_rows
 from harness.pins import open_pins
 from harness.records.naming import file_name
-from harness.results.frame import MEASURED, REPORTED
+from harness.results.frame import MEASURED
 from harness.results.groups import arm_order
 from harness.results.ranking import ranking, verdict_sentence
 from harness.results.table import differences
@@ -40,7 +42,6 @@ _OVERVIEW_LEGEND = """Receiver, best baseline and best channel, accuracy in % wi
 adds to receiver, sharer, ensemble and T2T, and the content of its message is shown to count. **adapts**: adds to all of
 them by its mere form. **harms**: below the receiver. **not resolved**: anything else; the page says what explains the
 gain. TTFT: median time to first token over the receiver's. The size is that of the message."""
-_REPORTED = """Not run here. Their interval is Wilson's from the reported accuracy and n, their time a mean."""
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
 subjects as clusters and parts of fixed size as strata where a task has them. A verdict is the weakest of a channel's
 differences to receiver, sharer, ensemble and T2T, each tested by itself; arms that were not run are named. Other
@@ -66,13 +67,15 @@ class Rendered:
     pictures: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def render(entries: Sequence[Entry]) -> Rendered:
-    """Returns every file for a set of records and the published figures.
+def render(entries: Sequence[Entry], reported: ReportedBoard | None = None) -> Rendered:
+    """Returns every file for a set of records, what others reported, and the published figures.
 
     Raises:
         UserError: if a task's name cannot be a file name.
     """
-    rows = _ordered(pd.concat([board_frame(entries), published_frame().assign(also="")], ignore_index=True))
+    others = reported or ReportedBoard()
+    told = pd.concat([published_frame(), others.frame], ignore_index=True) if len(others.frame) else published_frame()
+    rows = _ordered(pd.concat([board_frame(entries), told.assign(also="")], ignore_index=True))
     trainings = trainings_rows(entries)
     rendered = Rendered({"README.md": _overview(rows, trainings), "overview.csv": cells.csv_text(rows)})
     for task, own in rows.groupby("task", sort=True):
@@ -86,7 +89,7 @@ def render(entries: Sequence[Entry]) -> Rendered:
             rendered.pictures[f"{name}-{theme}.svg"] = theme, picture_data(measured)
         links = f"[All tasks](README.md), [CSV]({name}.csv)"
         head = [MARK, f"# {markdown(title(str(task)))}", f"Task `{task}`. {links}."]
-        body = _task(own, averaged, entries, picture=_picture(name, str(task)))
+        body = _task(own, averaged, entries, others, picture=_picture(name, str(task)))
         rendered.texts[f"{name}.md"] = _joined([*head, *body, "## How to read this", _READING])
     return rendered
 
@@ -96,7 +99,7 @@ def own_page(entry: Entry) -> str:
     rows, trainings = _ordered(board_frame([entry])), trainings_rows([entry])
     parts = [f"# Run {markdown(entry.record.run.run_id)}"]
     for task, own in rows.groupby("task", sort=True):
-        parts += [f"# {markdown(title(str(task)))}", *_task(own, trainings, [entry], picture="")]
+        parts += [f"# {markdown(title(str(task)))}", *_task(own, trainings, [entry], ReportedBoard(), picture="")]
     return _joined([*parts, "## How to read this", _READING])
 
 
@@ -121,13 +124,16 @@ def _picture(name: str, task: str) -> str:
 
 
 def _task(
-    rows: pd.DataFrame, trainings: Sequence[TrainingsRow], entries: Sequence[Entry], picture: str
+    rows: pd.DataFrame,
+    trainings: Sequence[TrainingsRow],
+    entries: Sequence[Entry],
+    reported: ReportedBoard,
+    picture: str,
 ) -> Iterator[str]:
     task = str(rows.iloc[0]["task"])
     own = [entry for entry in entries if any(row.task == task for row in entry.rows)]
     runs = {entry.record.run.run_id: f"r{number}" for number, entry in enumerate(own, 1)}
     measured = list(pairs(rows[rows["kind"] == MEASURED], trainings))
-    reported = list(pairs(rows[rows["kind"] == REPORTED]))
     if measured:
         yield "## Run here"
     for pair in measured:
@@ -137,11 +143,10 @@ def _task(
     if measured:
         yield from (_LEGEND, picture)
     for pair in measured:
-        yield _details(f"Every row of {cells.pair_text(pair)}: controls, times, differences", _every(pair, runs))
-    if reported:
-        yield from _reported(reported)
+        yield cells.details(f"Every row of {cells.pair_text(pair)}: controls, times, differences", _every(pair, runs))
+    yield from reported_parts(list(pairs(rows[rows["kind"] != MEASURED])), reported)
     if own:
-        yield _details("Provenance", _provenance(own, runs, task))
+        yield cells.details("Provenance", _provenance(own, runs, task))
 
 
 def _every(pair: Pair, runs: Mapping[str, str]) -> Iterator[str]:
@@ -158,17 +163,6 @@ def _every(pair: Pair, runs: Mapping[str, str]) -> Iterator[str]:
         yield from ("#### Differences", cells.difference_table(compared, runs))
     if pair.trainings:
         yield from ("#### Over trainings", _TRAININGS, cells.trainings_table(pair.trainings))
-
-
-def _reported(reported: Sequence[Pair]) -> Iterator[str]:
-    yield "## Reported by others"
-    yield _REPORTED
-    for pair in reported:
-        for source, rows in pair.every.groupby("source", sort=True):
-            yield f"### {cells.pair_text(pair)}"
-            hardware = str(rows.iloc[0]["hardware"])
-            yield f"{markdown(', '.join(part for part in (str(source), hardware) if part))}."
-            yield cells.ranking_table(rows.assign(trainings=1))
 
 
 def _provenance(entries: Sequence[Entry], runs: Mapping[str, str], task: str) -> Iterator[str]:
@@ -194,25 +188,21 @@ def _code(text: str) -> str:
     return f"<code>{markdown(text)}</code>"
 
 
-def _details(summary: str, parts: Iterable[str]) -> str:
-    return "\n\n".join([f"<details>\n<summary>{summary}</summary>", *parts, "</details>"])
-
-
 def _overview(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> str:
     parts = [MARK, "# Leaderboards", "One page a task; [all rows as CSV](overview.csv)."]
-    for heading, kind in (("Run here", MEASURED), ("Reported by others", REPORTED)):
+    for heading, ours in (("Run here", True), (HEADING, False)):
         lines = [
             (str(task), pair, part)
-            for task, own in rows[rows["kind"] == kind].groupby("task", sort=True)
-            for pair, part in _lines(own, [row for row in trainings if row.task == task], kind)
+            for task, own in rows[(rows["kind"] == MEASURED) == ours].groupby("task", sort=True)
+            for pair, part in _lines(own, [row for row in trainings if row.task == task], ours=ours)
         ]
         if lines:
             parts += [f"## {heading}", _overview_table(lines)]
     return _joined([*parts, "## How to read this", _OVERVIEW_LEGEND, _READING])
 
 
-def _lines(rows: pd.DataFrame, trainings: Sequence[TrainingsRow], kind: str) -> Iterator[tuple[Pair, str]]:
-    if kind == MEASURED:
+def _lines(rows: pd.DataFrame, trainings: Sequence[TrainingsRow], *, ours: bool) -> Iterator[tuple[Pair, str]]:
+    if ours:
         yield from ((pair, "") for pair in pairs(rows, trainings))
         return
     for source, part in rows.groupby("source", sort=True):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import UserError
 from harness.leaderboard.export import board_record, serialised
 from harness.leaderboard.format import ABSENT, BoardRecord
+from harness.leaderboard.locking import writing
 from harness.leaderboard.pages import MARK, Rendered, own_page, render
 from harness.leaderboard.pictures import THEMES, draw, drawn_data
 from harness.leaderboard.reading import entry_of, read_record, read_records
+from harness.leaderboard.reported.board import ReportedBoard
+from harness.leaderboard.reported.reading import read_reported
 from harness.records.files import explained, write_atomic
 from harness.records.loading import RECORD, load_run
 from harness.records.naming import file_name
@@ -36,7 +35,7 @@ def add_record(leaderboards_dir: Path, run_folder: Path) -> Path:
     path = leaderboards_dir / "records" / f"{file_name(record.run.run_id)}.json"
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _writing(leaderboards_dir):
+    with writing(leaderboards_dir):
         if path.exists():
             _refuse_loss(path, read_record(path).record, record)
         write_atomic(path, serialised(record))
@@ -51,7 +50,7 @@ def write(leaderboards_dir: Path) -> list[Path]:
     """
     with explained(leaderboards_dir):
         leaderboards_dir.mkdir(parents=True, exist_ok=True)
-    with _writing(leaderboards_dir):
+    with writing(leaderboards_dir):
         return _pages_written(leaderboards_dir)
 
 
@@ -67,7 +66,7 @@ def write_own(run_folder: Path) -> Path:
 
 
 def _pages_written(leaderboards_dir: Path) -> list[Path]:
-    rendered = render(read_records(leaderboards_dir))
+    rendered = render(read_records(leaderboards_dir), ReportedBoard(read_reported(leaderboards_dir)))
     changed = _differing(leaderboards_dir, rendered)
     stale = _stale(leaderboards_dir, rendered)
     with explained(leaderboards_dir):
@@ -88,22 +87,10 @@ def check(leaderboards_dir: Path) -> list[str]:
     if not leaderboards_dir.is_dir():
         raise UserError(f"{leaderboards_dir} is no folder; name the leaderboards folder or write the boards first.")
     entries = read_records(leaderboards_dir)
-    rendered = render(entries)
+    rendered = render(entries, ReportedBoard(read_reported(leaderboards_dir)))
     differing = _differing(leaderboards_dir, rendered)
     differing += [path.name for path in _stale(leaderboards_dir, rendered)]
     return sorted([*differing, *(f"records/{entry.name}" for entry in entries if not entry.consistent)])
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Waits for other processes that write to this board: pages are made from all records."""
-    with explained(folder):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
 
 def _refuse_loss(path: Path, there: BoardRecord, new: BoardRecord) -> None:

@@ -12,10 +12,19 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from harness.config import RunConfig
+from harness.leaderboard.format import BoardRecord
+from harness.leaderboard.reported.format import ReportedRecord
 from harness.records.files import write_atomic
 from harness.records.schema import RunRecord, Sample, Timing
 
-MODELS: dict[str, type[BaseModel]] = {"run": RunRecord, "sample": Sample, "timing": Timing, "config": RunConfig}
+MODELS: dict[str, type[BaseModel]] = {
+    "run": RunRecord,
+    "sample": Sample,
+    "timing": Timing,
+    "config": RunConfig,
+    "board": BoardRecord,
+    "reported": ReportedRecord,
+}
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "schema"
 
 

@@ -145,8 +145,19 @@ def compared(table: Table, arm: Arm, base: Arm, margin: float = MARGIN_POINTS / 
     Raises:
         KeyError: the table lacks one of them.
     """
-    effect, pair = _effect(table, Comparison(arm[0], AGAINST, arm, base), margin)
+    effect, pair = measured_pair(table, arm, base, margin)
     return effect if pair is None else replace(effect, minimum_detectable=pair.detectable_at(LEVEL), level=LEVEL)
+
+
+def measured_pair(
+    table: Table, arm: Arm, base: Arm, margin: float = MARGIN_POINTS / 100, kind: Kind | None = None
+) -> Measured:
+    """Compares any two arms of a table, for the caller to adjust.
+
+    Raises:
+        KeyError: the table lacks one of them.
+    """
+    return _effect(table, Comparison(arm[0], kind or AGAINST, arm, base), margin)
 
 
 def comparisons(arms: Iterable[Arm]) -> Iterator[Comparison]:

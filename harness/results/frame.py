@@ -21,6 +21,7 @@ from harness.results.rows import summarise
 from harness.results.wording import arm_text
 
 MEASURED, REPORTED = "measured", "reported, not re-run"
+REPORTED_ITEMS = "reported per item, not run here"
 TEXT, COUNT, NUMBER, FLAG = "str", "Int64", "float64", "boolean"
 # Parts of every comparison's columns, see `harness.results.effects.Effect`.
 _PARTS = {
@@ -69,7 +70,7 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "payload_bytes": (NUMBER, "message, mean, bytes"),
     "tokens_out": (NUMBER, "answer, mean, tokens"),
     "peak_memory_bytes": (COUNT, "peak of the whole run, bytes"),
-    "kind": (TEXT, f"{MEASURED!r} or {REPORTED!r}"),
+    "kind": (TEXT, f"{MEASURED!r}, {REPORTED_ITEMS!r} or {REPORTED!r}"),
     "source": (TEXT, "run or publication"),
     "run_id": (TEXT, "run"),
     "started_at": (TEXT, "ISO 8601, UTC"),
@@ -82,6 +83,11 @@ _COLUMNS: dict[str, tuple[str, str]] = {
 def part_column(kind: str, part: str) -> str:
     """Names the column of one part of a comparison: `content`, `content_low`, ..."""
     return kind if part == "difference" else f"{kind}_{part}"
+
+
+def comparison_fields(effect: Effect) -> dict[str, Any]:
+    """The columns of one of the named comparisons."""
+    return {part_column(effect.kind, part): getattr(effect, part) for part in _PARTS}
 
 
 def _comparison_columns() -> Iterator[tuple[str, tuple[str, str]]]:
@@ -172,7 +178,7 @@ class _Found:
         where = row.task, (row.channel, row.control)
         fields: dict[str, Any] = {}
         for effect in self._effects.get(where, ()):
-            fields |= {part_column(effect.kind, part): getattr(effect, part) for part in _PARTS}
+            fields |= comparison_fields(effect)
         if claim := self._claims.get(where):
             fields |= {"verdict": claim.verdict, "verdict_text": claim.text}
         if one := self._faster.get(where):

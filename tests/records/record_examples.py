@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.leaderboard.format import Answers, BoardRecord, Questions
+from harness.leaderboard.reported import ReportedRecord
 from harness.records.schema import RunRecord, Sample, Timing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,6 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_record(**changes: Any) -> RunRecord:
     fields = {"run_id": "r", "status": "started", "started_at": "2026-01-01T00:00:00+00:00", "identity": "i"}
     return RunRecord.model_validate(fields | changes)
+
+
+def board_record() -> BoardRecord:
+    questions = {"openbookqa": Questions(ids=["0"], keys="A")}
+    answers = [Answers(task="openbookqa", channel="c2c", kind="generate", marks="1", predicted="A")]
+    return BoardRecord(run=run_record(), results=[], questions=questions, answers=answers)
+
+
+def reported_record() -> ReportedRecord:
+    source = {"repository": "someone/results", "commit": "0123456", "licence": "MIT", "evaluator": "theirs"}
+    figures = [{"channel": "c2c", "n": 2, "right": 1}]
+    return ReportedRecord.model_validate({**source, "task": "openbookqa", "receiver": "org/model", "figures": figures})
 
 
 def sample(number: int = 0, **changes: Any) -> Sample:

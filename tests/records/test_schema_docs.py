@@ -6,12 +6,19 @@ from typing import Any
 
 import jsonschema
 import pytest
-from record_examples import run_record, sample, timing
+from record_examples import board_record, reported_record, run_record, sample, timing
 
 from harness.config import build
 from harness.records import docs
 
-EXAMPLES = {"run": run_record(), "sample": sample(), "timing": timing(), "config": build({})}
+EXAMPLES = {
+    "run": run_record(),
+    "sample": sample(),
+    "timing": timing(),
+    "config": build({}),
+    "board": board_record(),
+    "reported": reported_record(),
+}
 
 
 def test_committed_schemas_are_the_generated_ones(tmp_path: Path) -> None:
