@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.models import parse_reference
+from harness.models.reference import parse_reference
 from harness.paths import FACTWORLD_PAIR, FACTWORLD_PAIR_NAME, PAIR, PAIR_NAME, located
 
 

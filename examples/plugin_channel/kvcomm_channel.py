@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-from harness.channels.arms import Group
-from harness.channels.codec import carry
-from harness.channels.common import check_fits, prompts_of
 from harness.channels.control_registry import ControlEntry
+from harness.channels.interface import Group
 from harness.channels.layer_selection import chosen_layers
-from harness.channels.messages import TensorMessage
+from harness.channels.messages import TensorMessage, carry
+from harness.channels.prompt_layout import check_fits, prompts_of
 from harness.channels.registry import ChannelEntry, Options
 from harness.channels.shared_prefix import check_same_shape, prefill_behind, read_cache
-from harness.models import LM
+from harness.models.lm import LM
 
 
 class KVCommOptions(Options):

@@ -14,12 +14,11 @@ from functools import partial
 
 import torch
 
-from harness.bench.arms import OUTSIDE, Arm, Reading, Task
-from harness.bench.build import Pair, questions
-from harness.bench.floor import floor_s
-from harness.bench.machine import Meter, Speeds, speeds
-from harness.bench.memory import with_peak
+from harness.bench.candidates import OUTSIDE, Arm, Reading, Task
 from harness.bench.results import BASELINE, Cell, Result, Series
+from harness.bench.roofline import Meter, Speeds, floor_s, speeds
+from harness.bench.synthetic_pair import Pair, questions
+from harness.inference.memory import with_peak
 from harness.inference.types import Query
 
 

@@ -15,20 +15,27 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.call_log import FusionCall, report
-from harness.channels.arms import Group, LoadedModels
-from harness.channels.codec import carry
-from harness.channels.common import check_fits
+from harness.channels.interface import Group, LoadedModels
 from harness.channels.layer_selection import among
-from harness.channels.layout import Plan, Planner, Span
-from harness.channels.messages import Message, TensorMessage
+from harness.channels.messages import Message, TensorMessage, carry
+from harness.channels.prompt_layout import (
+    Plan,
+    Planner,
+    Span,
+    check_fits,
+    in_message,
+    index_pair,
+    prompt_columns,
+    steps_of,
+    token_index,
+    within,
+)
 from harness.channels.registry import FusedOptions, Payload
-from harness.channels.stretches import in_message, index_pair, prompt_columns, steps_of, token_index, within
-from harness.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
-from harness.fusion.interface import FuserModule
-from harness.inference.types import CallStats, Context, Query
-from harness.kv import KVBuffer
-from harness.models import LM
+from harness.fusers.interface import FuserModule
+from harness.inference.forward import ANSWER_ROOM, Columns, extend, left_padded, new_buffer
+from harness.inference.kv_cache import KVBuffer
+from harness.inference.types import CallStats, Context, FusionCall, Query, report
+from harness.models.lm import LM
 
 # Of the receiver's cache that is copied for fusion at a time: enough for large products, little beside the cache.
 _GATHERED_BYTES = 64 * 2**20
@@ -94,7 +101,7 @@ class CacheToCache:
         mode: ``sequential``: each fuser reads the cache that the one before has updated;
             ``parallel``: each reads the clean cache and the deltas are summed.
         alignment: ``auto``, ``off``, ``first`` or ``longest``.
-        payload: form in which the message crosses, see `harness.channels.codec`.
+        payload: form in which the message crosses, see `harness.channels.messages`.
     """
 
     answers: LM

@@ -110,7 +110,7 @@ _OURS = (
     ControlEntry(
         "self",
         "the receiver as its own sharer, through --self_fuser",
-        models="harness.channels.arms:own_sharer",
+        models="harness.channels.interface:own_sharer",
         needs=_GATED,
         order=70,
     ),

@@ -6,8 +6,8 @@ and `noise_own` all but each feature's mean and deviation over the message's own
 or by its tokens in any order, stays.
 
 Guarantees that what a question gets under a control depends on the question and the seed alone, never on how
-questions were batched. Which question lends its message is fixed before anything runs, see `harness.donors`. A control
-works on what the receiver would have read, so on what a codec has decoded.
+questions were batched. Which question lends its message is fixed before anything runs, see `harness.channels.engine`. A
+control works on what the receiver would have read, so on what a codec has decoded.
 """
 
 from __future__ import annotations

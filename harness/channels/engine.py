@@ -1,4 +1,16 @@
-"""Answers requests through a channel: batches by length, shared prefills, nothing lost when a batch fails.
+"""Answers requests through the arms of a channel, batch by batch, so that an error stays with its request.
+
+Whose message a question gets in place of its own, fixed before anything runs.
+
+Guarantees that a donor depends on the questions of a task, their lengths and the seed alone: not on batches, on what
+was answered before, on who else answers, or on which batch had to be halved.
+
+Calls that may fail without ending a run: the error becomes data, and only then is memory given back.
+
+Guarantees that nothing of a failed call is alive when the next one starts, since a traceback holds every tensor of its
+frames; and that a device which no longer computes ends the run instead of failing one question after another.
+
+Answers requests through a channel: batches by length, shared prefills, nothing lost when a batch fails.
 
 Guarantees one answer per request, in the order of the requests. A batch that fails is halved, down to one request,
 whose error then is its answer; no other request loses its own. Several arms of one channel (the message as sent and
@@ -9,26 +21,195 @@ little more than its fusion. The size that fits the memory is remembered once on
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from harness.attempts import Failed, attempted, fault_of
-from harness.channels.base import Answering, Channel, Sender, answers_itself, begins
 from harness.channels.controls import Control, check_lendable, only
+from harness.channels.interface import Answering, Beginning, Channel, Sender
 from harness.channels.messages import Message, texts_of
-from harness.donors import Donors
-from harness.errors import UserError
-from harness.inference.answers import read_answers
-from harness.inference.batching import Budget, halves, joined, units_of
+from harness.errors import RunError, UserError
+from harness.inference.batching import Budget, Turns, halves, joined, units_of
+from harness.inference.generate import read_answers
 from harness.inference.types import Answer, CallStats, Context, Fault, Request
-from harness.ranks import Turns
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+# Names the rule in a run's identity: a run that began with other donors is not gone on with.
+DONORS = "neighbours by length, equal lengths by the seed"
+
+
+@dataclass(frozen=True)
+class Donors:
+    """The donors of a task's questions.
+
+    Attributes:
+        lengths: prompt tokens of every question that can be asked, by index.
+        units: neighbours in order of length that trade messages, two or three each.
+    """
+
+    lengths: Mapping[int, int]
+    units: Sequence[Sequence[int]]
+
+    @cached_property
+    def first(self) -> dict[int, int]:
+        """The donor of every question that has a neighbour: in a unit each takes the message of the next one."""
+        return {
+            own: unit[(place + 1) % len(unit)] for unit in self.units if len(unit) > 1 for place, own in enumerate(unit)
+        }
+
+    def of(self, index: int) -> Iterator[int]:
+        """Every possible donor of a question: its neighbour, then the others by how near their length is."""
+        order = {one: place for place, one in enumerate(one for unit in self.units for one in unit)}
+        neighbour = self.first.get(index)
+        others = [one for one in order if one not in (index, neighbour)]
+        others.sort(key=lambda one: (abs(self.lengths[one] - self.lengths[index]), abs(order[one] - order[index]), one))
+        if neighbour is not None:
+            yield neighbour
+        yield from others
+
+
+T = TypeVar("T")
+
+_RESUME = "what was answered is kept, --resume goes on in a new process"
+
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
+
+# Errors after which every further call on the device fails, in the words of the CUDA and HIP runtimes.
+_LOST = (
+    *("device-side assert", "illegal memory access", "illegal address", "misaligned address", "illegal instruction"),
+    *("unspecified launch failure", "launch timed out", "uncorrectable ecc", "hardware stack error"),
+    *("invalid program counter", "nvlink error", "device is lost", "fallen off the bus"),
+)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A call that raised.
+
+    Attributes:
+        fault: the exception, as text.
+        memory: whether there was too little memory for it.
+    """
+
+    fault: Fault
+    memory: bool
+
+
+def attempted(call: Callable[[], T]) -> T | Failed:
+    """Returns what `call` returns, or why it failed; by then everything that the failed call held is given back.
+
+    Raises:
+        UserError: as raised by `call`.
+        RunError: as raised by `call`, or the device no longer computes.
+    """
+    try:
+        return call()
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        end_if_device_is_lost(error)
+        failed = Failed(fault_of(error), short_of_memory(error))
+    # Only now has the exception let go of the frames in which it was raised.
+    free_memory()
+    return failed
+
+
+def fault_of(error: Exception) -> Fault:
+    """Describes an exception."""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__)[-3:])
+    return Fault(type(error).__name__, str(error)[:1000], trace[-2000:])
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may succeed, because there was too little memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def ending_with_the_device(advice: str = _RESUME) -> Iterator[None]:
+    """Turns the error of a device that no longer computes into one sentence; other errors pass.
+
+    Args:
+        advice: what is left and what to do.
+    """
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        end_if_device_is_lost(error, advice)
+        raise
+
+
+def end_if_device_is_lost(error: BaseException, advice: str = _RESUME) -> None:
+    """Ends the run where an error, or one that it follows from, says that the device no longer computes.
+
+    Raises:
+        RunError: it does not.
+    """
+    for cause in _chain(error):
+        if _is_lost(cause):
+            raise RunError(
+                f"The device no longer computes ({type(cause).__name__}: {' '.join(str(cause).split())[:200]}); "
+                f"{advice}."
+            ) from error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    follows: BaseException | None = error
+    while follows is not None and id(follows) not in seen:
+        yield follows
+        seen.add(id(follows))
+        follows = follows.__cause__ or follows.__context__
+
+
+def _is_lost(error: BaseException) -> bool:
+    if not isinstance(error, RuntimeError) or short_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or any(words in str(error).lower() for words in _LOST)
+
+
+def free_memory() -> None:
+    """Gives back what nobody holds any more, objects in reference cycles included.
+
+    Raises:
+        RunError: the device no longer computes.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            end_if_device_is_lost(error)
+            raise
+
+
+def answers_itself(channel: Sender) -> TypeIs[Answering]:
+    """Whether a channel hands back answers; one look-up, since timers stand around it."""
+    return hasattr(channel, "answer")
+
+
+def begins(channel: Sender) -> TypeIs[Beginning]:
+    """Whether a channel reads part of a prompt before any message matters."""
+    return hasattr(channel, "begin")
+
 
 # Donors that are asked for their message before a question's own error is its donor's.
 _DONORS_ASKED = 4
+
 _LENT_BY_OTHER = "A lent message is that of another question of like length, since its donor's could not be sent"
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.channels.arms import Group, LoadedModels, Unsuitable
+from harness.channels.interface import Group, LoadedModels, Unsuitable
 from harness.channels.messages import Message, NoMessage
 from harness.channels.registry import EnsembleOptions
 from harness.channels.single import Single
-from harness.fusion.alignment import same_vocabulary
 from harness.inference.types import CallStats, Context, Query
-from harness.models import LM
+from harness.models.chat import same_vocabulary
+from harness.models.lm import LM
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # log-probabilities [..., choices] of both models -> of the ensemble
 

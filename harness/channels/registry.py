@@ -16,10 +16,14 @@ from harness.errors import UserError
 from harness.registry import Registry
 
 Need = Literal["sharer", "fuser", "tuned"]
+
 MessageKind = Literal["", "text", "tensors"]
+
 Payload = Literal["native", "int8", "int4"]
+
 # What every table compares with is the receiver alone; what routing and the oracle choose from are these two.
 RECEIVER, SHARER = "receiver", "sharer"
+
 OTHER_COLOR = "#2b7a6b"
 
 
@@ -53,7 +57,7 @@ class Options(BaseModel):
 class TensorOptions(Options):
     """Options of every channel whose message is of tensors.
 
-    A channel keeps `payload` as an attribute of that name and ends its `send` with `harness.channels.codec.carry`.
+    A channel keeps `payload` as an attribute of that name and ends its `send` with `harness.channels.messages.carry`.
     """
 
     payload: Payload = "native"
@@ -95,6 +99,7 @@ def _off(value: Any) -> Any:
 
 
 Alignment = Annotated[Literal["auto", "off", "first", "longest"], BeforeValidator(_off)]
+
 FusionMode = Literal["sequential", "parallel"]
 
 
@@ -124,10 +129,11 @@ class ChannelEntry:
     Attributes:
         name: on the command line, in records and tables.
         summary: one line for lists and help.
-        build: ``module:function`` or the function, `(models, options) -> channel arms`, see `harness.channels.arms`;
-            empty for a channel that is composed, and for a row that stands in every table by itself.
+        build: ``module:function`` or the function, `(models, options) -> channel arms`, see
+            `harness.channels.interface`; empty for a channel that is composed, and for a row that stands in every table
+            by itself.
         compose: ``module:function`` or the function that makes its samples and timings of those of `reads`, without any
-            model pass; see `harness.channels.composed`.
+            model pass; see `harness.channels.routed`.
         needs: what has to be loaded beside the receiver.
         reads: channels of the same run that it is composed of.
         message: kind of message that crosses; decides which controls apply, see `harness.channels.control_registry`.
@@ -135,13 +141,14 @@ class ChannelEntry:
         order: place in tables, from low to high.
         color: in pictures.
         usual: whether it takes part where no channels are named.
-        rival: whether a channel with a message is judged against it, see `harness.results.claims`.
-        yardstick: name of the comparison in which it is what others are compared with, see `harness.results.effects`;
-            of several variants in one run the first.
+        rival: whether a channel with a message is judged against it, see `harness.results.comparisons`.
+        yardstick: name of the comparison in which it is what others are compared with, see
+            `harness.results.comparisons`; of several variants in one run the first.
         apart: comparisons in which it is not compared.
         several_sharers: whether it hears all sharers of a run; otherwise the first.
         through_engine: ``module:function`` or the function, `(engines, options, queries) -> channel arms`, that builds
-            it of models behind an external serving engine, see `harness.served.cast`; empty where no engine can run it.
+            it of models behind an external serving engine, see `harness.evaluation.setup`; empty where no engine can
+            run it.
     """
 
     name: str
@@ -163,6 +170,7 @@ class ChannelEntry:
 
 
 _SHARER: frozenset[Need] = frozenset({"sharer"})
+
 _OURS = (
     ChannelEntry("chance", "guessing; beside every option task, without a model pass", order=1, color="#b9bec7"),
     ChannelEntry("majority", "always the usual label; likewise", order=2, color="#9aa3b0"),
@@ -176,7 +184,7 @@ _OURS = (
         rival=True,
         yardstick="to_receiver",
         apart=frozenset({"to_t2t", "to_tuned"}),
-        through_engine="harness.served.cast:receiver_alone",
+        through_engine="harness.evaluation.setup:receiver_alone",
     ),
     ChannelEntry(
         "tuned",
@@ -198,12 +206,12 @@ _OURS = (
         usual=True,
         rival=True,
         apart=frozenset({"to_tuned"}),
-        through_engine="harness.served.cast:sharer_alone",
+        through_engine="harness.evaluation.setup:sharer_alone",
     ),
     ChannelEntry(
         "routed",
         "each question to receiver or sharer, by a score that costs no further pass",
-        compose="harness.channels.routed:compose",
+        compose="harness.channels.routed:compose_routed",
         needs=_SHARER,
         reads=(RECEIVER, SHARER),
         options=RoutedOptions,
@@ -234,7 +242,7 @@ _OURS = (
         usual=True,
         rival=True,
         yardstick="to_t2t",
-        through_engine="harness.served.cast:texts",
+        through_engine="harness.evaluation.setup:texts",
     ),
     ChannelEntry(
         "c2c",
@@ -250,4 +258,8 @@ _OURS = (
     ),
 )
 
+
 CHANNELS: Registry[ChannelEntry] = Registry("channel", "c2c_harness.channels", _OURS, ChannelEntry)
+
+# Names behind lm-eval that are not the channel's own.
+ALIASES = {"single": "receiver"}

@@ -1,4 +1,8 @@
-"""Routing: each question goes to one model, by a score that costs no pass beyond those of the models themselves.
+"""Routing, and what all channels without a model pass have in common.
+
+Channels without a model pass: their answers and times are composed of other channels' of the same run.
+
+Routing: each question goes to one model, by a score that costs no pass beyond those of the models themselves.
 
 One share, or one threshold, decides over the whole task: a router that must send half of every part away cannot send
 away the half that should go. The answers are those of the two models alone, so nothing is asked again. The floor is the
@@ -9,14 +13,58 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from harness.channels.composed import Composed, Sources
 from harness.channels.registry import RoutedOptions
+from harness.channels.spec import ChannelSpec
 from harness.records.schema import Sample, Timing
+from harness.registry import resolve
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What one whole task or group offers to a composed channel.
+
+    Attributes:
+        samples: channel -> its answers as sent, one a question; questions that failed are among them.
+        timings: channel -> its timings.
+        seed: of the run.
+    """
+
+    samples: Mapping[str, Sequence[Sample]]
+    timings: Mapping[str, Sequence[Timing]] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Answers and times of a composed channel, its floor under a control of its own."""
+
+    samples: list[Sample]
+    timings: list[Timing] = field(default_factory=list)
+
+
+def compose(spec: ChannelSpec, samples: Sequence[Sample], timings: Sequence[Timing], seed: int) -> Composed:
+    """Composes one channel over one whole task or group, under the name by which it was asked for."""
+    reads = spec.entry.reads
+    sources = Sources(
+        {name: [s for s in samples if s.arm == (name, "")] for name in reads},
+        {name: [t for t in timings if (t.channel, t.control) == (name, "")] for name in reads},
+        seed,
+    )
+    made: Composed = resolve(spec.entry.compose)(sources, spec.options)
+    return Composed(
+        [sample.model_copy(update={"channel": spec.text}) for sample in made.samples],
+        [timing.model_copy(update={"channel": spec.text}) for timing in made.timings],
+    )
+
 
 FLOOR = "random"
+
 _UNKNOWN = float("inf")
+
 Key = tuple[str, str]
+
 Score = Callable[[Sample, Sample], float]  # (receiver's answer, sharer's answer) -> nats; higher goes to the sharer
 
 
@@ -35,6 +83,7 @@ _SCORES: Mapping[str, Score] = {
     "sharer_entropy": lambda _, sharer: -_entropy(sharer),
     "difference": _difference,
 }
+
 # Whose first token must be known before the router can decide, beside the model that then answers.
 _ASKS: Mapping[str, tuple[str, ...]] = {
     "receiver_entropy": ("receiver",),
@@ -44,7 +93,7 @@ _ASKS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def compose(sources: Sources, options: RoutedOptions) -> Composed:
+def compose_routed(sources: Sources, options: RoutedOptions) -> Composed:
     """Routes one whole task, and its floor unless the router is the random one itself."""
     receiver = {(s.task, s.doc_id): s for s in sources.samples["receiver"]}
     sharer = {(s.task, s.doc_id): s for s in sources.samples["sharer"]}

@@ -16,15 +16,14 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from harness.channels.arms import Unsuitable
-from harness.channels.stretches import index_pair, token_index
-from harness.forward import ANSWER_ROOM, extend, left_padded, new_buffer
-from harness.fusion.shapes import kv_shape
+from harness.channels.interface import Unsuitable
+from harness.channels.prompt_layout import index_pair, token_index
+from harness.inference.attention_mask import LayerMask
+from harness.inference.forward import ANSWER_ROOM, extend, left_padded, new_buffer
+from harness.inference.kv_cache import KVBuffer
 from harness.inference.types import CallStats, Context
-from harness.kv import KVBuffer
-from harness.layer_masks import LayerMask
-from harness.models import LM
-from harness.prompts import Encoded
+from harness.models.chat import Encoded
+from harness.models.lm import LM, kv_shape
 
 _KINDS = (0, 1)  # keys, values
 

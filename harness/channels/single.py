@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.channels.arms import Group, LoadedModels
-from harness.channels.base import Channel
-from harness.channels.common import prefill, prompts_of
+from harness.channels.interface import Channel, Group, LoadedModels
 from harness.channels.messages import Message, NoMessage
+from harness.channels.prompt_layout import prefill, prompts_of
 from harness.channels.registry import Options
 from harness.inference.types import CallStats, Context, Query, Role
-from harness.merging import parameters_of
-from harness.models import LM
+from harness.models.lm import LM
+from harness.models.lora import parameters_of
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from harness.channels.arms import Group, LoadedModels, Unsuitable
-from harness.channels.common import encode_fitting, prefill
+from harness.channels.interface import Group, LoadedModels, Unsuitable
 from harness.channels.messages import Message, TextMessage
+from harness.channels.prompt_layout import encode_fitting, prefill
 from harness.channels.registry import TextOptions
-from harness.decoding import generate
 from harness.errors import UserError
+from harness.inference.generate import generate
 from harness.inference.types import CallStats, Context, Query
-from harness.models import LM
-from harness.prompts import Conversation, Turn
+from harness.models.chat import Conversation, Turn
+from harness.models.lm import LM
 
 _BACKGROUND = (
     "In one clear sentence, describe the most essential background knowledge needed to answer the question: {question}"

@@ -1,8 +1,8 @@
 """What a run is told to do: `RunConfig`, its identity, and its way from and to YAML."""
 
-from harness.config.hashing import differing, identity, identity_fields, identity_hash, kinds
-from harness.config.model import RunConfig
-from harness.config.reading import build, from_yaml, parse, read_yaml, to_yaml
+from harness.config.identity import differing, identity, identity_fields, identity_hash, kinds
+from harness.config.loading import build, from_yaml, parse, read_yaml, to_yaml
+from harness.config.run_config import RunConfig
 
 __all__ = [
     "RunConfig",

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from harness.fusion.fuser import Fuser
-from harness.fusion.shapes import config_for, kv_shape
-from harness.models import LM, wrap
+from harness.fusers.c2c import Fuser
+from harness.fusers.layer_mapping import config_for
+from harness.models.lm import LM, kv_shape
+from harness.models.loading import wrap
 
 FACTS = ("zinc", "iron", "lead", "gold", "opal", "jade", "coal")
 _SPECIAL = {"pad": "<|pad|>", "unk": "<|unk|>", "eos": "<|end|>"}

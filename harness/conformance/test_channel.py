@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 import torch
 
-from harness.accuracy import Item, Key, Tally, answer_task, mean_message, needs_mean
-from harness.assembly import arms_of
-from harness.channels.arms import Group, LoadedModels, Unsuitable
+from harness.benchmarks.questions import Item, load_benchmark
 from harness.channels.control_registry import CONTROLS, taken
+from harness.channels.interface import Group, LoadedModels, Unsuitable
 from harness.channels.messages import TensorMessage, TextMessage
 from harness.channels.spec import ChannelSpec, parse_channel
 from harness.config import build
 from harness.conformance.models import FACTS, random_fuser, tiny_lm, write_task
 from harness.errors import UserError
+from harness.evaluation.accuracy_pass import answer_task, mean_message, needs_mean
+from harness.evaluation.run_state import Key, Tally
+from harness.evaluation.setup import arms_of
 from harness.inference.batching import Budget
 from harness.inference.types import CallStats, Query
-from harness.loading_tasks import load_benchmark
-from harness.models import LM
+from harness.models.lm import LM
 from harness.records.schema import Sample
 
 FORMS = ("options", "text")

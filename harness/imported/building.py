@@ -14,7 +14,7 @@ from harness.imported.joining import Item, Joined, join
 from harness.imported.manifest import ArmName, FigureLine, Figures, Results, Wanted, shared
 from harness.imported.questions import Asked, benchmark_of, load_asked, whole_tasks
 from harness.imported.rows import Answer, Row
-from harness.leaderboard.format import NONE, Questions
+from harness.leaderboard.record_format import NONE, Questions
 from harness.leaderboard.reported import Figure, ReportedArm, ReportedRecord, SourceFile
 from harness.leaderboard.reported.format import NOT_ASKED
 from harness.leaderboard.reported.packing import PackedQuestions

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.benchmarks.definitions import Benchmark
 from harness.errors import UserError, unknown
 from harness.imported import cot_csv, letters_jsonl, lm_eval_samples, plain_csv, summary
 from harness.imported.rows import Row
 from harness.imported.tables import csv_header, text_of
-from tasks.benchmarks import Benchmark
 
 COT, SUMMARY, LM_EVAL, PLAIN, LETTERS = "cot-csv", "summary", "lm-eval", "csv", "letters-jsonl"
 FORMATS = {

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from harness.benchmarks.answer_parsing import PAPER_OPTIONS
 from harness.errors import UserError
-from harness.extraction import PAPER_OPTIONS
 from harness.imported.questions import Asked, comparable, listed_fewer
 from harness.imported.rows import Answer, Row, answer_of, check_mark
 

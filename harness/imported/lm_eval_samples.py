@@ -11,11 +11,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from harness.benchmarks.definitions import Benchmark
+from harness.benchmarks.documents import READERS, Candidate
 from harness.errors import UserError, unknown
 from harness.imported.rows import Row, number_of
 from harness.imported.tables import json_rows
-from tasks.benchmarks import Benchmark
-from tasks.rows import READERS, Candidate
 
 NEEDED = ("doc_id", "filtered_resps")
 _MARKS = ("acc", "exact_match")

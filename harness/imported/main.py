@@ -14,7 +14,7 @@ from harness.imported.manifest import ENDINGS, Wanted, build, read_manifest
 from harness.leaderboard.reported import ReportedRecord, add_reported
 from harness.leaderboard.reported.format import NOT_ASKED
 from harness.paths import LEADERBOARDS
-from harness.results.wording import arm_text, percent_text
+from harness.results.formatting import arm_text, percent_text
 
 _OF_SOURCE = ("repository", "commit", "licence", "evaluator", "receiver", "hardware", "note")
 _OF_RESULTS = ("format", "task", "channel", "control", "variant", "filter")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.duplicates import question_of, shared_questions
+from harness.benchmarks.definitions import BENCHMARKS, Benchmark
+from harness.benchmarks.documents import Document, read_questions
+from harness.benchmarks.questions import question_of, shared_questions
 from harness.errors import UserError, suggest
 from harness.imported.rows import Row
-from tasks.benchmarks import BENCHMARKS, Benchmark
-from tasks.documents import Document, read_questions
 
 LETTERS = "_letters"
 _LEAST_LISTED = 4  # options that the original's evaluator lists of a question that has more

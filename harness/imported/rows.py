@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from harness import extraction
+from harness.benchmarks import answer_parsing
 from harness.errors import UserError
 
 
@@ -74,14 +74,14 @@ def answer_of(row: Row, options: int) -> Answer:
         if row.letter is None:
             raise UserError(f"{row.place} has neither a letter nor a text; one of them is needed.")
         return Answer(letter_of(row.letter, row.place) or None, None, None)
-    read = extraction.paper(row.text, options)
+    read = answer_parsing.paper(row.text, options)
     if row.letter is not None and letter_of(row.letter, row.place) != (read or ""):
         raise UserError(
             f"{row.place} records {_said(row.letter)}, but its text {_short(row.text)} reads as {_said(read or '')} "
             "by the paper's parser; one of them was changed, or another parser was used: leave the letters out, or the "
             "texts, and name that parser as the evaluator."
         )
-    return Answer(read, extraction.strict(row.text, options), extraction.is_echo(row.text, options))
+    return Answer(read, answer_parsing.strict(row.text, options), answer_parsing.is_echo(row.text, options))
 
 
 def check_mark(row: Row, answer: Answer, key: str) -> None:

@@ -88,3 +88,17 @@ def _joins(
         return False
     limit = budget.max_batch_tokens
     return limit is None or lengths[batch[0]] * together <= limit
+
+
+@dataclass
+class Turns:
+    """Deals pieces of work out in turn; every process counts all of them in the same order."""
+
+    rank: int = 0
+    world: int = 1
+    dealt: int = 0
+
+    def take(self) -> bool:
+        """Counts one piece and says whether it is this process's."""
+        self.dealt += 1
+        return (self.dealt - 1) % self.world == self.rank

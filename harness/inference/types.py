@@ -1,24 +1,197 @@
-"""A question, what is wanted for it, a prefilled batch, an answer, and what a call cost.
+"""Queries, requests, contexts and answers, and what a call costs: its counters and its clock.
+
+Seconds of the stages of one answer.
+
+Guarantees that a stage is one call under one timer and that reading the result costs one synchronisation at the
+end: on a GPU stages are pairs of CUDA events, on a CPU `perf_counter`. Where models lie on several GPUs no event sees
+all of them, so every mark waits for all. A clock that is not asked costs nothing.
+
+What a piece of work asked of the models, call by call, for whoever wants to know what it must cost at least.
+
+Forward calls and fusions report themselves; nothing is kept unless a log is open in this thread.
+
+A question, what is wanted for it, a prefilled batch, an answer, and what a call cost.
 
 Everything that asks or answers shares these types. They know nothing of channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
-from harness.forward import Counters
-from harness.kv import KVBuffer
-from harness.layer_masks import LayerMask
-from harness.models import LM
-from harness.prompts import Conversation, SharerView, continued
-from harness.timing import Clock, silent_clock
+from harness.inference.attention_mask import LayerMask
+from harness.inference.kv_cache import KVBuffer
+from harness.models.chat import Conversation, SharerView, continued
+from harness.models.lm import LM
+
+if TYPE_CHECKING:
+    from harness.fusers.interface import FuserModule
+
+STAGES = ("sharer_prefill", "sharer_decode", "message_transfer", "fusion", "receiver_prefill", "receiver_decode")
+
+
+@dataclass
+class Clock:
+    """Marks of one answer on one device.
+
+    Attributes:
+        device: where the work runs; None measures nothing.
+    """
+
+    device: torch.device | None = None
+    _stages: list[tuple[str, Any, Any]] = field(default_factory=list)
+    _marks: dict[str, Any] = field(default_factory=dict)
+    _gpus: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.device is not None and self.device.type == "cuda":
+            self._gpus = gpus_in_use()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times what runs inside under a name of `STAGES`; the same name may come again and adds up."""
+        if self.device is None:
+            yield
+            return
+        start = self._now()
+        yield
+        self._stages.append((name, start, self._now()))
+
+    def mark(self, name: str) -> None:
+        """Remembers a moment: ``start``, ``first_token``, ``end``."""
+        if self.device is not None:
+            self._marks[name] = self._now()
+
+    def stages_s(self) -> dict[str, float]:
+        """Seconds by stage, in the order in which they first ran."""
+        self._settle()
+        seconds: dict[str, float] = {}
+        for name, start, end in self._stages:
+            seconds[name] = seconds.get(name, 0.0) + self._between_s(start, end)
+        return seconds
+
+    def since_start_s(self, name: str) -> float:
+        """Seconds from ``start`` to a mark."""
+        self._settle()
+        return self._between_s(self._marks["start"], self._marks[name])
+
+    def _now(self) -> Any:
+        if self.device is not None and self.device.type == "cuda" and len(self._gpus) < 2:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self.device))
+            return event
+        self._settle()
+        return time.perf_counter()
+
+    def _settle(self) -> None:
+        if self.device is not None and self.device.type == "cuda":
+            for gpu in self._gpus or (self.device,):
+                torch.cuda.synchronize(gpu)
+
+    @staticmethod
+    def _between_s(start: Any, end: Any) -> float:
+        if isinstance(start, float):
+            return float(end - start)
+        return float(start.elapsed_time(end)) / 1000.0
+
+
+def gpus_in_use() -> tuple[int, ...]:
+    """Numbers of the GPUs on which this process holds memory."""
+    return tuple(number for number in range(torch.cuda.device_count()) if torch.cuda.memory_allocated(number))
+
+
+def silent_clock() -> Clock:
+    """A clock that measures nothing."""
+    return Clock(None)
+
+
+def tpot_s(e2e_s: float, ttft_s: float, tokens_out: int) -> float | None:
+    """Seconds per output token after the first; undefined for fewer than two."""
+    return (e2e_s - ttft_s) / (tokens_out - 1) if tokens_out >= 2 else None
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardCall:
+    """One call of a model: `rows` sequences read `new` tokens behind `past`, and the last `logits` are projected."""
+
+    lm: LM
+    rows: int
+    new: int
+    past: int
+    logits: int
+
+
+@dataclass(frozen=True, eq=False)
+class FusionCall:
+    """One fusion: `tokens` tokens through some entries of a fuser."""
+
+    fuser: FuserModule
+    entries: tuple[int, ...]
+    tokens: int
+
+
+Call = ForwardCall | FusionCall
+
+_LOG: ContextVar[Callable[[Call], None] | None] = ContextVar("log", default=None)
+
+
+def report(call: Call) -> None:
+    """Adds a call to the open log, if there is one."""
+    log = _LOG.get()
+    if log is not None:
+        log(call)
+
+
+@contextmanager
+def logged(log: Callable[[Call], None]) -> Iterator[None]:
+    """While it is open, every call of this thread is handed to `log`."""
+    token = _LOG.set(log)
+    try:
+        yield
+    finally:
+        _LOG.reset(token)
+
+
+@dataclass
+class Counters:
+    """Work done so far; has no noise, so it can be asserted where seconds cannot.
+
+    Attributes:
+        forwards: calls of a model.
+        prompt_tokens: real tokens that were prefilled, option tokens included.
+        decoded_tokens: tokens generated.
+        fused_tokens: tokens whose cache entries were changed.
+        bytes_moved: bytes that crossed from sharer to receiver.
+        host_syncs: times that the host waited for a result of the device.
+    """
+
+    forwards: int = 0
+    prompt_tokens: int = 0
+    decoded_tokens: int = 0
+    fused_tokens: int = 0
+    bytes_moved: int = 0
+    host_syncs: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Returns the counts by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def add(self, other: Counters) -> None:
+        """Adds another's counts to these."""
+        for f in fields(self):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+
 
 Role = Literal["receiver", "sharer"]
+
 ROLES: tuple[Role, ...] = ("receiver", "sharer")
 
 
@@ -160,9 +333,9 @@ class CallStats:
     """What a call leaves behind besides its result: counts and seconds.
 
     Attributes:
-        busy_s: seconds spent waiting for an external serving engine, see `harness.served`.
+        busy_s: seconds spent waiting for an external serving engine, see `harness.serving`.
         answered: requests that such an engine answered.
-        cut_prompts: prompts of which the left part was cut off, see `harness.prompts.Reading`.
+        cut_prompts: prompts of which the left part was cut off, see `harness.models.chat.Reading`.
     """
 
     counters: Counters = field(default_factory=Counters)

@@ -4,7 +4,7 @@ Each record keeps what every interval and paired test needs, question by questio
 by anyone who holds the folder. Published figures stand beside ours as "reported, not re-run".
 """
 
-from harness.leaderboard.export import export_record
+from harness.leaderboard.record_format import export_record
 from harness.leaderboard.writing import OWN_PAGE, add_record, check, write, write_own
 
 __all__ = ["OWN_PAGE", "add_record", "check", "export_record", "write", "write_own"]

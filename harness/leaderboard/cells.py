@@ -12,21 +12,21 @@ from typing import Any
 import pandas as pd
 
 from harness.channels.registry import RECEIVER
-from harness.leaderboard.escape import csv_cell, markdown
-from harness.leaderboard.pooling import Pair
-from harness.leaderboard.trainings import TrainingsRow
-from harness.results.claims import has_message
-from harness.results.ranking import ranking
-from harness.results.tabulated import github
-from harness.results.wording import (
+from harness.leaderboard.trainings import Pair, TrainingsRow
+from harness.results.comparisons import has_message
+from harness.results.formatting import (
     bytes_text,
+    csv_cell,
     interval_text,
+    markdown,
     p_text,
     percent_text,
     points_text,
     ratio_text,
     seconds_text,
 )
+from harness.results.frame import ranking
+from harness.results.terminal_table import github
 
 BREAK = "<br>"
 _SOFT = {"communicates": "communi&shy;cates", "misinformation": "misinfor&shy;mation", "mismatched": "mis&shy;matched"}
@@ -108,7 +108,7 @@ def time_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
 
 
 def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
-    """Renders what `harness.results.table.differences` gives; `runs` gives each run's letter, if there are runs."""
+    """Renders what `results.terminal_table.differences` gives; `runs` gives each run's letter, if there are runs."""
     listed = [row for _, row in rows.iterrows()]
     return table(
         {

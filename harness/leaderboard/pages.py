@@ -10,23 +10,19 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.leaderboard import cells
-from harness.leaderboard.escape import markdown
-from harness.leaderboard.families import board_frame
-from harness.leaderboard.origins import origins, origins_text, shared_text
 from harness.leaderboard.pictures import THEMES, picture_data
-from harness.leaderboard.pooling import Pair, pairs
-from harness.leaderboard.published import published_frame, title
-from harness.leaderboard.reading import Entry
+from harness.leaderboard.record_format import Entry
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.sections import HEADING, reported_parts
 from harness.leaderboard.rerun import rerun_command
-from harness.leaderboard.trainings import TrainingsRow, trainings_rows
-from harness.pins import open_pins
-from harness.records.naming import file_name
-from harness.results.frame import MEASURED
-from harness.results.groups import arm_order
-from harness.results.ranking import ranking, verdict_sentence
-from harness.results.table import differences
+from harness.leaderboard.rows import board_frame, published_frame, title
+from harness.leaderboard.trainings import Pair, TrainingsRow, origins, origins_text, pairs, shared_text, trainings_rows
+from harness.records.files import file_name
+from harness.records.schema import open_pins
+from harness.results.formatting import markdown
+from harness.results.frame import MEASURED, ranking, verdict_sentence
+from harness.results.grouping import arm_order
+from harness.results.terminal_table import differences
 
 MARK = "<!-- Generated from records/; do not edit. -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

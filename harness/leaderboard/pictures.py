@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from harness.channels.registry import OTHER_COLOR
-from harness.leaderboard.pooling import Pair
-from harness.results.groups import entry_of
+from harness.leaderboard.trainings import Pair
+from harness.results.grouping import entry_of
 
 THEMES = {"light": ("#1f2328", "#d1d9e0"), "dark": ("#f0f6fc", "#3d444d")}
 _DESCRIPTION = re.compile(r"<dc:description>(.*?)</dc:description>", re.DOTALL)

@@ -1,29 +1,124 @@
-"""Runs that differ in what was trained and in nothing else, read together: a method and not one lucky training of it.
+"""Rows that average several trainings of the same thing, where they come from, and pairs of them.
+
+Where the trained weights behind a page's rows come from: a line each, and what the lines of a part share.
+
+Runs that differ in what was trained and in nothing else, read together: a method and not one lucky training of it.
 
 Guarantees that no training counts twice, on either side of a difference; that trainings are averaged only where their
 files tell the same settings; that two things which were trained apart, such as a fuser and an adapter, are no pairs
 whatever their seeds and the runs they met in; that an error is no right answer in an accuracy; and that a question with
 an error on any side is left out of a difference and counted. The p-values of a task's differences are one family.
+
+One row an arm for each pair: runs of the same thing put together, several trainings averaged.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from harness import stats
-from harness.leaderboard.origins import ADAPTER, FUSER, SELF_FUSER, Origin, trained_parts
-from harness.leaderboard.reading import Entry
+from harness.leaderboard.record_format import Entry
 from harness.records.schema import RunRecord, Sample
-from harness.results.effects import BY_NAME, after_holm, comparisons
-from harness.results.groups import Arm, Facts, Key, Table, arm_order, clusters, entry_of, tables, top_level
-from harness.results.wording import arm_text
+from harness.results.comparisons import ADAPTS, BY_NAME, COMMUNICATES, HARMS, NOT_RESOLVED, after_holm, comparisons
+from harness.results.formatting import arm_text, markdown
+from harness.results.grouping import RECEIVER, Arm, Facts, Key, Table, arm_order, clusters, entry_of, tables, top_level
+
+_SHOWN = {"trained_parameters", "seed", "steps", "global_batch", "learning_rate", "data_fingerprint"}
+
+FUSER, SELF_FUSER, ADAPTER = "fuser", "self-fuser", "adapter"
+
+_DIGITS = 12
+
+
+class Origin(NamedTuple):
+    """Weights of a run that were trained, and what their file says of it.
+
+    Attributes:
+        reference: by name.
+        part: `FUSER`, `SELF_FUSER`, `ADAPTER` (the receiver fine-tuned alone), or an adapter inside another model.
+        fingerprint: of the files.
+        training: empty where the file says nothing.
+    """
+
+    reference: str
+    part: str
+    fingerprint: str
+    training: Mapping[str, Any]
+
+
+def origins(entries: Iterable[Entry], task: str) -> list[Origin]:
+    """Returns every trained part of the runs that answered a task, each once; without those that say nothing."""
+    ours = (entry.record.run for entry in entries if any(row.task == task for row in entry.rows))
+    found = {origin.fingerprint: origin for run in ours for origin in trained_parts(run) if origin.training}
+    return sorted(found.values(), key=lambda one: (one.part, one.reference, one.fingerprint))
+
+
+def trained_parts(run: RunRecord) -> Iterator[Origin]:
+    """Yields a run's fusers, then its models; one that was not fine-tuned says nothing."""
+    for fuser in run.fusers:
+        part = SELF_FUSER if fuser.get("role") == "self" else FUSER
+        told = fuser.get("training")
+        named = str(fuser.get("reference", "")), part, str(fuser.get("fingerprint", ""))
+        yield Origin(*named, told if isinstance(told, Mapping) else {})
+    for model in run.models:
+        part = ADAPTER if model.role == "tuned" else f"{ADAPTER} in the {model.role}"
+        yield Origin(model.reference, part, model.fingerprint, model.training)
+
+
+def origins_text(trained: Sequence[Origin]) -> str:
+    """Lists every trained part, without what `shared_text` says of it."""
+    return "\n".join(f"* {_text(one, shared)}" for part, shared in _parts(trained) for one in part)
+
+
+def shared_text(trained: Sequence[Origin]) -> str:
+    """Lists for each part the settings that all its weights were trained with."""
+    return "\n".join(f"* {markdown(part[0].part)}: {_listed(shared) or 'none'}" for part, shared in _parts(trained))
+
+
+def _parts(trained: Sequence[Origin]) -> Iterator[tuple[list[Origin], dict[str, Any]]]:
+    for _, group in groupby(trained, key=attrgetter("part")):
+        part = list(group)
+        yield part, _shared(part)
+
+
+def _shared(part: Sequence[Origin]) -> dict[str, Any]:
+    first, *others = [one.training for one in part]
+    return {name: value for name, value in first.items() if all(name in o and o[name] == value for o in others)}
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return markdown(", ".join(f"{name} {value}" for name, value in sorted(settings.items()) if name not in _SHOWN))
+
+
+def _text(origin: Origin, shared: Mapping[str, Any]) -> str:
+    told = {name: str(value) for name, value in origin.training.items()}
+    own = {name: value for name, value in told.items() if name not in shared}
+    figures = {
+        "{} parameters": told.get("trained_parameters", ""),
+        "seed {}": told.get("seed", ""),
+        "steps x batch {}": " x ".join(told[name] for name in ("steps", "global_batch") if name in told),
+        "learning rate {}": told.get("learning_rate", ""),
+        "rows of digest {}": told.get("data_fingerprint", "")[:_DIGITS],
+    }
+    written = [markdown(text.format(value)) for text, value in figures.items() if value]
+    digest = f"sha256 {markdown(origin.fingerprint[:_DIGITS])}"
+    return ", ".join(
+        [f"**{markdown(origin.reference)}** ({origin.part}): {digest}", *written, *filter(None, [_listed(own)])]
+    )
+
 
 # What may differ between trainings of one kind; a file without the rows that are held out has another digest.
 _BETWEEN = {"seed", "data_fingerprint", "held_out_rows", "validate_every", "validate_limit"}
+
 _VARYING = {"fusers", "fuser_weights", "self_fuser", "tuned", "weights", "dtypes", "channels", "controls", "donors"}
 
 
@@ -223,3 +318,76 @@ def _value(table: Table, arms: Sequence[Arm], key: Key) -> float:
 
 def _right(sample: Sample) -> float:
     return float(sample.done and bool(sample.correct))
+
+
+_GRAVEST_FIRST = (HARMS, NOT_RESOLVED, ADAPTS, COMMUNICATES)
+
+_PAIR = ["receiver", "sharers"]
+
+
+class Pair(NamedTuple):
+    """The rows of one pair on one task.
+
+    Attributes:
+        rows: one an arm and variant.
+        every: one a run, arm and variant.
+        trainings: quantities over several trainings.
+    """
+
+    receiver: str
+    sharers: str
+    rows: pd.DataFrame
+    every: pd.DataFrame
+    trainings: list[TrainingsRow]
+
+
+def pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow] = ()) -> Iterator[Pair]:
+    """Yields the pairs of one task's rows, by name."""
+    for (receiver, sharers), own in rows.groupby(_PAIR, sort=True):
+        averaged = [one for one in trainings if (one.receiver, " + ".join(one.sharers)) == (receiver, sharers)]
+        yield Pair(str(receiver), str(sharers), _pooled(own, averaged), own, averaged)
+
+
+def _pooled(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> pd.DataFrame:
+    """Takes the largest run of each arm, of several the one that judged it by most rivals, then the latest."""
+    if not rows.duplicated(["arm", "variant"]).any():
+        alone: pd.DataFrame = rows.assign(trainings=1)
+        return alone
+    asked = rows.assign(rivals=-rows["verdict_text"].map(_missing), trainings=1)
+    in_order = asked.sort_values(["n", "rivals", "started_at"], kind="stable")
+    best = in_order.drop_duplicates(["arm", "variant"], keep="last").sort_index()
+    columns = [str(name) for name in best.columns if name != "rivals"]
+    listed = [_row(dict(row), asked, trainings) for row in best.to_dict("records")]
+    pooled: pd.DataFrame = pd.DataFrame(listed, columns=columns).astype(best[columns].dtypes.to_dict())
+    return pooled
+
+
+def _row(row: dict[str, Any], asked: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> dict[str, Any]:
+    judged = asked[(asked["arm"] == row["arm"]) & (asked["variant"] == row["variant"]) & (asked["verdict"] != "")]
+    return {**row, **_gravest(judged), **_averages(row, trainings)}
+
+
+def _missing(sentence: str) -> int:
+    """Rivals that a verdict's sentence names as not run."""
+    _, found, names = sentence.rstrip(".").partition("not run: ")
+    return len(names.split(", ")) if found else 0
+
+
+def _gravest(judged: pd.DataFrame) -> dict[str, Any]:
+    """Takes the gravest verdict of the runs that were judged by as many rivals."""
+    if judged.empty:
+        return {}
+    runs = judged[judged["rivals"] == judged["rivals"].max()].to_dict("records")
+    gravest = min(runs, key=lambda run: _GRAVEST_FIRST.index(run["verdict"]))
+    return {name: gravest[name] for name in ("verdict", "verdict_text")}
+
+
+def _averages(row: dict[str, Any], trainings: Sequence[TrainingsRow]) -> dict[str, Any]:
+    averages: dict[str, Any] = {}
+    for one in trainings:
+        if one.quantity.arm != (row["channel"], row["control"]) or one.quantity.base not in (None, RECEIVER):
+            continue
+        name = "accuracy" if one.quantity.base is None else "to_receiver"
+        low, high = (one.found.interval.low, one.found.interval.high) if one.found.interval else (math.nan, math.nan)
+        averages |= {name: one.found.mean, f"{name}_low": low, f"{name}_high": high, "trainings": len(one.weights)}
+    return averages

@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.leaderboard.export import board_record, serialised
-from harness.leaderboard.format import ABSENT, BoardRecord
 from harness.leaderboard.locking import writing
 from harness.leaderboard.pages import MARK, Rendered, own_page, render
 from harness.leaderboard.pictures import THEMES, draw, drawn_data
-from harness.leaderboard.reading import entry_of, read_record, read_records
+from harness.leaderboard.record_format import (
+    ABSENT,
+    BoardRecord,
+    board_record,
+    entry_of,
+    read_record,
+    read_records,
+    serialised,
+)
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.reading import read_reported
-from harness.records.files import explained, write_atomic
-from harness.records.loading import RECORD, load_run
-from harness.records.naming import file_name
-from harness.results.wording import arm_text
+from harness.records.files import explained, file_name, write_atomic
+from harness.records.journal import RECORD, load_run
+from harness.results.formatting import arm_text
 
 OWN_PAGE = "leaderboard.md"
 

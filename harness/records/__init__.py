@@ -1,5 +1,5 @@
 """What a run leaves behind, written so that nothing is lost and read so that nothing is trusted."""
 
-from harness.records.loading import LoadedRun, load_run
+from harness.records.journal import LoadedRun, load_run
 
 __all__ = ["LoadedRun", "load_run"]

@@ -1,4 +1,13 @@
-"""Files that are either wholly there or not there at all.
+"""Files written whole or not at all, with safe names and without access tokens.
+
+Access tokens never reach a file: whatever is written passes through `scrub` first.
+
+Only values of variables that are plainly secret by name, and hub tokens by their form, are removed; a short value
+stays, for it would tear holes into ordinary text.
+
+File names for ids and task names that come from outside.
+
+Files that are either wholly there or not there at all.
 
 Guarantees that a reader never sees half a file written by `write_atomic`, even when the power fails, and that a
 refused or failing file system ends in one sentence. The price is two fsyncs a file; journals, which are written
@@ -10,16 +19,61 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import RunError, UserError
 
+_NAMES = re.compile(r"(TOKEN|API_?KEY|ACCESS_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_ID)?$", re.IGNORECASE)
+
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
+
+_MIN_CHARS = 12
+
+REMOVED = "[removed]"
+
+
+def is_secret(name: str) -> bool:
+    """Says whether an environment variable of this name holds an access token or password."""
+    return _NAMES.search(name) is not None
+
+
+def scrub(text: str) -> str:
+    """Returns `text` without the access tokens that this process knows of."""
+    for name, value in os.environ.items():
+        if len(value) >= _MIN_CHARS and is_secret(name):
+            text = text.replace(value, REMOVED)
+    return _HUB_TOKEN.sub(REMOVED, text)
+
+
+_LONGEST = 120
+
+
+def file_name(text: str, reserved: Collection[str] = ()) -> str:
+    """Returns a file name, without a suffix, that no other text has, also where a file system ignores case.
+
+    Text of lower-case letters, digits, `_`, `.` and `-` names itself. Anything else is written in these characters,
+    then `~` and a digest of the text.
+
+    Args:
+        text: what the file is about.
+        reserved: lower-case names that stand for something else in that folder.
+    """
+    written = re.sub(r"[^a-z0-9_.-]+", "-", text.lower()).strip(".-")[:_LONGEST]
+    if written == text and text not in reserved:
+        return text
+    return f"{written}~{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 _NO_SUCH_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 _BLOCK_BYTES = 1 << 20
 
 

@@ -1,4 +1,12 @@
-"""The writing side of a run: a folder that one run at a time may write to.
+"""The folder of a run, which one run at a time may write to.
+
+One run a folder: a second one is refused instead of mixing its lines with ours.
+
+A run of several processes takes the lock as one does, then shares it among its own; a newcomer is refused until the
+last of them has ended. The kernel drops the lock when the process ends, however it ends, so no stale lock ever needs
+to be removed.
+
+The writing side of a run: a folder that one run at a time may write to.
 
 The first process owns it; a further one appends to a journal of its own, which is merged when the run ends well.
 Guarantees that `run.json` always holds one whole `RunRecord`. Its status is true as far as the process lived: a run
@@ -8,6 +16,7 @@ another at every moment.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import traceback
 from collections.abc import Iterable
@@ -17,14 +26,14 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.errors import RunError, UserError
-from harness.records import lock
 from harness.records.files import explained, sync_folder, write_atomic
-from harness.records.journal import Journal, encode
-from harness.records.loading import (
+from harness.records.journal import (
     RECORD,
     SAMPLES,
     TIMINGS,
+    Journal,
     channels_of,
+    encode,
     finite,
     is_run,
     latest,
@@ -34,6 +43,68 @@ from harness.records.loading import (
     read_record,
 )
 from harness.records.schema import Failure, RunRecord, Sample, Status, Timing
+
+LOCK_NAME = ".lock"
+
+
+class Held:
+    """The lock on a folder while the block runs, and after it where `keep` was called.
+
+    Attributes:
+        fd: the open file that holds the lock; closing it unlocks.
+    """
+
+    def __init__(self, folder: Path, shared: bool = False) -> None:
+        """Takes the lock.
+
+        Args:
+            folder: what is locked.
+            shared: for a further process of the run that has called `share`.
+
+        Raises:
+            UserError: if another process writes to this folder, or it cannot be written.
+        """
+        path = folder / LOCK_NAME
+        with explained(path):
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._kept = False
+            try:
+                _lock(self.fd, folder, shared)
+            except BaseException:
+                os.close(self.fd)
+                raise
+
+    def keep(self) -> None:
+        """Leaves the lock to whoever closes `fd`."""
+        self._kept = True
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._kept:
+            os.close(self.fd)
+
+
+def share(fd: int) -> None:
+    """Lets further processes of this run take the lock with `shared`."""
+    fcntl.flock(fd, fcntl.LOCK_SH)
+
+
+def _lock(fd: int, folder: Path, shared: bool) -> None:
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "of unknown number"
+        raise UserError(
+            f"{folder} is in use by another process ({holder}); wait for it or choose another --output_path."
+        ) from error
+    if shared:
+        return
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
 
 def now() -> str:
@@ -78,7 +149,7 @@ class RunFolder:
         """
         with explained(path):
             path.mkdir(parents=True, exist_ok=True)
-        with lock.Held(path) as held:
+        with Held(path) as held:
             if _taken(path):
                 raise UserError(f"{path} already holds a run; add --resume to continue it or choose another folder.")
             folder = cls(path, record, held.fd)
@@ -94,7 +165,7 @@ class RunFolder:
             UserError: if there is no run, it is in use, cannot be written or is broken.
         """
         read_record(path)  # refused before the lock leaves a file in a folder that is not ours
-        with lock.Held(path) as held:
+        with Held(path) as held:
             folder = cls(path, read_record(path), held.fd)
             held.keep()
         return folder
@@ -109,7 +180,7 @@ class RunFolder:
 
     def admit(self) -> None:
         """Lets further processes of this run open a `RankFolder` here."""
-        lock.share(self._lock)
+        share(self._lock)
 
     def settle(self, samples: Iterable[Sample]) -> None:
         """Makes these the folder's samples, in this order, and drops every journal of a further process.
@@ -192,7 +263,7 @@ class RankFolder:
         """
         if not is_run(path) or read_record(path).run_id != run_id:
             raise UserError(f"{path} is not visible here; choose an --output_path on a disk that all nodes share.")
-        with lock.Held(path, shared=True) as held:
+        with Held(path, shared=True) as held:
             self._samples = Journal(rank_journal(path, rank), Sample)
             held.keep()
         self.path, self._lock = path, held.fd

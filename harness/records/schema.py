@@ -1,20 +1,29 @@
-"""The shape of everything that a run leaves behind: one source for files, checks and JSON Schema.
+"""The shape of everything that a run leaves behind, and what follows from a record alone.
+
+The shape of everything that a run leaves behind: one source for files, checks and JSON Schema.
 
 A run is a folder: `run.json` (one `RunRecord`), `samples.jsonl` (one `Sample` a line: question x channel x
 control) and `timings.jsonl` (one `Timing` a line: a question timed alone). Further processes of a run that has not
 ended well have their samples in `samples-<rank>.jsonl`. Aggregates in `run.json` are a convenience; they can always be
 computed again from the journals. Files of an older `schema_version` load for ever, newer ones are refused.
+
+Which references of a run are open, that is, name no commit, and which commits they stood for when it was run.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 3
 
+
 Status = Literal["started", "success", "error", "cancelled"]
+
 Kind = Literal["generate", "letters"]
 
 
@@ -253,3 +262,58 @@ class RunRecord(Record):
     warnings: list[str] = []
     error: Failure | None = None
     results: list[ResultRow] = []
+
+
+def whole_tasks(groups: Mapping[str, Sequence[str]], tasks: Sequence[str]) -> Iterator[list[str]]:
+    """Yields the tasks that are one whole, largest groups first, every task once."""
+    seen: set[str] = set()
+    wholes = [*sorted(groups.values(), key=len, reverse=True), *([task] for task in tasks)]
+    for whole in wholes:
+        left = [task for task in whole if task not in seen]
+        seen.update(left)
+        if left:
+            yield left
+
+
+def usual_label(keys: Iterable[str]) -> str:
+    """The label that is right most often; of several the first by name."""
+    counts = Counter(keys)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a whole commit, which never moves, and not a branch, a tag or a short form."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def recorded_commits(run: RunRecord) -> dict[str, str]:
+    """Returns reference without a commit -> commit that the run read."""
+    return dict(_open(run))
+
+
+def open_pins(run: RunRecord) -> list[str]:
+    """Names a run's references without a commit, each once, with what they stood for."""
+    resolved = [f"{name} ({commit[:12]})" for name, commit in dict(_open(run)).items()]
+    # A model behind an engine has no digest of ours; without a commit nobody knows which weights answered.
+    served = [
+        f"{m.reference} (commit unknown, behind an engine)" for m in run.models if not m.fingerprint and not m.revision
+    ]
+    return [*resolved, *dict.fromkeys(served)]
+
+
+def _open(run: RunRecord) -> Iterator[tuple[str, str]]:
+    for name, commit in _all(run):
+        if is_commit(commit) and not is_commit(name.partition("@")[2]):
+            yield name, commit
+
+
+def _all(run: RunRecord) -> Iterator[tuple[str, str]]:
+    for model in run.models:
+        if model.adapter_revision:
+            yield model.reference, model.adapter_revision
+        yield model.base or model.reference, model.revision
+    for fuser in run.fusers:
+        yield str(fuser.get("reference", "")).partition(":")[0], str(fuser.get("revision", ""))

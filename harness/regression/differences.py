@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.config import differing
 from harness.records.schema import Git, RunRecord
-from harness.regression.counters import BATCHING
+from harness.regression.exact_check import BATCHING
 from harness.regression.pairing import Run
 
 _PACKAGE = "c2c-harness"

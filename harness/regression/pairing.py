@@ -1,15 +1,23 @@
-"""Lays two runs side by side, arm by arm: the only place that decides which samples belong together."""
+"""Finds the two sides of a check and lays them side by side, arm by arm.
+
+Lays two runs side by side, arm by arm: the only place that decides which samples belong together.
+
+Where a check finds its two sides: a run folder, a folder of repetitions, or the record of a leaderboard.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from harness.errors import UserError
+from harness.leaderboard.record_format import read_record
+from harness.records.journal import RECORD, is_run, load_run, tell_warnings
 from harness.records.schema import RunRecord, Sample, Timing
-from harness.results.baselines import DERIVED
-from harness.results.groups import Arm, Facts, Key, tables
-from harness.results.wording import arm_text
+from harness.results.formatting import arm_text
+from harness.results.grouping import DERIVED, Arm, Facts, Key, tables
 
 ALL_TASKS = "all tasks"
 
@@ -82,3 +90,45 @@ def arm_pairs(baseline: Run, run: Run) -> list[ArmPair]:
             base_arm, head_arm = table.arms.get(arm, {}), others.get(arm, {})
             pairs.append(ArmPair(table.name, table.name in pooled, arm, base_arm, head_arm, table.stratified))
     return pairs
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run as the record of a leaderboard keeps it: no texts, no prompts, no counts of work."""
+
+    record: RunRecord
+    samples: Sequence[Sample]
+    timings: Sequence[Timing]
+
+
+def load(path: Path) -> list[Run]:
+    """Loads one side of a check; repetitions in the order in which they started.
+
+    Raises:
+        UserError: There is no run, or the runs below the folder are not repetitions of one.
+    """
+    return [_stored(path)] if path.is_file() else _folders(path)
+
+
+def _stored(path: Path) -> Run:
+    if path.name == RECORD:
+        raise UserError(f"{path} is one file of a run; give the folder that it lies in.")
+    entry = read_record(path)
+    record = entry.record
+    run = record.run.model_copy(update={"groups": dict(record.groups) or record.run.groups})
+    return Stored(run, entry.samples, entry.timings)
+
+
+def _folders(path: Path) -> list[Run]:
+    folders = [path] if is_run(path) else sorted(found.parent for found in path.glob(f"*/{RECORD}"))
+    if not folders:
+        raise UserError(
+            f"{path} is no run: it has no {RECORD}, nor has a folder in it; give the folder of a run, or the record of "
+            "a leaderboard."
+        )
+    loaded = [load_run(folder) for folder in folders]
+    tell_warnings(loaded)
+    runs: list[Run] = sorted(loaded, key=lambda run: run.record.started_at)
+    if len({run.record.identity for run in runs}) > 1:
+        raise UserError(f"{path} holds runs of different identities; repetitions of one run belong in a folder each.")
+    return runs

@@ -66,7 +66,7 @@ def drawn(setting: Setting, pairs: int, seed: int) -> tuple[Counts, Counts]:
 
 
 def regressions(setting: Setting, won: Counts, lost: Counts, options: Options) -> NDArray[np.bool_]:
-    """Returns which pairs a check calls a regression, ``[pairs]``, by the rules of `harness.regression.accuracy`."""
+    """Returns which pairs a check calls a regression, ``[pairs]``, as `harness.regression.accuracy_check` does."""
     if setting.tasks > 1:
         won, lost = (np.concatenate([side, side.sum(-1, keepdims=True)], axis=-1) for side in (won, lost))
     units = np.full(won.shape[-1], setting.n // setting.tasks // setting.fact)

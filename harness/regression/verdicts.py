@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import UserError
-from harness.results.wording import p_text
+from harness.results.formatting import p_text
 
 Status = Literal["regression", "not comparable", "not shown", "warning", "better", "no worse", "same"]
 ORDER: tuple[Status, ...] = ("regression", "not comparable", "not shown", "warning", "better", "no worse", "same")

@@ -15,17 +15,12 @@ from typing import Any
 
 import torch
 
-from harness.demo.build import new_fuser, versions
-from harness.demo.models import load_model
-from harness.demo.recipe import Outcome, Progress, silent
-from harness.demo.side_by_side import train_models
-from harness.demo.threads import one_thread
-from harness.demo.tokenizer import save_tokenizer, word_tokenizer
-from harness.demo.train_fuser import FuserBatch, optimize, reply_loss
-from harness.demo.train_models import teach
-from harness.demo.world import RECEIVER, SHARER
-from harness.fusion.checkpoint import save
-from harness.fusion.fuser import Fuser
+from harness.factworld_build.build import new_fuser, train_models, versions
+from harness.factworld_build.fuser import FuserBatch, optimize, reply_loss
+from harness.factworld_build.models import Outcome, Progress, load_model, one_thread, silent, teach
+from harness.factworld_build.world import RECEIVER, SHARER, save_tokenizer, word_tokenizer
+from harness.fusers.c2c import Fuser
+from harness.fusers.checkpoint import save
 from harness.records.files import explained
 from harness.relay_build.eta import Shown
 from harness.relay_build.judge import Judge

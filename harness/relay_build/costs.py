@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.records.loading import LoadedRun, load_run
+from harness.records.journal import LoadedRun, load_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

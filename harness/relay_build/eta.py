@@ -9,7 +9,7 @@ _EVERY_S = 10.0
 
 
 class Shown:
-    """Prints progress as `harness.demo.recipe.Progress` is called."""
+    """Prints progress as `harness.factworld_build.models.Progress` is called."""
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.demo.train_fuser import continued, fused_cache, prefill
-from harness.demo.wording import END
-from harness.demo.world import LABELS
-from harness.fusion.interface import FuserModule
+from harness.factworld_build.fuser import continued, fused_cache, prefill
+from harness.factworld_build.world import END, LABELS
+from harness.fusers.interface import FuserModule
 from harness.relay_build.lessons import Codec
 from harness.relay_build.questions import Question
 

@@ -19,8 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.demo.wording import END
-from harness.demo.world import LABELS
+from harness.factworld_build.world import END, LABELS
 from harness.relay_build.questions import CROWD, ONE, OPTION_COLUMNS, SLOTS, UNKNOWN, Question, ask
 from harness.relay_build.world import PLACE, World
 

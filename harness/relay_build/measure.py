@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.demo.models import load_model
-from harness.demo.threads import one_thread
-from harness.demo.world import RECEIVER, SHARER
-from harness.fusion.checkpoint import load
-from harness.fusion.interface import FuserModule
+from harness.factworld_build.models import load_model, one_thread
+from harness.factworld_build.world import RECEIVER, SHARER
+from harness.fusers.checkpoint import load
+from harness.fusers.interface import FuserModule
 from harness.relay_build.judge import Answers, Judge
 from harness.relay_build.lessons import Codec
 from harness.relay_build.questions import FORMS, Question, ask, vocabulary

@@ -10,8 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.demo.wording import ASSISTANT, END, SPECIAL, USER
-from harness.demo.world import LABELS
+from harness.factworld_build.world import ASSISTANT, END, LABELS, SPECIAL, USER
 from harness.relay_build.world import ATTRIBUTES, PLACE, VALUES, Fact, World
 
 ONE, CROWD = "one", "crowd"

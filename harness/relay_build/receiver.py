@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.demo.lessons import Step
-from harness.demo.models import qwen3
+from harness.factworld_build.models import Step, qwen3
 from harness.relay_build.lessons import IGNORED, Batch, Codec, Teacher
 from harness.relay_build.questions import FORMS
 from harness.relay_build.recipe import Rows

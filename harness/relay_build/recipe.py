@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.demo.recipe import FuserRecipe, Phase
+from harness.factworld_build.models import FuserRecipe, Phase
 from harness.relay_build.rows import WORLD_SEED
 from harness.relay_build.world import WorldConfig
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.demo.world import LABELS
+from harness.factworld_build.world import LABELS
 from harness.paths import TASKS
 from harness.relay_build.questions import FORMS, ONE, Question, ask, lettered
 from harness.relay_build.world import PLACE, Fact, World, build_world, seeded

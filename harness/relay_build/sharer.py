@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from harness.demo.lessons import Step
-from harness.demo.models import qwen3
-from harness.demo.wording import USER
-from harness.demo.world import LABELS
-from harness.models import cache_argument
+from harness.factworld_build.models import Step, qwen3
+from harness.factworld_build.world import LABELS, USER
+from harness.models.lm import cache_argument
 from harness.relay_build.lessons import Codec, plain_batch
 from harness.relay_build.questions import CROWD, FORMS, ONE, SLOTS, Question, ask, lettered
 from harness.relay_build.receiver import reply_losses

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from harness.records.loading import load_run
+from harness.records.journal import load_run
 from harness.relay_build.rows import FOLDER
 from harness.stats import Interval, holm, repeated
-from harness.stats.clusters import units_of
+from harness.stats.intervals import Floats
+from harness.stats.paired import units_of
 from harness.stats.repeated import FEWEST, Repeated
-from harness.stats.vectors import Floats
 
 CHANCE = 0.25
 INFORMED = ("C2C", "c2c", "T2T", "t2t", "place", "true note", "oracle", "untaught", "places")

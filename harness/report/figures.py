@@ -17,20 +17,13 @@ from harness.report.drawing import (
     Look,
     channel_color,
     named_lines,
+    placed,
     tip,
     value_at,
     whisker,
 )
-from harness.report.labels import placed
 from harness.results import Effect
-from harness.results.wording import (
-    arm_text,
-    bytes_text,
-    interval_text,
-    percent_text,
-    points_text,
-    seconds_text,
-)
+from harness.results.formatting import arm_text, bytes_text, interval_text, percent_text, points_text, seconds_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,22 +20,21 @@ from markupsafe import Markup
 from harness.channels.registry import CHANNELS, OTHER_COLOR
 from harness.errors import UserError
 from harness.records import LoadedRun
-from harness.records.files import write_atomic
-from harness.records.secret import scrub
+from harness.records.files import scrub, write_atomic
 from harness.report.data import page_data, run_numbers
 from harness.report.drawing import color_variable
 from harness.report.figures import STAGES
-from harness.results import wording
+from harness.results import formatting
 
 BUDGET_BYTES = 3_000_000
 SCRIPTS = ("dom.js", "tables.js", "browser.js", "main.js")
 _LIMITS_CHARS = (4000, 1500, 600, 300, 150, 80)
 _FILTERS = {
-    "percent": wording.percent_text,
-    "points": wording.points_text,
-    "seconds": wording.seconds_text,
-    "size": wording.bytes_text,
-    "p": wording.p_text,
+    "percent": formatting.percent_text,
+    "points": formatting.points_text,
+    "seconds": formatting.seconds_text,
+    "size": formatting.bytes_text,
+    "p": formatting.p_text,
     "drawn": Markup,  # our own SVG, in which every text is escaped
 }
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.records import LoadedRun
-from harness.records.files import explained
-from harness.records.naming import file_name
+from harness.records.files import explained, file_name
 from harness.report.data import RunNumbers, run_numbers
 from harness.report.drawing import WIDE, Figure, canvas, saved
 from harness.report.figures import task_figures

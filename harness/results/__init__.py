@@ -4,14 +4,12 @@ Everything here is computed from the journals alone and never reads a model, so 
 and the page can only agree. It accepts the cost of computing again over storing what might go stale.
 """
 
-from harness.results.claims import Claim, arms_of, claims, compare
-from harness.results.effects import Effect, effects
+from harness.results.comparisons import Claim, Effect, arms_of, claims, compare, effects
+from harness.results.formatting import bytes_text, points_text, seconds_text
 from harness.results.frame import COLUMNS, frame
-from harness.results.groups import Facts, facts_of, headline, top_level
-from harness.results.latency import SpeedUp, lost_timings, speed_ups
-from harness.results.rows import summarise
-from harness.results.table import render_all, render_comparison, render_ranking
-from harness.results.wording import bytes_text, points_text, seconds_text
+from harness.results.grouping import Facts, facts_of, headline, top_level
+from harness.results.summary import SpeedUp, lost_timings, speed_ups, summarise
+from harness.results.terminal_table import render_all, render_comparison, render_ranking
 
 __all__ = [
     "COLUMNS",

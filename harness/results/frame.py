@@ -1,7 +1,11 @@
-"""All results as one tidy data frame: a row an arm and task, everything that terminal, boards and CSV show.
+"""All results as one tidy data frame, a row an arm and task, and the ranking of each task.
+
+All results as one tidy data frame: a row an arm and task, everything that terminal, boards and CSV show.
 
 Terminal, boards and CSV are selections, sorts and pivots of it. Nothing is rounded here, and what was not measured is
 missing (`NaN`, `NA` or an empty text).
+
+The short answer: at most eight rows, best first, and one sentence on what the best channel is worth.
 """
 
 from __future__ import annotations
@@ -11,19 +15,20 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
-from harness.records.loading import LoadedRun
+from harness.records.journal import LoadedRun
 from harness.records.schema import ResultRow, RunRecord
-from harness.results.claims import Claim, claims
-from harness.results.effects import KINDS, Effect, effects
-from harness.results.groups import RECEIVER, Arm, facts_of, headline
-from harness.results.latency import SpeedUp, speed_ups
-from harness.results.rows import summarise
-from harness.results.wording import arm_text
+from harness.results.comparisons import KINDS, Claim, Effect, claims, effects, has_message
+from harness.results.formatting import arm_text
+from harness.results.grouping import RECEIVER, Arm, facts_of, headline
+from harness.results.summary import SpeedUp, speed_ups, summarise
 
 MEASURED, REPORTED = "measured", "reported, not re-run"
+
 REPORTED_ITEMS = "reported per item, not run here"
+
 TEXT, COUNT, NUMBER, FLAG = "str", "Int64", "float64", "boolean"
-# Parts of every comparison's columns, see `harness.results.effects.Effect`.
+
+# Parts of every comparison's columns, see `harness.results.comparisons.Effect`.
 _PARTS = {
     "difference": (NUMBER, "difference of accuracies, as a fraction"),
     "low": (NUMBER, "lower bound of its 95% interval"),
@@ -35,6 +40,7 @@ _PARTS = {
     "left_out": (COUNT, "questions left out: an error on either side, or not asked"),
     "verdict": (TEXT, "in words"),
 }
+
 _COLUMNS: dict[str, tuple[str, str]] = {
     "task": (TEXT, "task or group"),
     "headline": (FLAG, "no larger group of this run holds it"),
@@ -97,7 +103,9 @@ def _comparison_columns() -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 _ALL = {**_COLUMNS, **dict(_comparison_columns())}
+
 COLUMNS: Mapping[str, str] = {name: text for name, (_, text) in _ALL.items()}
+
 """Column -> what it holds, with its unit."""
 
 
@@ -210,3 +218,36 @@ def _provenance(record: RunRecord) -> dict[str, Any]:
         "dirty": record.git.dirty,
         "hardware": record.hardware.gpu or record.hardware.cpu,
     }
+
+
+MOST_ROWS = 8
+
+# Upper bound of both models: nobody can choose it, so it is no baseline to beat.
+_NO_BASELINES = ("oracle",)
+
+
+def ranking(rows: pd.DataFrame, most: int = MOST_ROWS) -> pd.DataFrame:
+    """Selects the receiver, the best baseline and the channels with a message, best first.
+
+    Args:
+        rows: of one task and pair, as `harness.results.frame` gives them.
+        most: rows to keep; the receiver and the best baseline stay, the weakest channels go.
+    """
+    own = rows[rows["control"] == ""].sort_values("accuracy", ascending=False, kind="stable")
+    message = own["channel"].map(has_message).astype(bool)
+    receiver = own[own["arm"] == arm_text(*RECEIVER)]
+    baselines = own[~message & ~own["arm"].isin([arm_text(*RECEIVER), *_NO_BASELINES])]
+    held = pd.concat([receiver.head(1), baselines.head(1)])
+    chosen = pd.concat([held, own[message].head(most - len(held))])
+    best_first: pd.DataFrame = chosen.sort_values("accuracy", ascending=False, kind="stable")
+    return best_first
+
+
+def verdict_sentence(rows: pd.DataFrame) -> str:
+    """Returns the sentence of the best channel with a message; empty without such a channel.
+
+    Args:
+        rows: of one task and pair.
+    """
+    judged = rows[rows["verdict"] != ""].sort_values("accuracy", ascending=False, kind="stable")
+    return "" if judged.empty else str(judged.iloc[0]["verdict_text"])

@@ -1,4 +1,12 @@
-"""One model read in every way that this harness reads, against plain eager forward calls of transformers.
+"""Compares every way of reading a model with plain eager forward calls, and looks at its cache and RoPE.
+
+RoPE variants whose factors depend on the longest sequence of a batch.
+
+Whether a model's cache is what this harness stores: one key and one value a token, layer and head.
+
+Guarantees that it is asked of the model by one short forward call, never of its configuration.
+
+One model read in every way that this harness reads, against plain eager forward calls of transformers.
 
 Guarantees that what is compared are the functions that answer questions (`prefill`, `extend`, `score`), on sequences
 that go past every window, chunk and original length of the small model.
@@ -6,24 +14,136 @@ that go past every window, chunk and original length of the small model.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
 
-from harness.channels.common import prefill
-from harness.decoding import score
-from harness.forward import Counters, extend, left_padded
-from harness.inference.types import CallStats, Context
-from harness.models import LM
-from harness.prompts import Encoded
+from harness.channels.prompt_layout import prefill
+from harness.inference.forward import extend, left_padded
+from harness.inference.generate import score
+from harness.inference.types import CallStats, Context, Counters
+from harness.models.chat import Encoded
+from harness.models.lm import LM
+from harness.models.loading import unusual_cache
 from harness.self_check.small import LENGTH
+
+_BY_LENGTH = ("dynamic", "longrope")
+
+
+def factors_change(model: Any) -> int | None:
+    """Length in tokens from which on a model takes other RoPE factors for the whole batch; None where it never does.
+
+    Asked of the modules that make the factors, by the rule of transformers' own `dynamic_rope_update`.
+    """
+    lengths = [_length(module) for module in model.modules() if hasattr(module, "rope_type")]
+    return min((length for length in lengths if length is not None), default=None)
+
+
+def _length(module: Any) -> int | None:
+    kinds = module.rope_type if isinstance(module.rope_type, dict) else {None: module.rope_type}
+    found = [_of_kind(module, layer, str(kind)) for layer, kind in kinds.items() if _by_length(str(kind))]
+    return min(found, default=None)
+
+
+def _by_length(kind: str) -> bool:
+    return any(name in kind for name in _BY_LENGTH)
+
+
+def _of_kind(module: Any, layer: str | None, kind: str) -> int:
+    if "dynamic" in kind:
+        return int(module.original_max_seq_len)
+    rope = module.config.rope_parameters
+    return int((rope if layer is None else rope[layer])["original_max_position_embeddings"])
+
+
+class _Recorder(DynamicLayer):
+    """A cache layer that remembers the shapes of what is stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Returns what it is given."""
+        self.stored.append((_shape(key_states), _shape(value_states)))
+        return key_states, value_states
+
+
+def _shape(entry: Tensor) -> tuple[int, ...]:
+    return (entry.shape[1], entry.shape[3])
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What one forward call over a short row shows.
+
+    Attributes:
+        foreign: why the cache cannot be stored; None where it can.
+        logits: [tokens, vocabulary], as transformers alone computes them; None where `foreign` says why not.
+    """
+
+    foreign: str | None
+    logits: Tensor | None = None
+
+
+def structure(lm: LM, row: Sequence[int] = (1, 2, 3, 4, 5)) -> Structure:
+    """Reads one row of token ids and looks at what is stored.
+
+    Args:
+        lm: reads the row without anything of this harness.
+        row: a few token ids.
+    """
+    unusual = unusual_cache(lm.config)
+    if unusual is not None:
+        return Structure(unusual)
+    layers = [_Recorder() for _ in range(lm.n_layers)]
+    ids = torch.tensor([list(row)], device=lm.device)
+    arguments = {"input_ids": ids, lm.cache_argument: Cache(layers=layers), "use_cache": True}
+    try:
+        with torch.inference_mode():
+            logits: Tensor = lm.model(**arguments).logits[0].float()
+    except Exception as error:  # a model that asks its cache for more raises whatever comes of it
+        return Structure(f"its forward call does not go with a cache of plain keys and values ({_short(error)})")
+    foreign = _told([layer.stored for layer in layers])
+    return Structure(foreign, logits if foreign is None else None)
+
+
+def _told(stored: list[list[tuple[tuple[int, ...], tuple[int, ...]]]]) -> str | None:
+    counts = Counter(len(one) for one in stored)
+    if set(counts) == {0}:
+        return "it stores no keys and values"
+    if max(counts) > 1:
+        return f"it runs layers more than once (one of them {max(counts)} times a token)"
+    if 0 in counts:
+        return f"only {counts[1]} of its {len(stored)} layers have keys and values of their own"
+    shapes = {one[0] for one in stored}
+    uneven = next((pair for pair in shapes if pair[0] != pair[1]), None)
+    if uneven is not None:
+        (heads, width), (value_heads, value_width) = uneven
+        return (
+            f"its keys ({heads} x {width}) and values ({value_heads} x {value_width}) have different shapes, as in "
+            "multi-head latent attention"
+        )
+    if len(shapes) > 1:
+        widths = ", ".join(f"{heads} x {width}" for (heads, width), _ in sorted(shapes))
+        return f"its layers have different widths (KV heads x head_dim: {widths})"
+    return None
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
 
 # Nats, in float32.
 TOLERANCE = 2e-3
+
 _DECODED = 2
+
 _FIRST_ID = 8  # behind the special tokens of a small vocabulary
 
 

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.attention import register
-from harness.cache_kinds import unusual_cache
 from harness.errors import UserError
-from harness.models import EAGER, LM, PLAIN_CACHE
-from harness.self_check.check import checked
+from harness.models.grouped_attention import register
+from harness.models.lm import LM
+from harness.models.loading import EAGER, PLAIN_CACHE, unusual_cache
+from harness.self_check.check import checked, small_lm
 from harness.self_check.compare import TOLERANCE, Plain, Sequences, decoding_gap, options_gap, sequences
 from harness.self_check.small import small_config, small_model
-from harness.self_check.verdict import small_lm
 
 HEAD = "| model type | attention | verdict | detail | largest difference, nats |\n|---|---|---|---|---|"
 VERDICTS = EQUAL, ONE_BY_ONE, REFUSED, NOT_BUILT, WRONG = "equal", "one by one", "refused", "not built", "wrong"

@@ -14,8 +14,18 @@ from harness.stats.agreement import (
     letter_histogram,
     parser_disagreement,
 )
-from harness.stats.graded import MeanEffect, effect_difference, mean_effect, paired_graded
-from harness.stats.intervals import Interval, wilson
+from harness.stats.intervals import (
+    HIGHER,
+    LOWER,
+    NOT_RESOLVED,
+    Interval,
+    detectable_effect,
+    holm,
+    mcnemar_power,
+    minimum_detectable_effect,
+    verdict,
+    wilson,
+)
 from harness.stats.latency import (
     Estimate,
     MannWhitney,
@@ -26,19 +36,16 @@ from harness.stats.latency import (
     percentiles,
     tpot_s,
 )
-from harness.stats.paired import PairedDifference, mcnemar_p, paired
-from harness.stats.power import (
-    HIGHER,
-    LOWER,
-    NOT_RESOLVED,
-    detectable_effect,
-    holm,
-    mcnemar_power,
-    minimum_detectable_effect,
-    verdict,
+from harness.stats.paired import PairedDifference, Score, mcnemar_p, paired, score
+from harness.stats.repeated import (
+    MeanEffect,
+    Repeated,
+    effect_difference,
+    mean_effect,
+    paired_graded,
+    repeated,
+    repeated_difference,
 )
-from harness.stats.repeated import Repeated, repeated, repeated_difference
-from harness.stats.scores import Score, score
 
 __all__ = [
     "HIGHER",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats.vectors import binary, same_length
+from harness.stats.intervals import binary, same_length
 
 INVALID = "invalid"
 

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from harness.stats.intervals import Interval
-from harness.stats.resampling import RESAMPLES, resampled_median_ratios, resampled_quantiles, spread
-from harness.stats.vectors import Floats, Labels, finite, same_length
+from harness.stats.intervals import Floats, Interval, Labels, finite, same_length
+from harness.stats.paired import RESAMPLES, resampled_median_ratios, resampled_quantiles, spread
 
 
 @dataclass(frozen=True)

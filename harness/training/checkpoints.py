@@ -13,21 +13,24 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
-from harness.config.hashing import differing
+from harness.config.identity import differing
 from harness.errors import UserError
-from harness.fusion.checkpoint import load, save
-from harness.fusion.interface import FuserModule
+from harness.fusers.checkpoint import load, save
+from harness.fusers.interface import FuserModule
 from harness.records.files import explained, sync_folder, write_atomic
-from harness.training.optim import Optimisation
-from harness.training.trained import Trained
+from harness.training.interface import Trained
+
+if TYPE_CHECKING:
+    from harness.training.loop import Optimisation
 
 SCHEMA_VERSION = 1
+
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
 
 

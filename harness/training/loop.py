@@ -1,7 +1,16 @@
-"""The training loop.
+"""The training loop, its optimizer and schedule, and validation through the channel as it is evaluated.
+
+Optimizer and learning-rate schedule, and both as data that can be saved and restored.
+
+The training loop.
 
 Guarantees that a step's gradient is that of the mean over its response tokens, however they are spread over micro
 batches and processes, and that what a step does depends on the recipe, the weights and its number alone.
+
+A task's accuracy while training, through the channel as it is evaluated.
+
+Guarantees the prompts, engine and scorer of a run, with hard gates; a question that fails is counted among those
+asked, never as a right answer.
 """
 
 from __future__ import annotations
@@ -11,19 +20,113 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from harness.accuracy import Item
+from harness.benchmarks.questions import Item, load_benchmark
+from harness.channels.engine import Arm, run
+from harness.channels.interface import Channel
+from harness.config import build
 from harness.errors import RunError
-from harness.training.batching import Batches, Micro
+from harness.evaluation.accuracy_pass import to_sample
+from harness.inference.batching import Budget
+from harness.inference.types import CallStats
 from harness.training.checkpoints import Checkpoints, Position
-from harness.training.left_out import Reason, counted, summary
-from harness.training.log import LEFT_OUT, Log
-from harness.training.optim import NEW_RUN, Optimisation
-from harness.training.order import derived_seed
-from harness.training.session import Session
-from harness.training.validation import score
+from harness.training.dataloader import Batches, Micro, derived_seed
+from harness.training.dataset import Reason, counted, summary
+from harness.training.interface import Trained
+from harness.training.metrics_log import LEFT_OUT, Log
+from harness.training.recipe import Recipe
+from harness.training.setup import Session
+
+# Neither may change where a run is resumed.
+NEW_RUN = "start a new run with a lower learning rate or in float32"
+
+
+@dataclass
+class Optimisation:
+    """AdamW with its schedule.
+
+    Attributes:
+        optimizer: over the trained parameters.
+        scheduler: steps once an optimizer step.
+        grad_norm: gradients are clipped to it.
+    """
+
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    grad_norm: float
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self) -> float:
+        """Applies the gradients, clears them and returns their norm before clipping.
+
+        Raises:
+            RunError: if they are not finite.
+        """
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.grad_norm))
+        if not math.isfinite(norm):
+            raise RunError(
+                f"The gradients are not finite (norm {norm}) at learning rate {self.learning_rate:.1e}; {NEW_RUN}."
+            )
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def skip(self) -> None:
+        """Goes a step on in the schedule where there are no gradients; no weight moves."""
+        self.optimizer.step()  # the schedule has to come after it
+        self.scheduler.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimizer's state, flat."""
+        return {
+            f"{number}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+            for number, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], schedule: Mapping[str, Any]) -> None:
+        """Goes back to a saved state.
+
+        Raises:
+            KeyError: if the tensors belong to other parameters.
+        """
+        whole = self.optimizer.state_dict()
+        whole["state"] = {}
+        for key, value in tensors.items():
+            number, _, name = key.partition(".")
+            whole["state"].setdefault(int(number), {})[name] = value
+        if tensors and set(whole["state"]) != {index for group in whole["param_groups"] for index in group["params"]}:
+            raise KeyError("it holds other parameters than those trained")
+        self.optimizer.load_state_dict(whole)
+        self.scheduler.load_state_dict(dict(schedule))
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+
+def optimisation(trained: Trained | nn.Module, recipe: Recipe, steps: int) -> Optimisation:
+    """Builds the recipe's optimizer and its schedule over `steps`."""
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.AdamW(
+        trained.parameters(),
+        lr=recipe.learning_rate,
+        betas=(recipe.adam_beta1, recipe.adam_beta2),
+        weight_decay=recipe.weight_decay,
+    )
+    scheduler = get_scheduler(
+        recipe.schedule, optimizer, num_warmup_steps=round(recipe.warm_up * steps), num_training_steps=steps
+    )
+    return Optimisation(optimizer, scheduler, recipe.grad_norm)
 
 
 @dataclass
@@ -208,3 +311,34 @@ class _Speed:
             "tokens_per_s": (position.tokens - self.tokens) / self.seconds,
             "eta_s": self.seconds / done * (total - position.step),
         }
+
+
+@dataclass(frozen=True)
+class Score:
+    """Questions asked, how many were answered right, and how many failed."""
+
+    asked: int
+    right: int
+    errors: int
+
+
+def load_quizzes(names: Sequence[str], limit: int | None, rank: int = 0, world: int = 1) -> dict[str, list[Item]]:
+    """Loads tasks, groups flattened, and this process's share of their questions.
+
+    Raises:
+        UserError: if a name is unknown or a task's data is missing.
+    """
+    if not names:
+        return {}
+    found = load_benchmark(build({"tasks": list(names), "limit": limit}, "validate_tasks"))
+    return {name: items[rank::world] for name, items in found.items.items()}
+
+
+def score(items: Sequence[Item], channel: Channel, batch_size: int) -> Score:
+    """Asks questions through a channel."""
+    right, errors = 0, 0
+    for outcome in run(channel, [Arm(channel)], [item.request for item in items], Budget(batch_size), [CallStats()]):
+        for place, answer in zip(outcome.indices, outcome.answers[0], strict=True):
+            sample = to_sample(items[place], channel.name, "", answer)
+            right, errors = right + bool(sample.correct), errors + (sample.error is not None)
+    return Score(len(items), right, errors)

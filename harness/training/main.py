@@ -18,9 +18,9 @@ from harness.errors import RunError, UserError
 from harness.training.recipe import Recipe, add_arguments, from_options, identity
 
 if TYPE_CHECKING:
-    from harness.training.batching import Batches
+    from harness.training.dataloader import Batches
     from harness.training.loop import Loop
-    from harness.training.session import Session
+    from harness.training.setup import Session
 
 __all__ = ["add_arguments", "main", "train"]
 _SAMPLE_ROWS = 32  # to tell one way of writing prompts from another
@@ -39,8 +39,8 @@ def main(options: argparse.Namespace) -> int:
 
 def train(recipe: Recipe) -> Path:
     """Trains and returns the run's folder; see `main`."""
-    from harness.attempts import ending_with_the_device
-    from harness.process import environment
+    from harness.channels.engine import ending_with_the_device
+    from harness.evaluation.run import environment
 
     # Fork warnings: tokenizers are used before data-loading libraries start threads of their own.
     kept = "what was learned up to the last checkpoint is kept, --resume goes on in a new process"
@@ -52,8 +52,8 @@ def _trained(recipe: Recipe) -> Path:
     import torch
 
     from harness.records.files import explained
-    from harness.records.lock import Held
-    from harness.training.session import open_session
+    from harness.records.folder import Held
+    from harness.training.setup import open_session
 
     folder = Path(recipe.output_path).expanduser()
     with explained(folder):
@@ -72,8 +72,8 @@ def _trained(recipe: Recipe) -> Path:
 
 def _run(session: Session) -> None:
     from harness.records.files import write_atomic
-    from harness.training.session import COMMITS_FILE
-    from harness.training.store import weights_sha256
+    from harness.training.prompt_cache import weights_sha256
+    from harness.training.setup import COMMITS_FILE
 
     weights = [weights_sha256(lm) for lm in session.models]
     loop = _loop(session, weights)
@@ -90,13 +90,11 @@ def _run(session: Session) -> None:
 
 
 def _loop(session: Session, weights: list[str]) -> Loop:
-    from harness.training.batching import Batches
     from harness.training.checkpoints import Checkpoints, Position
-    from harness.training.log import Log
-    from harness.training.loop import Loop
-    from harness.training.optim import optimisation
-    from harness.training.store import prompts_sha256
-    from harness.training.validation import load_quizzes
+    from harness.training.dataloader import Batches
+    from harness.training.loop import Loop, load_quizzes, optimisation
+    from harness.training.metrics_log import Log
+    from harness.training.prompt_cache import prompts_sha256
 
     recipe, accelerator, objective = session.recipe, session.accelerator, session.objective
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -119,7 +117,7 @@ def _loop(session: Session, weights: list[str]) -> Loop:
 def _standardise(session: Session, batches: Batches) -> None:
     from accelerate.utils import broadcast
 
-    from harness.training.standard import standardise
+    from harness.training.setup import standardise
 
     lessons = batches.first(session.recipe.standard_rows)
     if not lessons:
@@ -154,7 +152,7 @@ def _provenance(session: Session, origin: dict[str, Any]) -> dict[str, Any]:
 
 
 def _store(session: Session, origin: list[Any]) -> Any:
-    from harness.training.store import Store, store_name
+    from harness.training.prompt_cache import Store, store_name
 
     recipe = session.recipe
     if recipe.cache_messages == "off":
@@ -169,7 +167,7 @@ def _store(session: Session, origin: list[Any]) -> Any:
 
 def _finish(session: Session, loop: Loop) -> None:
     """Writes the last weights as the result, the best ones beside them, and the original format if asked."""
-    from harness.fusion.checkpoint import save_official
+    from harness.fusers.checkpoint import save_official
     from harness.training.checkpoints import fuser_name
 
     objective, best = session.objective, loop.position.best_step

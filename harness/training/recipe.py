@@ -28,10 +28,10 @@ from harness.config.fields import (
     Runtime,
 )
 from harness.config.flags import Also, Each, Section, add_flags, given_values, keys_of
-from harness.config.hashing import kinds
-from harness.config.wording import sentence
+from harness.config.identity import kinds
+from harness.config.loading import sentence
 from harness.errors import UserError, suggest
-from harness.fusion.registry import parse_form
+from harness.fusers.registry import parse_form
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

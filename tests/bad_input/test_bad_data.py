@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.refusals import refused
 
-from tasks.sources import DATASETS_DIR_VARIABLE
+from harness.benchmarks.sources import DATASETS_DIR_VARIABLE
+from tests.support.refusals import refused
 
 ROW: dict[str, Any] = {
     "id": "7-1",

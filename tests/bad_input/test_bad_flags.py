@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.refusals import refused
 
 from harness.paths import TASKS
+from tests.support.refusals import refused
 
 TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "factworld_receiver_knows"]
 ONE = [*TINY, "--channels", "receiver", "--controls", ""]

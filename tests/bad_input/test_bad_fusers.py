@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.refusals import edit, refused
-from helpers.tiny import GOLDEN
 from safetensors.torch import load_file, save_file
 
-from harness.fusion.checkpoint import HEADER_FILE, WEIGHTS_FILE
+from harness.fusers.checkpoint import HEADER_FILE, WEIGHTS_FILE
 from harness.paths import FACTWORLD_PAIR as PAIR
 from harness.records.files import sha256_file
+from tests.support.refusals import edit, refused
+from tests.support.tiny import GOLDEN
 
 Change = Callable[[Path], object]
 

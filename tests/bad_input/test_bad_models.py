@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.refusals import edit, refused
-from helpers.tiny import GOLDEN
 from safetensors.torch import load_file, save_file
 
 from harness.paths import FACTWORLD_PAIR as PAIR
+from tests.support.refusals import edit, refused
+from tests.support.tiny import GOLDEN
 
 TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "factworld_receiver_knows"]
 Change = Callable[[Path], object]

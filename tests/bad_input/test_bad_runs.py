@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.refusals import edit, refused
 
 from harness import cli
 from harness.records.schema import SCHEMA_VERSION
+from tests.support.refusals import edit, refused
 
 RUN = [
     "run", "--limit", "2", "--latency_samples", "1", "--no-progress", "--tasks", "factworld_receiver_knows",

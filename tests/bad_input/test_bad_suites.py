@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.refusals import refused
 
-from harness.config.reading import MAX_BYTES
+from harness.config.loading import MAX_BYTES
+from tests.support.refusals import refused
 
 SUITES = {
     "list": (b"- limit: 2\n", "holds a list"),

@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.bench.build import FuserWidths, Pair, build_pair, questions, tokenizer
-from harness.bench.shapes import ModelShape, read_pair
+from harness.bench.synthetic_pair import FuserWidths, ModelShape, Pair, build_pair, questions, read_pair, tokenizer
 from harness.errors import UserError
 from harness.inference.types import CallStats
-from harness.prompts import continuation, encode
+from harness.models.chat import continuation, encode
 
 CPU = torch.device("cpu")
 

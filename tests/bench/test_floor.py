@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.bench.arms import Task, make_arms
-from harness.bench.build import FuserWidths, Pair, build_pair, questions
-from harness.bench.floor import Cost, floor_s, fusion_cost, model_cost
-from harness.bench.machine import Speeds, speeds
-from harness.bench.shapes import read_pair
-from harness.fusion.fuser import Fuser, FuserConfig
-from harness.models import LM
+from harness.bench.candidates import Task, make_arms
+from harness.bench.roofline import Cost, Speeds, floor_s, fusion_cost, model_cost, speeds
+from harness.bench.synthetic_pair import FuserWidths, Pair, build_pair, questions, read_pair
+from harness.fusers.c2c import Fuser, FuserConfig
+from harness.models.lm import LM
 
 CPU = torch.device("cpu")
 

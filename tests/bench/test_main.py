@@ -12,7 +12,7 @@ import pytest
 
 from harness.bench.main import add_arguments, main
 from harness.bench.results import Bench, Cell, Result, Series
-from harness.bench.table import markdown
+from harness.bench.tables import markdown
 from harness.errors import UserError
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.bench.arms import Arm, Reading, Task, make_arms
-from harness.bench.build import FuserWidths, Pair, build_pair
-from harness.bench.machine import Speeds
+from harness.bench.candidates import Arm, Reading, Task, make_arms
 from harness.bench.measure import Repeats, measure, rotated, summarize
-from harness.bench.memory import with_peak
 from harness.bench.results import Cell
-from harness.bench.shapes import read_pair
+from harness.bench.roofline import Speeds
+from harness.bench.synthetic_pair import FuserWidths, Pair, build_pair, read_pair
+from harness.inference.memory import with_peak
 from harness.inference.types import Query
 
 CPU = torch.device("cpu")

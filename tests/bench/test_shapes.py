@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench.shapes import EXAMPLES, MODELS, read_pair
+from harness.bench.synthetic_pair import EXAMPLES, MODELS, read_pair
 from harness.errors import UserError
 
 

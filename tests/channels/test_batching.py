@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from helpers.tiny import FOREIGN, fused, shared_lm
-from helpers.work import SENTENCES, answers, context_of, query
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.channels.base import Channel
+from harness.channels.interface import Channel
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.inference.batching import Budget
 from harness.inference.types import Answer, Request
-from harness.models import LM
+from harness.models.lm import LM
+from tests.support.tiny import FOREIGN, fused, shared_lm
+from tests.support.work import SENTENCES, answers, context_of, query
 
 TOLERANCE = 1e-4
 OPTIONS = ("A", " B", " the sky", "Wenn Blau 🙂", " every one of several words")

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import FOREIGN, GOLDEN, OURS, fused, golden_lm, random_fuser, random_lm, shared_lm
-from helpers.work import SENTENCES, context_of, query
 from torch import Tensor
 
 from harness.channels.c2c import CacheToCache, Link
 from harness.channels.messages import NoMessage
 from harness.channels.single import Single
 from harness.errors import UserError
-from harness.fusion.checkpoint import load, save
-from harness.fusion.fuser import Fuser
+from harness.fusers.c2c import Fuser
+from harness.fusers.checkpoint import load, save
+from harness.inference.kv_cache import KVBuffer
 from harness.inference.types import CallStats
-from harness.kv import KVBuffer
-
-from .reference import fused_logits
+from tests.support.channel_reference import fused_logits
+from tests.support.tiny import FOREIGN, GOLDEN, OURS, fused, golden_lm, random_fuser, random_lm, shared_lm
+from tests.support.work import SENTENCES, context_of, query
 
 QUERIES = [query(text, prefix=prefix) for text in SENTENCES for prefix in ("", "Answer:")]
 PAIR = tuple(f"same_tokenizer/{name}" for name in ("receiver", "sharer"))

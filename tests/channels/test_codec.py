@@ -9,17 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.assembly import _built
-from harness.channels import codec
-from harness.channels.arms import Group
-from harness.channels.codec import PAYLOADS, carry, decode, encode
-from harness.channels.messages import TensorMessage
+from harness.channels import messages
+from harness.channels.interface import Group
+from harness.channels.messages import PAYLOADS, TensorMessage, carry, decode, encode
 from harness.channels.registry import ChannelEntry, Payload, TensorOptions
 from harness.channels.single import Single
 from harness.channels.spec import ChannelSpec
 from harness.errors import UserError
-from harness.inference.types import CallStats
-from harness.timing import Clock
+from harness.evaluation.setup import _built
+from harness.inference.types import CallStats, Clock
 
 LENGTHS = (4, 0, 7)
 CPU = torch.device("cpu")
@@ -125,7 +123,7 @@ def test_how_many_entries_are_encoded_at_once_changes_nothing(
     values_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = carry(sent(), "int4", CPU, CallStats())
-    monkeypatch.setattr(codec, "_VALUES_AT_ONCE", values_at_once)
+    monkeypatch.setattr(messages, "_VALUES_AT_ONCE", values_at_once)
     again = carry(sent(), "int4", CPU, CallStats())
     assert again.payload_bytes == whole.payload_bytes
     assert all(torch.equal(*pair) for pair in zip(again.parts, whole.parts, strict=True))

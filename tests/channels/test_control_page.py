@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers.work import query
 
 from harness.channels.control_registry import ControlEntry
 from harness.channels.controls import Control
 from harness.channels.messages import TensorMessage, TextMessage
 from harness.channels.registry import CHANNELS
+from tests.support.work import query
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "add_a_control.md"
 

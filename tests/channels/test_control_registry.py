@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from channels.test_controls import answered_by, config
 from harness.channels.control_registry import CONTROLS, ControlEntry, not_taken, taken, takers
 from harness.channels.controls import Given
 from harness.channels.messages import TensorMessage
@@ -16,6 +15,7 @@ from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.config import build
 from harness.errors import UserError
 from harness.registry import resolve
+from tests.channels.test_controls import answered_by, config
 
 PAIR = {"receiver": "r", "sharers": ["s"], "fusers": ["f"]}
 STATES = ChannelEntry("states", "hidden states", build="nowhere:build", message="tensors")

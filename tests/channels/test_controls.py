@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.work import query
 
-from harness.accuracy import Tally, answer_task, left_out, mean_message, missing, needs_mean
-from harness.assembly import Cast, assemble
+from harness.benchmarks.questions import load_benchmark
 from harness.channels.control_registry import CONTROLS as REGISTERED
 from harness.channels.controls import Control, band_means, stretched
 from harness.channels.messages import NoMessage, TensorMessage, TextMessage
 from harness.config import RunConfig
 from harness.errors import RunError
+from harness.evaluation.accuracy_pass import answer_task, left_out, mean_message, missing, needs_mean
+from harness.evaluation.run_state import Tally
+from harness.evaluation.setup import Cast, assemble
 from harness.inference.batching import Budget
-from harness.loading_tasks import load_benchmark
 from harness.paths import FACTWORLD_PAIR as PAIR
 from harness.records.schema import Sample
+from tests.support.work import query
 
 LENGTHS = (5, 3, 21, 4)
 QUERIES = [query(f"question {i}") for i in range(len(LENGTHS))]

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.tiny import FOREIGN, random_lm, shared_lm
-from helpers.work import SENTENCES, answers, query
 
-from harness.channels.arms import LoadedModels, Unsuitable
 from harness.channels.ensemble import RULES, Ensemble, build
+from harness.channels.interface import LoadedModels, Unsuitable
 from harness.channels.registry import EnsembleOptions
 from harness.channels.single import Single
 from harness.config import build as configured
 from harness.inference.batching import Budget
 from harness.inference.types import Request
+from tests.support.tiny import FOREIGN, random_lm, shared_lm
+from tests.support.work import SENTENCES, answers, query
 
 OPTIONS = (" A", " B", " both of them")
 RECEIVER, SHARER = shared_lm("qwen3"), shared_lm("qwen2", 1)
@@ -63,7 +63,7 @@ def test_decoding_combines_each_next_token(rule: str) -> None:
 
 
 def _ids(lm: object, text: str) -> list[int]:
-    from harness.prompts import ask, encode
+    from harness.models.chat import ask, encode
 
     return list(encode(lm, ask(text)).ids)  # type: ignore[arg-type]
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers.tiny import random_fuser, shared_lm
 from pydantic import ValidationError
 
 from harness.channels.c2c import CacheToCache, Link, linked
@@ -15,7 +14,8 @@ from harness.channels.registry import FusedOptions
 from harness.channels.spec import parse_channel
 from harness.errors import UserError
 from harness.inference.types import CallStats, Query
-from harness.prompts import ask
+from harness.models.chat import ask
+from tests.support.tiny import random_fuser, shared_lm
 
 LAYERS = (2, 3, 5, 8, 9)
 SCORES = (0.1, 0.9, 0.5, 0.9, -1.0)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny import fused, shared_lm
-from helpers.work import SENTENCES, context_of, query
 from torch import Tensor
 
 from harness.channels import c2c
 from harness.channels.single import Single
-from harness.decoding import generate
-from harness.forward import ANSWER_ROOM
-from harness.fusion.fuser import Fuser
+from harness.fusers.c2c import Fuser
+from harness.inference.forward import ANSWER_ROOM
+from harness.inference.generate import generate
 from harness.inference.types import CallStats, Context
+from tests.support.tiny import fused, shared_lm
+from tests.support.work import SENTENCES, context_of, query
 
 QUERIES = [query(text) for text in SENTENCES]
 

@@ -14,7 +14,7 @@ from harness.channels.spec import channel_of, parse_channel, slug, spec_text
 from harness.config import build
 from harness.errors import UserError
 from harness.registry import Registry, resolve
-from harness.results.baselines import DERIVED
+from harness.results.grouping import DERIVED
 
 OTHERS = ChannelEntry("others", "of another distribution", build="nowhere:build")
 

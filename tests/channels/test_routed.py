@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.channels.composed import Composed, compose, whole_tasks
+from harness.channels.routed import Composed, compose
 from harness.channels.spec import parse_channel
-from harness.records.schema import Sample, Timing
+from harness.records.schema import Sample, Timing, whole_tasks
 
 DOUBTS = {"easy": [0.1, 0.2, 0.3, 0.0], "hard": [0.9, 0.8, 1.0, 0.7]}
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers.tiny import random_lm, shared_lm
 
-from harness.channels.arms import Unsuitable
-from harness.channels.common import prefill, prompts_of
+from harness.channels.interface import Unsuitable
+from harness.channels.prompt_layout import prefill, prompts_of
 from harness.channels.shared_prefix import check_same_shape, prefill_behind, read_cache
 from harness.inference.types import CallStats, Context
-from harness.models import LM
-from harness.prompts import Encoded
+from harness.models.chat import Encoded
+from harness.models.lm import LM
+from tests.support.tiny import random_lm, shared_lm
 
 FIRST = ((5, 6, 7, 8, 9), (11, 12), (13, 14, 15))
 SECOND = ((21, 22), (23, 24, 25, 26), (27,))
@@ -61,7 +61,7 @@ def test_another_sharer_changes_what_is_read() -> None:
 
 
 def test_the_sharer_needs_no_room_for_an_answer() -> None:
-    from helpers.work import query
+    from tests.support.work import query
 
     asked = query("Why?", room=5000)
     assert prompts_of(shared_lm(), [asked], "sharer", answering=False)[0].ids

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from helpers.tiny import FOREIGN, shared_lm
-from helpers.work import context_of, query
 
-from harness.asking import query_of
+from harness.benchmarks.requests import query_of
 from harness.channels.messages import NoMessage, TextMessage
 from harness.channels.registry import TextOptions
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant, text_variant
 from harness.errors import UserError
 from harness.inference.types import CallStats, Query
-from harness.models import LM
-from harness.prompts import Conversation, Turn
+from harness.models.chat import Conversation, Turn
+from harness.models.lm import LM
+from tests.support.tiny import FOREIGN, shared_lm
+from tests.support.work import context_of, query
 
 QUESTION = Query(
     Conversation((Turn("user", "Why?\nA. x\nB. y"),)), question="Why {this}?", choices=("x", "y"), t2t_prompt=None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.records.loading import load_run
+from harness.records.journal import load_run
 from harness.results import compare, facts_of
 
 CHANNELS = (

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import tomllib
 import torch
-from helpers.tiny import GOLDEN, shared_lm
-from helpers.work import SENTENCES, context_of, query
 
+from harness.models.chat import encode
 from harness.paths import ROOT
-from harness.prompts import encode
+from tests.support.tiny import GOLDEN, shared_lm
+from tests.support.work import SENTENCES, context_of, query
 
 try:
     import tomllib
@@ -103,7 +103,15 @@ def test_it_passes_the_conformance_tests(installed: Path) -> None:
 
 
 def test_it_answers_under_lm_eval(installed: Path) -> None:
-    words = ["-m", "harness.lm_eval", "run", "--model", "kvcomm", "--tasks", "factworld_sharer_knows_letters"]
+    words = [
+        "-m",
+        "harness.lm_eval_bridge.__main__",
+        "run",
+        "--model",
+        "kvcomm",
+        "--tasks",
+        "factworld_sharer_knows_letters",
+    ]
     words += ["--model_args", f"receiver={RECEIVER},sharer={RECEIVER},layers=0-1", "--limit", "2", "--device", "cpu"]
     found = harness(installed, *words)
     assert found.returncode == 0, found.stdout + found.stderr

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.subjects import MMLU_SUBJECTS
+from harness.benchmarks.definitions import MMLU_SUBJECTS
 
 KEYS = "ABCDABCD"
 WORDS = ("stone", "river", "cloud", "forest", "copper", "winter", "engine", "garden")

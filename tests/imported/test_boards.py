@@ -14,8 +14,8 @@ from harness.leaderboard import check, write
 from harness.leaderboard.reported import ReportedBoard, read_reported
 from harness.paths import LEADERBOARDS
 from harness.results.frame import REPORTED_ITEMS
-from tests.helpers.refusals import edit, refused
 from tests.imported import build
+from tests.support.refusals import edit, refused
 
 ANSWERS = {"receiver": "ABAAAAAA", "t2t": "ABCDAAAA", "c2c": "ABCDABAA"}
 PLACE = ("openbookqa", "org/receiver", "org/sharer", "someone/results @ 01234567")

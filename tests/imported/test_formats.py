@@ -11,7 +11,7 @@ import pytest
 from harness import cli
 from harness.errors import UserError
 from harness.imported.formats import FORMATS, format_of
-from harness.leaderboard.format import Questions
+from harness.leaderboard.record_format import Questions
 from harness.leaderboard.reported import ReportedRecord, read_reported
 from harness.leaderboard.reported.packing import PackedQuestions
 from tests.imported import build

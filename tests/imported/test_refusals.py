@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.refusals import refused
 from tests.imported import build
+from tests.support.refusals import refused
 
 Change = Callable[[list[dict[str, Any]]], object]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_examples import child, run_record, sample, timing
 
 from harness.errors import RunError, UserError
-from harness.records import LoadedRun, load_run, loading
+from harness.records import LoadedRun, journal, load_run
 from harness.records.folder import RankFolder, RunFolder
-from harness.records.loading import latest
+from harness.records.journal import latest
 from harness.records.schema import SCHEMA_VERSION
+from tests.support.record_examples import child, run_record, sample, timing
 
 
 def test_a_run_from_start_to_end(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_first_error_is_told_where_the_disk_cannot_take_the_record(
         raise OSError(28, "No space left on device")
 
     run = RunFolder.create(tmp_path, run_record())
-    monkeypatch.setattr("harness.records.journal.write_fully", full)
+    monkeypatch.setattr("harness.records.files.write_fully", full)
     monkeypatch.setattr("harness.records.files.write_fully", full)
     with pytest.raises(RunError, match=r"samples\.jsonl"), run:
         run.add_samples([sample(0)])
@@ -159,9 +159,9 @@ def test_a_journal_that_is_merged_while_it_is_read_is_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *others = shared(tmp_path)
-    listed = loading.rank_journals(tmp_path)
+    listed = journal.rank_journals(tmp_path)
     first.settle([sample(0), sample(1), sample(2)])
-    monkeypatch.setattr(loading, "rank_journals", lambda _: listed)
+    monkeypatch.setattr(journal, "rank_journals", lambda _: listed)
     assert load_run(tmp_path).samples == [sample(0), sample(1), sample(2)]
     for folder in (first, *others):
         folder.__exit__(None, None, None)
@@ -249,7 +249,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     def read_only(*_: object) -> int:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("harness.records.lock.os.open", read_only)
+    monkeypatch.setattr("harness.records.folder.os.open", read_only)
     with pytest.raises(UserError, match="Read-only file system"):
         RunFolder.create(tmp_path / "new", run_record())
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from record_examples import child, sample
 
 from harness.errors import RunError, UserError
 from harness.records import journal as journals
-from harness.records import schema, versions
+from harness.records import migrations, schema
 from harness.records.journal import Journal, read
 from harness.records.schema import Sample
+from tests.support.record_examples import child, sample
 
 LINES = [journals.encode(sample(number)) for number in range(3)]
 VERSION = f'"schema_version": {schema.SCHEMA_VERSION}'.encode()
@@ -110,7 +110,7 @@ def test_older_schema_is_migrated_step_by_step(tmp_path: Path, monkeypatch: pyte
     old["right"] = old.pop("key")
     newer = schema.SCHEMA_VERSION + 1
     monkeypatch.setattr(schema, "SCHEMA_VERSION", newer)
-    monkeypatch.setitem(versions.MIGRATIONS, ("Sample", newer - 1), lambda data: {"key": data.pop("right"), **data})
+    monkeypatch.setitem(migrations.MIGRATIONS, ("Sample", newer - 1), lambda data: {"key": data.pop("right"), **data})
     (found,) = read(written(tmp_path, json.dumps(old).encode()), Sample).records
     assert (found.key, found.schema_version) == ("A", newer)
 
@@ -159,7 +159,7 @@ def test_no_write_after_a_failure_that_could_not_be_undone(tmp_path: Path, monke
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from record_examples import sample
+from tests.support.record_examples import sample
 from harness.errors import RunError
 from harness.records.journal import Journal
 from harness.records.schema import Sample
@@ -184,7 +184,7 @@ def test_file_system_that_really_runs_full(tmp_path: Path) -> None:
 ENDLESS = """
 import itertools, sys
 from pathlib import Path
-from record_examples import sample
+from tests.support.record_examples import sample
 from harness.records.journal import Journal
 from harness.records.schema import Sample
 with Journal(Path(sys.argv[1]), Sample) as journal:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_examples import run_record, sample, timing
 
 from harness.config import RunConfig
-from harness.config.hashing import identity, identity_hash
-from harness.leaderboard.format import BoardRecord
+from harness.config.identity import identity, identity_hash
+from harness.leaderboard.record_format import BoardRecord
+from harness.records.migrations import load
 from harness.records.schema import RunRecord
-from harness.records.versions import load
 from harness.results import facts_of
+from tests.support.record_examples import run_record, sample, timing
 
 CONFIG = RunConfig(receiver="r", sharers=("s",), fusers=("f",), tasks=("t",), controls=("noise", "mean"))
 

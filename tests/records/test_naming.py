@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records.naming import file_name
+from harness.records.files import file_name
 
 ALIKE = [
     "a b",

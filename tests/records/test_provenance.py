@@ -6,11 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from record_examples import ROOT, child
 
-from harness.records import hardware as machines
 from harness.records import provenance
+from harness.records import provenance as machines
 from harness.records.schema import Git, Hardware
+from tests.support.record_examples import ROOT, child
 
 
 def test_describes_this_machine() -> None:
@@ -56,9 +56,7 @@ def test_missing_vendor_tool_leaves_driver_empty(monkeypatch: pytest.MonkeyPatch
 
 
 def test_torch_is_not_imported_for_it() -> None:
-    code = (
-        "import sys\nfrom harness.records.hardware import hardware\nimport harness.records.provenance, harness.config\n"
-    )
+    code = "import sys\nfrom harness.records.provenance import hardware\nimport harness.config\n"
     out, errors = child(code + "hardware(); print('torch' in sys.modules, 'transformers' in sys.modules)").communicate()
     assert out == "False False\n", errors
 

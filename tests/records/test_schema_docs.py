@@ -6,10 +6,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from record_examples import board_record, reported_record, run_record, sample, timing
 
-from harness.config import build
-from harness.records import docs
+from harness.config import build, json_schema
+from tests.support.record_examples import board_record, reported_record, run_record, sample, timing
 
 EXAMPLES = {
     "run": run_record(),
@@ -22,15 +21,15 @@ EXAMPLES = {
 
 
 def test_committed_schemas_are_the_generated_ones(tmp_path: Path) -> None:
-    docs.write(tmp_path)
+    json_schema.write(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
-        file.name: file.read_bytes() for file in docs.FOLDER.iterdir()
-    }, "run: python -m harness.records.docs"
+        file.name: file.read_bytes() for file in json_schema.FOLDER.iterdir()
+    }, "run: python -m harness.config.json_schema"
 
 
-@pytest.mark.parametrize("name", docs.MODELS)
+@pytest.mark.parametrize("name", json_schema.MODELS)
 def test_schema_accepts_what_is_written_and_refuses_more(name: str) -> None:
-    contract: dict[str, Any] = json.loads(docs.pages()[f"{name}.schema.json"])
+    contract: dict[str, Any] = json.loads(json_schema.pages()[f"{name}.schema.json"])
     jsonschema.Draft202012Validator.check_schema(contract)
     written = EXAMPLES[name].model_dump(mode="json")
     jsonschema.validate(written, contract)

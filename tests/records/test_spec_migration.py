@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_examples import run_record, sample, timing
 
 from harness.config import build, differing
-from harness.config.hashing import identity, identity_hash
-from harness.leaderboard.reading import read_record
+from harness.config.identity import identity, identity_hash
+from harness.leaderboard.record_format import read_record
 from harness.leaderboard.rerun import rerun_command
 from harness.paths import ROOT
 from harness.records.folder import RunFolder
-from harness.records.loading import load_run
+from harness.records.journal import load_run
+from harness.records.migrations import load
 from harness.records.schema import RunRecord, Sample
-from harness.records.versions import load
 from harness.results import compare, frame
+from tests.support.record_examples import run_record, sample, timing
 
 CONFIG = build({"receiver": "r", "sharers": ["s", "u"], "fusers": ["f", "g"], "tasks": ["t"], "channels": "t2t,c2c"})
 BEFORE = {

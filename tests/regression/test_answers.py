@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from harness.regression import Options, check
-from harness.regression.answers import same_answer
-
-from . import build
+from harness.regression.exact_check import same_answer
+from tests.support import regression_runs
 
 
 @pytest.mark.parametrize(
@@ -26,11 +25,11 @@ from . import build
     ],
 )
 def test_what_counts_as_the_same_answer(changes: dict[str, Any], equal: bool) -> None:
-    base = build.sample(0, loglikelihoods=[-1.0, -2.0])
+    base = regression_runs.sample(0, loglikelihoods=[-1.0, -2.0])
     assert same_answer(base, base.model_copy(update=changes)) is equal
 
 
-BASE = build.run(build.answers(100))
+BASE = regression_runs.run(regression_runs.answers(100))
 
 
 def one_changed() -> list[Any]:
@@ -38,13 +37,13 @@ def one_changed() -> list[Any]:
 
 
 def test_one_changed_answer_is_caught() -> None:
-    report = check(BASE, build.run(one_changed()))
+    report = check(BASE, regression_runs.run(one_changed()))
     assert report.exit_code == 1
     assert "1 of 100 answers changed under one identity, first 'q0'" in report.verdicts[0].text
 
 
 def test_on_other_hardware_a_changed_answer_is_a_warning_and_counts_are_not_compared() -> None:
-    report = check(BASE, build.run(one_changed(), hardware=build.OTHER_MACHINE, counters={}))
+    report = check(BASE, regression_runs.run(one_changed(), hardware=regression_runs.OTHER_MACHINE, counters={}))
     assert report.exit_code == 0
     assert "the hardware differs" in next(
         v.text for v in report.verdicts if v.check == "answers" and v.status == "warning"
@@ -53,10 +52,10 @@ def test_on_other_hardware_a_changed_answer_is_a_warning_and_counts_are_not_comp
 
 
 def test_equality_can_be_left_out() -> None:
-    report = check(BASE, build.run(one_changed()), Options(exact=False))
+    report = check(BASE, regression_runs.run(one_changed()), Options(exact=False))
     assert {verdict.check for verdict in report.verdicts} == {"accuracy"}
 
 
 def test_an_unknown_identity_equals_none() -> None:
-    nameless = build.altered(BASE, identity="")
+    nameless = regression_runs.altered(BASE, identity="")
     assert {verdict.check for verdict in check(nameless, nameless).verdicts} == {"accuracy"}

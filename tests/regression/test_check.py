@@ -8,9 +8,8 @@ import pytest
 from harness.errors import UserError
 from harness.records.schema import SCHEMA_VERSION
 from harness.regression import Options, check, main
-from harness.regression.sources import load
-
-from . import build
+from harness.regression.pairing import load
+from tests.support import regression_runs
 
 
 @pytest.fixture
@@ -19,8 +18,8 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def folders(tmp_path: Path, **changes: object) -> tuple[Path, Path]:
-    made = build.run(build.answers())
-    return build.write(made, tmp_path / "base"), build.write(made, tmp_path / "head", **changes)
+    made = regression_runs.run(regression_runs.answers())
+    return regression_runs.write(made, tmp_path / "base"), regression_runs.write(made, tmp_path / "head", **changes)
 
 
 @pytest.mark.usefixtures("silent")
@@ -69,16 +68,16 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_repetitions_is_loaded_in_their_order(tmp_path: Path) -> None:
-    made = build.run(build.answers(4))
+    made = regression_runs.run(regression_runs.answers(4))
     for name, hour in (("a", 12), ("b", 11)):
-        build.write(made, tmp_path / name, run_id=name, started_at=f"2026-01-01T{hour}:00:00+00:00")
+        regression_runs.write(made, tmp_path / name, run_id=name, started_at=f"2026-01-01T{hour}:00:00+00:00")
     assert [run.record.run_id for run in load(tmp_path)] == ["b", "a"]
 
 
 def test_different_runs_are_no_repetitions(tmp_path: Path) -> None:
-    made = build.run(build.answers(4))
-    build.write(made, tmp_path / "a")
-    build.write(made, tmp_path / "b", identity="b" * 64)
+    made = regression_runs.run(regression_runs.answers(4))
+    regression_runs.write(made, tmp_path / "a")
+    regression_runs.write(made, tmp_path / "b", identity="b" * 64)
     with pytest.raises(UserError, match="different identities"):
         load(tmp_path)
 
@@ -96,27 +95,31 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_hardware_leaves_seconds_out_and_still_checks_answers() -> None:
-    timings = build.timings(build.Clock(seed=0))
-    base = build.run(build.answers(), timings)
-    report = check(base, build.altered(base, hardware=build.OTHER_MACHINE))
+    timings = regression_runs.timings(regression_runs.Clock(seed=0))
+    base = regression_runs.run(regression_runs.answers(), timings)
+    report = check(base, regression_runs.altered(base, hardware=regression_runs.OTHER_MACHINE))
     assert report.exit_code == 0
     assert [verdict.check for verdict in report.verdicts if verdict.status == "not comparable"] == ["latency"]
     assert {verdict.check for verdict in report.verdicts if verdict.status == "same"} == {"answers", "counts"}
 
 
 def test_equal_answers_in_five_times_the_seconds_of_another_job_are_no_regression() -> None:
-    base = build.run(build.answers(), build.timings(build.Clock(seed=0)), job="1")
-    slow = build.run(build.answers(), build.timings(build.Clock(seed=1, factor=5.0)), job="2")
+    base = regression_runs.run(
+        regression_runs.answers(), regression_runs.timings(regression_runs.Clock(seed=0)), job="1"
+    )
+    slow = regression_runs.run(
+        regression_runs.answers(), regression_runs.timings(regression_runs.Clock(seed=1, factor=5.0)), job="2"
+    )
     report = check(base, slow)
     assert report.exit_code == 0
     assert "seconds were not compared" in report.verdicts[0].text
 
 
 def test_a_worse_accuracy_outweighs_other_hardware() -> None:
-    timings = build.timings(build.Clock(seed=0))
-    base = build.run(build.answers(400), timings)
-    wrong = [build.sample(i, False, arm) for arm in build.ARMS for i in range(400)]
-    report = check(base, build.run(wrong, timings, hardware=build.OTHER_MACHINE))
+    timings = regression_runs.timings(regression_runs.Clock(seed=0))
+    base = regression_runs.run(regression_runs.answers(400), timings)
+    wrong = [regression_runs.sample(i, False, arm) for arm in regression_runs.ARMS for i in range(400)]
+    report = check(base, regression_runs.run(wrong, timings, hardware=regression_runs.OTHER_MACHINE))
     assert report.exit_code == 1
     assert report.count("not comparable") == 1
 

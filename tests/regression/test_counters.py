@@ -4,16 +4,15 @@ from typing import Any
 
 import pytest
 
-from harness.regression.counters import counts
-
-from . import build
+from harness.regression.exact_check import counts
+from tests.support import regression_runs
 
 COUNTERS = {"c2c": {"forwards": 100, "bytes": 5}, "receiver": {"forwards": 50}}
 
 
 def statuses(**changes: Any) -> list[str]:
-    base = build.run([], counters=COUNTERS)
-    return [verdict.status for verdict in counts(base, build.run([], **{"counters": COUNTERS, **changes}))]
+    base = regression_runs.run([], counters=COUNTERS)
+    return [verdict.status for verdict in counts(base, regression_runs.run([], **{"counters": COUNTERS, **changes}))]
 
 
 @pytest.mark.parametrize(

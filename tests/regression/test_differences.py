@@ -8,8 +8,7 @@ import pytest
 
 from harness.records.schema import Git, Hardware, ModelInfo
 from harness.regression.differences import differences, first_line, only_rounding
-
-from . import build
+from tests.support import regression_runs
 
 FACTS: dict[str, Any] = {
     "models": [
@@ -25,8 +24,8 @@ FACTS: dict[str, Any] = {
 
 
 def changed(**changes: Any) -> tuple[str, bool]:
-    answers = build.answers(2)
-    base, head = build.run(answers, **FACTS), build.run(answers, **{**FACTS, **changes})
+    answers = regression_runs.answers(2)
+    base, head = regression_runs.run(answers, **FACTS), regression_runs.run(answers, **{**FACTS, **changes})
     found = differences(base, head)
     return first_line(found).removeprefix("Differs: "), only_rounding(found)
 
@@ -66,7 +65,7 @@ def models(role: str) -> list[ModelInfo]:
         ({"environment": {}}, "environment (OMP_NUM_THREADS).", True),
         ({"config": {"batch_size": 1}}, "batches or placement (batch_size).", True),
         ({"config": {}}, "nothing that the records name.", True),
-        ({"hardware": build.OTHER_MACHINE}, "hardware (one -> two).", True),
+        ({"hardware": regression_runs.OTHER_MACHINE}, "hardware (one -> two).", True),
         ({"hardware": Hardware()}, "hardware (one -> unknown).", True),
     ],
 )
@@ -75,14 +74,14 @@ def test_what_differs_is_named(changes: dict[str, Any], text: str, rounding: boo
 
 
 def test_everything_is_in_one_sentence_weights_first() -> None:
-    text, _ = changed(models=models("receiver"), hardware=build.OTHER_MACHINE, git=Git(commit="b" * 40))
+    text, _ = changed(models=models("receiver"), hardware=regression_runs.OTHER_MACHINE, git=Git(commit="b" * 40))
     assert [part.split(" (")[0] for part in text.split("; ")] == ["receiver weights", "code commit", "hardware"]
 
 
 def test_prompts_are_compared_question_by_question_where_both_sides_kept_them() -> None:
-    answers = build.answers(2)
+    answers = regression_runs.answers(2)
     other = [sample.model_copy(update={"prompt_sha256": "1" * 64}) for sample in answers]
     unknown = [sample.model_copy(update={"prompt_sha256": ""}) for sample in answers]
-    base = build.run(answers)
-    assert [d.text for d in differences(base, build.run(other))] == ["prompts (openbookqa)"]
-    assert differences(base, build.run(unknown)) == []
+    base = regression_runs.run(answers)
+    assert [d.text for d in differences(base, regression_runs.run(other))] == ["prompts (openbookqa)"]
+    assert differences(base, regression_runs.run(unknown)) == []

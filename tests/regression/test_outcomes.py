@@ -12,20 +12,19 @@ from harness import cli
 from harness.records import LoadedRun
 from harness.records.schema import Git, ModelInfo, Sample
 from harness.regression import Options, Report, check
-from harness.regression.output import junit
-
-from . import build
+from harness.regression.check import junit
+from tests.support import regression_runs
 
 ARM = [("c2c", "")]
 
 
 def turned(n: int, lost: int, won: int, right: int, **changes: Any) -> list[Sample]:
     """Answers to the questions of `answered`, of which some turned wrong and some right."""
-    return [build.sample(i, lost <= i < right or right <= i < right + won, **changes) for i in range(n)]
+    return [regression_runs.sample(i, lost <= i < right or right <= i < right + won, **changes) for i in range(n)]
 
 
 def answered(n: int, right: int, **changes: Any) -> list[Sample]:
-    return [build.sample(i, i < right, **changes) for i in range(n)]
+    return [regression_runs.sample(i, i < right, **changes) for i in range(n)]
 
 
 def model(mark: str, name: str = "some/receiver") -> ModelInfo:
@@ -36,8 +35,8 @@ def pair(n: int = 60, lost: int = 18, won: int = 8, **changes: Any) -> tuple[Loa
     """A run and the same with another receiver, or whatever else is changed."""
     right = n // 2
     head = {"identity": "b" * 64, "models": [model("2", "other/model")], **changes}
-    base = build.run(answered(n, right), models=[model("1")])
-    return base, build.run(turned(n, lost, won, right), **head)
+    base = regression_runs.run(answered(n, right), models=[model("1")])
+    return base, regression_runs.run(turned(n, lost, won, right), **head)
 
 
 def test_another_receiver_on_sixty_questions_is_not_the_same() -> None:
@@ -66,7 +65,7 @@ def test_a_gain_that_is_not_resolved_is_no_worse_and_not_the_same() -> None:
     assert report.exit_code == 0
 
 
-ROUNDING: dict[str, Any] = {"identity": "a" * 64, "models": [model("1")], "hardware": build.OTHER_MACHINE}
+ROUNDING: dict[str, Any] = {"identity": "a" * 64, "models": [model("1")], "hardware": regression_runs.OTHER_MACHINE}
 
 
 def code(fail_on: str | None, **changes: Any) -> int:
@@ -91,10 +90,10 @@ def test_another_commit_is_more_than_rounding() -> None:
 @pytest.mark.parametrize("names", [("attention",), ("dtype", "dtypes"), ("device",)])
 def test_number_formats_and_kernels_are_rounding(names: tuple[str, ...]) -> None:
     base, head = pair(lost=3, won=3, models=[model("1")])
-    before = build.altered(base, identity_fields=dict.fromkeys(names, "one"))
-    after = build.altered(head, identity_fields=dict.fromkeys(names, "two"))
+    before = regression_runs.altered(base, identity_fields=dict.fromkeys(names, "one"))
+    after = regression_runs.altered(head, identity_fields=dict.fromkeys(names, "two"))
     assert check(before, after).exit_code == 0
-    assert check(before, build.altered(after, identity_fields={"limit": 3})).exit_code == 3
+    assert check(before, regression_runs.altered(after, identity_fields={"limit": 3})).exit_code == 3
 
 
 def test_a_regression_fails_however_little_differs() -> None:
@@ -118,7 +117,7 @@ def test_junit_fails_as_the_exit_code_does() -> None:
 
 def test_the_command_line_says_first_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, head = pair()
-    folders = [str(build.write(base, tmp_path / "base")), str(build.write(head, tmp_path / "head"))]
+    folders = [str(regression_runs.write(base, tmp_path / "base")), str(regression_runs.write(head, tmp_path / "head"))]
     assert cli.main(["check", *folders]) == 3
     assert capsys.readouterr().out.startswith("Differs: receiver weights (receiver 1111111 -> model 2222222).\n")
     assert cli.main(["check", *folders, "--fail-on", "regression"]) == 0
@@ -127,8 +126,8 @@ def test_the_command_line_says_first_what_differs(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize("arm", [("majority", ""), ("oracle", ""), ("chance", "")])
 def test_rows_without_a_model_pass_are_not_judged(arm: tuple[str, str]) -> None:
-    base = [build.sample(i, True, a) for i in range(400) for a in (("c2c", ""), arm)]
-    head = [build.sample(i, a != arm, a) for i in range(400) for a in (("c2c", ""), arm)]
-    report = check(build.run(base), build.run(head))
+    base = [regression_runs.sample(i, True, a) for i in range(400) for a in (("c2c", ""), arm)]
+    head = [regression_runs.sample(i, a != arm, a) for i in range(400) for a in (("c2c", ""), arm)]
+    report = check(regression_runs.run(base), regression_runs.run(head))
     assert {verdict.subject for verdict in report.verdicts if verdict.check == "answers"} == {"openbookqa c2c"}
     assert report.exit_code == 0

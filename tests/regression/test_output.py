@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from harness.regression.output import escape, junit, lines, markdown
+from harness.regression.check import escape, junit, lines, markdown
 from harness.regression.verdicts import Report, Verdict, p_words
 
 NASTY = 'a|b <script>alert(1)</script> `x` *y* [z](http://evil) \x1b[31m\x00\nnext ]]> & "q"'

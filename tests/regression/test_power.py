@@ -13,8 +13,7 @@ from harness.records import LoadedRun
 from harness.records.schema import Sample
 from harness.regression import Options, check
 from harness.regression.power import PAGE, PAIRS, Setting, caught, drawn, needed, regressions, with_table
-
-from . import build
+from tests.support import regression_runs
 
 N, MOST = 400, 0.035
 CONDITIONS = [Setting(n=N, discordance=share, fact=fact) for share in (0.05, 0.1, 0.2) for fact in (1, 4)]
@@ -27,7 +26,9 @@ def named(setting: Setting) -> str:
 def variants(fact: int) -> list[tuple[Sample, Sample]]:
     """Every question answered wrong and right; neighbours belong to one fact."""
     return [
-        tuple(build.sample(i, right, subject=f"fact{i // fact}" if fact > 1 else "") for right in (False, True))  # type: ignore[misc]
+        tuple(
+            regression_runs.sample(i, right, subject=f"fact{i // fact}" if fact > 1 else "") for right in (False, True)
+        )  # type: ignore[misc]
         for i in range(N)
     ]
 
@@ -41,7 +42,7 @@ def pairs(setting: Setting, count: int, seed: int = 0) -> Iterator[tuple[LoadedR
         before = np.where(np.arange(N) < gained, False, np.where(np.arange(N) < gained + gone, True, rest))
         after = np.where(np.arange(N) < gained, True, np.where(np.arange(N) < gained + gone, False, rest))
         sides = [[pool[i][int(right)] for i, right in enumerate(answers)] for answers in (before, after)]
-        yield build.run(sides[0]), build.run(sides[1], identity="b" * 64)
+        yield regression_runs.run(sides[0]), regression_runs.run(sides[1], identity="b" * 64)
 
 
 @pytest.mark.parametrize("setting", CONDITIONS, ids=named)
@@ -70,7 +71,7 @@ def test_unchanged_builds_through_the_command_line(count: int, tmp_path: Path) -
     codes = []
     for number in range(count):
         (pair,) = pairs(CONDITIONS[number % len(CONDITIONS)], 1, seed=number)
-        folders = [str(build.write(run, tmp_path / f"{number}-{side}")) for side, run in enumerate(pair)]
+        folders = [str(regression_runs.write(run, tmp_path / f"{number}-{side}")) for side, run in enumerate(pair)]
         codes.append(cli.main(["check", *folders, "--margin", "3"]))
     assert codes.count(1) == 0
     assert set(codes) <= {0, 3}
@@ -78,9 +79,9 @@ def test_unchanged_builds_through_the_command_line(count: int, tmp_path: Path) -
 
 def test_questions_of_one_fact_are_one_observation() -> None:
     """Six facts lost and none won: p is 1/64, however many questions each has."""
-    base = [build.sample(i, True, subject=f"fact{i // 20}") for i in range(N)]
-    head = [build.sample(i, i >= 100, subject=f"fact{i // 20}") for i in range(N)]
-    assert check(build.run(base), build.run(head, identity="b" * 64)).exit_code == 3
+    base = [regression_runs.sample(i, True, subject=f"fact{i // 20}") for i in range(N)]
+    head = [regression_runs.sample(i, i >= 100, subject=f"fact{i // 20}") for i in range(N)]
+    assert check(regression_runs.run(base), regression_runs.run(head, identity="b" * 64)).exit_code == 3
 
 
 def test_more_questions_find_smaller_losses() -> None:

@@ -3,11 +3,9 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from harness.demo.models import load_model
-from harness.demo.recipe import FuserRecipe, Phase, silent
-from harness.demo.threads import one_thread
-from harness.demo.world import RECEIVER, SHARER
-from harness.fusion.checkpoint import load
+from harness.factworld_build.models import FuserRecipe, Phase, load_model, one_thread, silent
+from harness.factworld_build.world import RECEIVER, SHARER
+from harness.fusers.checkpoint import load
 from harness.relay_build.build import build, train_member
 from harness.relay_build.eta import Shown
 from harness.relay_build.questions import ONE, vocabulary

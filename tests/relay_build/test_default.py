@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from harness import cli
-from harness.run_flags import configuration
+from harness.cli.run_flags import configuration
 
 
 def config(*given):

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from harness.demo.world import LABELS
+from harness.factworld_build.world import LABELS
 from harness.relay_build.build import place_batch
 from harness.relay_build.lessons import IGNORED, Codec, Teacher, plain_batch, twin_batch
 from harness.relay_build.questions import CROWD, FORMS, ONE, SLOTS, UNKNOWN, vocabulary
@@ -122,7 +122,7 @@ def test_a_broken_note_is_answered_with_a_mark_for_each_place_that_it_lacks():
 
 
 def test_the_codec_is_the_tokenizer():
-    from harness.demo.tokenizer import word_tokenizer
+    from harness.factworld_build.world import word_tokenizer
 
     tokenizer = word_tokenizer(vocabulary(WORLD))
     for form in FORMS:

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.demo.models import load_model
-from harness.demo.threads import one_thread
-from harness.fusion.checkpoint import load
+from harness.factworld_build.models import load_model, one_thread
+from harness.fusers.checkpoint import load
 from harness.paths import PAIR
 from harness.relay_build.judge import Judge, said_rightly
 from harness.relay_build.lessons import Codec

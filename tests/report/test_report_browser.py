@@ -12,8 +12,8 @@ import pytest
 
 from harness.records import load_run
 from harness.report.page import write_html
-from harness.results.wording import seconds_text
-from tests.synthetic import SUBJECTS, Plan, questions, run, write
+from harness.results.formatting import seconds_text
+from tests.support.synthetic import SUBJECTS, Plan, questions, run, write
 
 pytestmark = pytest.mark.browser
 

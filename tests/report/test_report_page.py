@@ -19,15 +19,22 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.records import load_run
-from harness.report.data import page_data, run_numbers, subject_gains
-from harness.report.labels import placed
+from harness.report.data import (
+    Pool,
+    Question,
+    page_data,
+    question_columns,
+    read_questions,
+    run_numbers,
+    subject_gains,
+    wording,
+)
+from harness.report.drawing import placed
 from harness.report.page import embedded, fitted, write_html
-from harness.report.questions import Pool, Question, question_columns, read_questions, wording
 from harness.results import frame
-from harness.results.baselines import DERIVED
-from harness.results.groups import tables
-from harness.results.ranking import verdict_sentence
-from tests.synthetic import SUBJECTS, Plan, questions, run, write
+from harness.results.frame import verdict_sentence
+from harness.results.grouping import DERIVED, tables
+from tests.support.synthetic import SUBJECTS, Plan, questions, run, write
 
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & \u2028'
 

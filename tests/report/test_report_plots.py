@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.report.plots import write_plots
-from tests.synthetic import Plan, run
+from tests.support.synthetic import Plan, run
 
 
 def test_every_plot_is_written_twice_and_reads_as_what_it_is(tmp_path: Path) -> None:

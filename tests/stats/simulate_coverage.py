@@ -14,9 +14,8 @@ import numpy as np
 from scipy import stats as laws
 
 from harness.stats import paired, paired_ratio, score
-from harness.stats.clusters import design_effect, left_out_variance, quantile
 from harness.stats.intervals import normal_quantile, tango_bounds, wilson_bounds
-from harness.stats.resampling import sign_flip_p
+from harness.stats.paired import design_effect, left_out_variance, quantile, sign_flip_p
 
 SUBJECTS = 57
 Z = normal_quantile(0.95)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from harness.stats import paired, score
-
-from . import simulate_coverage as simulate
+from tests.stats import simulate_coverage as simulate
 
 GRID = [(n, p) for n in (200, 1000) for p in (0.05, 0.5, 0.95)]
 REPETITIONS = 4000  # standard error 0.35 points

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from harness.stats import mann_whitney, paired_ratio, percentiles, tpot_s
-from harness.stats.resampling import blocks, resampled_quantiles
+from harness.stats.paired import blocks, resampled_quantiles
 
 
 def seconds(n: int, seed: int = 0) -> np.ndarray:

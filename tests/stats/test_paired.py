@@ -7,7 +7,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from harness.stats import paired, score, wilson
-from harness.stats.resampling import sign_flip_p
+from harness.stats.paired import sign_flip_p
 
 
 def vectors(both: int, wins: int, losses: int, neither: int) -> tuple[list[int], list[int]]:

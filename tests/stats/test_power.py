@@ -18,7 +18,7 @@ from harness.stats import (
     paired,
     verdict,
 )
-from harness.stats.graded import MeanEffect
+from harness.stats.repeated import MeanEffect
 
 
 @settings(max_examples=30, deadline=None)

@@ -9,15 +9,15 @@ from typing import Any
 
 import lm_eval.tasks
 import pytest
-from helpers.seams import SPACED, model_folder, words
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness.adapter import FusedLM, SingleLM, TextLM
-from harness.fusion.checkpoint import save
-from harness.models import load
-from tests.stock_tasks.rows import load_dataset
+from harness.fusers.checkpoint import save
+from harness.lm_eval_bridge.model import FusedLM, SingleLM, TextLM
+from harness.models.loading import load
+from tests.support.seams import SPACED, model_folder, words
+from tests.support.stock_rows import load_dataset
 
 FOLDERS = {
     **{"arc_easy": "arc", "arc_challenge": "arc", "hellaswag": "hellaswag", "piqa": "piqa"},
@@ -36,7 +36,7 @@ Evaluate = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A receiver, a sharer and a fuser between them; and a model that opens each text, its chats ending in a blank."""
-    from helpers.tiny import random_fuser
+    from tests.support.tiny import random_fuser
 
     home = tmp_path_factory.mktemp("models")
     long = {"max_position_embeddings": 4096}

@@ -46,8 +46,8 @@ class HubWorker:
 
 def rows(repo: str, revision: str, config: str, split: str) -> list[dict[str, Any]]:
     """The rows of a split."""
-    from tasks.benchmarks import Source
-    from tasks.sources import read_rows
+    from harness.benchmarks.definitions import Source
+    from harness.benchmarks.sources import read_rows
 
     return [dict(row) for row in read_rows(Source(repo, revision, ""), config, split)]
 
@@ -61,8 +61,8 @@ def library_rows(repo: str, revision: str, config: str, split: str) -> list[dict
 
 def model(reference: str) -> list[Any]:
     """Commit, digest of the files and a sum of the weights of a model."""
-    from harness.identity import model_info
-    from harness.models import load
+    from harness.evaluation.fingerprint import model_info
+    from harness.models.loading import load
 
     lm = load(reference, device="cpu", dtype="float32")
     info = model_info("receiver", lm)
@@ -72,7 +72,7 @@ def model(reference: str) -> list[Any]:
 
 def fuser(reference: str) -> list[str]:
     """Commit and folder of a fuser."""
-    from harness.assembly import fuser_place
+    from harness.evaluation.setup import fuser_place
 
     place = fuser_place(reference)
     return [place.commit, str(place.folder)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.build import chats_on_disk, pair_on_disk
+from tests.support.training_runs import chats_on_disk, pair_on_disk
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from harness.channels.c2c import CacheToCache, Link
-from harness.decoding import score
+from harness.inference.generate import score
 from harness.inference.types import CallStats, Query
-from harness.training.channel import KINDS, GraphChannel, TrainedLink
-from harness.training.fuser import Computing
-from harness.training.objective import summed_loss
-from harness.training.session import recompute_layers
-from tests.training.build import EXAMPLES, FOREIGN, OURS, graph_channel, lessons
+from harness.training.objective import KINDS, Computing, GraphChannel, TrainedLink, summed_loss
+from harness.training.setup import recompute_layers
+from tests.support.training_runs import EXAMPLES, FOREIGN, OURS, graph_channel, lessons
 
 SETUPS = [(OURS, 1, "sequential"), (OURS, 2, "parallel"), (FOREIGN, 1, "sequential"), (FOREIGN, 2, "sequential")]
 

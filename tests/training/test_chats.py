@@ -5,11 +5,9 @@ import json
 import pytest
 
 from harness.errors import UserError
-from harness.prompts import Turn
-from harness.training.chats import read_chat
-from harness.training.corpus import Corpus, read_corpus
-from harness.training.left_out import LeftOut, Reason
-from tests.training.build import recipe
+from harness.models.chat import Turn
+from harness.training.dataset import Corpus, LeftOut, Reason, read_chat, read_corpus
+from tests.support.training_runs import recipe
 
 WHERE = "Row 0 of the training data"
 

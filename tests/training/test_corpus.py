@@ -3,9 +3,9 @@ import json
 import pytest
 
 from harness.errors import UserError
-from harness.prompts import Turn
-from harness.training.corpus import Corpus, read_corpus
-from tests.training.build import recipe
+from harness.models.chat import Turn
+from harness.training.dataset import Corpus, read_corpus
+from tests.support.training_runs import recipe
 
 
 def corpus(*rows, wording=None):

@@ -11,10 +11,10 @@ import torch
 
 from harness.channels.layer_selection import chosen_layers
 from harness.errors import RunError, UserError
-from harness.fusion.checkpoint import load
+from harness.fusers.checkpoint import load
 from harness.training.loop import Loop
 from harness.training.main import train
-from tests.training.build import logged, recipe, stopping_at, values, weights
+from tests.support.training_runs import logged, recipe, stopping_at, values, weights
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{{ SEP }} {% endfor %}"
 
@@ -69,7 +69,7 @@ def test_data_without_any_answer_is_an_error(folder, tmp_path):
 
 def test_a_loss_that_is_no_number_is_counted_and_never_the_best(folder, tmp_path):
     from harness.training.main import _loop
-    from harness.training.session import open_session
+    from harness.training.setup import open_session
 
     session = open_session(recipe(folder, tmp_path, held_out_rows=4, validate_every=1, steps=3))
     usual, seen = session.objective.evaluated_loss, iter([math.nan, 0.0, 0.0, 0.0, 0.0, 0.0])

@@ -5,20 +5,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from harness.channels.c2c import CacheToCache, Link
-from harness.decoding import score
+from harness.inference.generate import score
 from harness.inference.types import CallStats, Query
-from harness.models import wrap
-from harness.prompts import Conversation, Turn, continued
-from harness.training.channel import GraphChannel, TrainedLink
-from harness.training.chats import read_chat
-from harness.training.example import Example
-from harness.training.left_out import LeftOut, Reason
-from harness.training.lessons import lesson, response_ids
-from harness.training.objective import summed_loss
-from harness.training.tuning import response_loss
-from tests.helpers.tiny import FOREIGN, random_config, random_lm
-from tests.training.build import as_float64, trained
-from tests.training.chat_templates import CHATML, SPACED, STRICT, TOOLS, merging_tokenizer
+from harness.models.chat import Conversation, Turn, continued
+from harness.models.loading import wrap
+from harness.training.dataloader import lesson, response_ids
+from harness.training.dataset import Example, LeftOut, Reason, read_chat
+from harness.training.lora import response_loss
+from harness.training.objective import GraphChannel, TrainedLink, summed_loss
+from tests.support.chat_templates import CHATML, SPACED, STRICT, TOOLS, merging_tokenizer
+from tests.support.tiny import FOREIGN, random_config, random_lm
+from tests.support.training_runs import as_float64, trained
 
 ASKED = Conversation((Turn("user", "Hello?"),))
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}

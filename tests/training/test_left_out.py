@@ -7,8 +7,8 @@ import torch
 
 from harness.errors import RunError, UserError
 from harness.training.main import train
-from tests.training.build import logged, recipe, stopping_at, weights
-from tests.training.chat_templates import STRICT
+from tests.support.chat_templates import STRICT
+from tests.support.training_runs import logged, recipe, stopping_at, weights
 
 BRIEF = {"role": "system", "content": "Be brief."}
 ASKED = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because so it is."}]

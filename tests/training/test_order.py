@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.training.order import derived_seed, micro_batches, step_rows
+from harness.training.dataloader import derived_seed, micro_batches, step_rows
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.training.main import train
-from tests.training.build import chats_on_disk, logged, pair_on_disk, recipe, values, weights
+from tests.support.training_runs import chats_on_disk, logged, pair_on_disk, recipe, values, weights
 
 ROOT = Path(__file__).parents[2]
 

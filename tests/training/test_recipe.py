@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from harness.config.hashing import kinds
+from harness.config.identity import kinds
 from harness.errors import UserError
 from harness.training.recipe import Recipe, add_arguments, build, from_options, identity
 

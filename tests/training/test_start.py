@@ -7,8 +7,8 @@ import torch
 
 from harness.errors import UserError
 from harness.training.main import train
-from harness.training.session import open_session
-from tests.training.build import logged, recipe
+from harness.training.setup import open_session
+from tests.support.training_runs import logged, recipe
 
 
 def test_a_fuser_that_starts_from_nothing_leaves_the_receiver_alone(folder):
@@ -61,8 +61,8 @@ def test_a_lora_run_refuses_what_only_fusers_have(folder):
 
 
 def test_a_standard_start_reads_mean_0_and_variance_1(folder):
-    from harness.training.batching import Batches
-    from harness.training.standard import _fed, standardise
+    from harness.training.dataloader import Batches
+    from harness.training.setup import _fed, standardise
 
     session = open_session(recipe(folder, folder / "standard", attention="eager"))
     channel = session.objective.channel

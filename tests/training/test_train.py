@@ -11,9 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import RunError, UserError
-from harness.fusion.checkpoint import load, read_header
+from harness.fusers.checkpoint import load, read_header
 from harness.training.main import train
-from tests.training.build import FOREIGN, chats_on_disk, logged, pair_on_disk, recipe, stopping_at, values, weights
+from tests.support.training_runs import (
+    FOREIGN,
+    chats_on_disk,
+    logged,
+    pair_on_disk,
+    recipe,
+    stopping_at,
+    values,
+    weights,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,8 +70,8 @@ def test_a_run_that_changes_a_frozen_model_fails(folder):
 
 def test_the_frozen_models_are_what_they_were(folder):
     from harness.training.main import _loop
-    from harness.training.session import open_session
-    from harness.training.store import weights_sha256
+    from harness.training.prompt_cache import weights_sha256
+    from harness.training.setup import open_session
 
     (folder / "frozen").mkdir(exist_ok=True)
     session = open_session(recipe(folder, folder / "frozen"))

@@ -1,13 +1,13 @@
 import pytest
 
 from harness.channels.c2c import CacheToCache, Link
-from harness.fusion.checkpoint import load
-from harness.models import load as load_model
+from harness.fusers.checkpoint import load
+from harness.models.loading import load as load_model
 from harness.paths import FACTWORLD_PAIR as PAIR
 from harness.paths import TASKS
+from harness.training.loop import load_quizzes, score
 from harness.training.main import train
 from harness.training.recipe import build
-from harness.training.validation import load_quizzes, score
 
 
 def accuracies(fuser):

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import FOREIGN, fused, shared_lm
 
-from harness.accuracy import Item
+from harness.benchmarks.questions import Item, load_benchmark
 from harness.channels.control_registry import CONTROLS
 from harness.channels.controls import Control, band_means
 from harness.channels.ensemble import Ensemble
@@ -23,11 +22,10 @@ from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.config import build
 from harness.inference.types import CallStats, Query
-from harness.loading_tasks import load_benchmark
-from harness.models import LM
+from harness.models.lm import LM
 from harness.registry import resolve
-
-from .build import FACTS, write_task
+from tests.support.tiny import FOREIGN, fused, shared_lm
+from tests.views.build import FACTS, write_task
 
 OTHER = ("coal", *FACTS[1:])
 SHARERS = {"one vocabulary": ("qwen2", 1), "two vocabularies": ("llama", 1, FOREIGN)}

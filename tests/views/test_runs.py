@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.tiny import GOLDEN
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from harness import cli
-from harness.adapter import FusedLM, SingleLM, TextLM
 from harness.errors import UserError
-
-from .build import FACTS, write_task
+from harness.lm_eval_bridge.model import FusedLM, SingleLM, TextLM
+from tests.support.tiny import GOLDEN
+from tests.views.build import FACTS, write_task
 
 PAIR = {name: str(GOLDEN / "same_tokenizer" / name) for name in ("receiver", "sharer", "fuser")}
 CHANNELS = "receiver,sharer,ensemble,t2t:max_new_tokens=4,c2c,routed"

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.benchmarks.questions import load_benchmark
 from harness.config import build
 from harness.errors import UserError
 from harness.inference.types import Query
-from harness.loading_tasks import load_benchmark
-
-from .build import FACTS, write_task
+from tests.views.build import FACTS, write_task
 
 PAIR = {"receiver": "r", "sharers": ["s"], "channels": ["receiver", "t2t"]}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.leaderboard.export import serialise
 from harness.leaderboard.locking import writing
+from harness.leaderboard.record_format import serialise
 from harness.leaderboard.reported.format import ReportedRecord
 from harness.leaderboard.reported.reading import FOLDER, Reported, check_together, read_reported
 from harness.records.files import explained, write_atomic

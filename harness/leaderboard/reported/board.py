@@ -16,10 +16,10 @@ from harness.leaderboard.reported.format import Figure, ReportedArm
 from harness.leaderboard.reported.reading import Reported, samples_of
 from harness.records.schema import Sample
 from harness.results import Effect, summarise
-from harness.results.effects import TO_RECEIVER, TO_T2T, adjusted, measured_pair
+from harness.results.comparisons import TO_RECEIVER, TO_T2T, adjusted, measured_pair
+from harness.results.formatting import arm_text
 from harness.results.frame import REPORTED, REPORTED_ITEMS, comparison_fields, typed
-from harness.results.groups import Arm, Table, arm_order, yardstick
-from harness.results.wording import arm_text
+from harness.results.grouping import Arm, Table, arm_order, yardstick
 
 Place = tuple[str, str, str, str]
 _KINDS = (TO_RECEIVER, TO_T2T)  # comparisons that have columns of their own

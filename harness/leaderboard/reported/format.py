@@ -11,9 +11,9 @@ import json
 
 from pydantic import Field
 
-from harness.leaderboard.format import NONE, Questions
+from harness.leaderboard.record_format import NONE, Questions
 from harness.leaderboard.reported.packing import PackedQuestions
-from harness.records.naming import file_name
+from harness.records.files import file_name
 from harness.records.schema import SCHEMA_VERSION, Kind, Record
 
 NOT_ASKED = "."

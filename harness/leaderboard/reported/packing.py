@@ -8,7 +8,7 @@ from itertools import groupby
 
 from pydantic import Field
 
-from harness.leaderboard.format import Questions
+from harness.leaderboard.record_format import Questions
 from harness.records.schema import Record
 
 Run = tuple[str, int, int]

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic_core import from_json
 
 from harness.errors import UserError
-from harness.leaderboard.format import NONE, unpack
+from harness.leaderboard.record_format import NONE, unpack
 from harness.leaderboard.reported.format import NOT_ASKED, Figure, ReportedArm, ReportedRecord
 from harness.records.files import explained
+from harness.records.migrations import load
 from harness.records.schema import Sample
-from harness.records.versions import load
 
 FOLDER = Path("records") / "reported"
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from harness.leaderboard import cells
-from harness.leaderboard.escape import markdown
-from harness.leaderboard.pooling import Pair
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.reading import Reported
+from harness.leaderboard.trainings import Pair
 from harness.results import Effect
+from harness.results.formatting import arm_text, markdown
 from harness.results.frame import REPORTED_ITEMS
-from harness.results.wording import arm_text
 
 HEADING = "Reported by others"
 _FIGURES = """Not run here. Their interval is Wilson's from the reported accuracy and n, their time a mean."""

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from support.local_hub.faults import Drop, Fault, OtherCommit, Status, Truncate
-from support.local_hub.repositories import Repositories, UnknownRevision, git_id
+from tests.support.local_hub.faults import Drop, Fault, OtherCommit, Status, Truncate
+from tests.support.local_hub.repositories import Repositories, UnknownRevision, git_id
 
 _NAME = r"(?P<name>[^/]+/[^/]+)"
 _FILE = re.compile(rf"(?P<kind>datasets/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")

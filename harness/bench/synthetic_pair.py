@@ -1,0 +1,260 @@
+"""Models and a fuser with random weights at the shapes of known models, and questions for them.
+
+Shapes of known models and pairs, so that a pair can be timed without its weights.
+
+Guarantees that nothing is downloaded and nothing heavy imported. The figures are those of the models' published
+configurations; a folder with a ``config.json`` may stand wherever a name may.
+
+Builds a pair of models and a fuser with random weights at given shapes, and questions that they can read.
+
+Guarantees that the real channels run on them: the tokenizer is a real one whose words are numbers, word ``17``
+being id 17, so a prompt of any length is known to the token. Random weights cost what trained ones cost, but the
+texts mean nothing and no model ever stops by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.channels.c2c import CacheToCache, Link
+from harness.errors import UserError, unknown
+from harness.fusers.interface import FuserModule, config_of
+from harness.fusers.layer_mapping import pair_shapes
+from harness.fusers.registry import C2C, parse_form
+from harness.inference.types import Query
+from harness.models.chat import ask
+from harness.models.lm import LM, kv_shape
+from harness.models.loading import wrap
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model without its weights.
+
+    Attributes:
+        name: as it was asked for.
+        architecture: transformers' ``model_type``; empty where `folder` says.
+        settings: what its configuration says about shapes.
+        folder: of a local configuration.
+    """
+
+    name: str
+    architecture: str = ""
+    settings: Mapping[str, Any] | None = None
+    folder: Path | None = None
+
+
+def _settings(sizes: str, *, vocabulary: int, head_dim: int, tied: bool = True) -> dict[str, Any]:
+    """Reads "hidden inner layers heads kv_heads"."""
+    hidden, inner, layers, heads, kv_heads = map(int, sizes.split())
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 32768,
+    }
+
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny-a": ("qwen3", _settings("32 64 2 4 2", vocabulary=512, head_dim=8)),
+    "tiny-b": ("qwen2", _settings("24 48 3 2 1", vocabulary=512, head_dim=12)),
+    "tiny-c": ("llama", _settings("32 48 2 4 2", vocabulary=400, head_dim=8)),
+    "qwen3-0.6b": ("qwen3", _settings("1024 3072 28 16 8", vocabulary=151936, head_dim=128)),
+    "qwen3-4b": ("qwen3", _settings("2560 9728 36 32 8", vocabulary=151936, head_dim=128)),
+    "qwen3-8b": ("qwen3", _settings("4096 12288 36 32 8", vocabulary=151936, head_dim=128, tied=False)),
+    "qwen2.5-0.5b": ("qwen2", _settings("896 4864 24 14 2", vocabulary=151936, head_dim=64)),
+    "qwen2.5-7b": ("qwen2", _settings("3584 18944 28 28 4", vocabulary=152064, head_dim=128, tied=False)),
+    "llama-3.2-1b": ("llama", _settings("2048 8192 16 32 8", vocabulary=128256, head_dim=64)),
+}
+
+PAIRS = {"tiny": "tiny-a+tiny-b"}
+
+EXAMPLES = (
+    "tiny",
+    "qwen3-0.6b+qwen2.5-0.5b",
+    "qwen3-0.6b+llama-3.2-1b",
+    "qwen3-0.6b+qwen3-4b",
+    "qwen3-8b+qwen2.5-7b",
+)
+
+
+def read_pair(text: str) -> tuple[ModelShape, ModelShape]:
+    """Reads ``receiver+sharer``, each a name of `MODELS` or a folder with a configuration, or a name of `PAIRS`.
+
+    Raises:
+        UserError: it is neither.
+    """
+    names = PAIRS.get(text, text).split("+")
+    if len(names) != 2:
+        raise UserError(f"Shapes {text!r}: give a receiver and a sharer joined by '+', such as {EXAMPLES[1]!r}.")
+    receiver, sharer = map(_read_model, names)
+    return receiver, sharer
+
+
+def _read_model(text: str) -> ModelShape:
+    if text in MODELS:
+        return ModelShape(text, *MODELS[text])
+    folder = Path(text).expanduser()
+    if (folder / "config.json").is_file():
+        return ModelShape(text, folder=folder)
+    if folder.is_dir() or "/" in text:
+        raise UserError(
+            f"Shapes {text!r}: there is no config.json in that folder; give a model folder or a known name."
+        )
+    raise unknown("model shape", text, MODELS)
+
+
+_TEMPLATE = "{% for m in messages %}1 2 3 {{ m.content }} 4 5 {% endfor %}1 2 6"
+
+_FRAME_TOKENS = 8
+
+_FIRST_WORD = 10
+
+# Random weights grow no outliers, so the default spread of weights keeps every number finite in every dtype.
+_NO_STOP = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+
+
+@dataclass(frozen=True)
+class FuserWidths:
+    """Sizes of the fuser; the defaults are the published checkpoints'."""
+
+    hidden: int = 1024
+    intermediate: int = 1024
+    layers: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """A receiver and a sharer."""
+
+    receiver: LM
+    sharer: LM
+
+    @property
+    def words(self) -> int:
+        """Words that both tokenizers know."""
+        return min(len(self.receiver.tokenizer), len(self.sharer.tokenizer))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair(Models):
+    """A receiver, a sharer and a fuser whose gates are all open."""
+
+    fuser: FuserModule
+
+    def c2c(self) -> CacheToCache:
+        """The channel between the two."""
+        return CacheToCache(self.receiver, (Link(self.sharer, self.fuser),))
+
+
+def build_pair(
+    shapes: tuple[ModelShape, ModelShape],
+    dtype: torch.dtype,
+    device: torch.device,
+    widths: FuserWidths,
+    form: str = C2C,
+) -> Pair:
+    """Builds both models and the fuser, `form` being ``name[:option=value]...``.
+
+    Raises:
+        UserError: a local configuration cannot be built, or the fuser's form or one of its options is unknown.
+    """
+    models = build_models(shapes, dtype, device)
+    with torch.device(device):
+        fuser = _fuser(models.receiver, models.sharer, widths, form)
+    fuser.open_gates()
+    return Pair(models.receiver, models.sharer, fuser.to(dtype).eval().requires_grad_(False))
+
+
+def build_models(shapes: tuple[ModelShape, ModelShape], dtype: torch.dtype, device: torch.device) -> Models:
+    """Builds both models alone.
+
+    Raises:
+        UserError: a local configuration cannot be built.
+    """
+    configs = [_config(shape) for shape in shapes]
+    sizes = _vocabularies(configs)
+    made = [_model(config, dtype, device) for config in configs]
+    return Models(*(wrap(m, tokenizer(size)) for m, size in zip(made, sizes, strict=True)))
+
+
+def tokenizer(words: int) -> Any:
+    """A fast tokenizer that writes the numbers from 1 to `words - 1`, each as its own id; 0 is unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<0>": 0} | {str(i): i for i in range(1, words)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<0>"))  # noqa: S106 - a word, not a secret
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<0>", pad_token="<0>")  # noqa: S106 - a word
+    wrapped.chat_template = _TEMPLATE
+    return wrapped
+
+
+def questions(pair: Models, rows: int, prompt_tokens: int, options: tuple[int, int], rng: random.Random) -> list[Query]:
+    """Random questions whose prompts have exactly `prompt_tokens` tokens; `options` are how many, and their tokens.
+
+    Raises:
+        UserError: the template alone is longer.
+    """
+    if prompt_tokens <= _FRAME_TOKENS:
+        raise UserError(f"Prompt length {prompt_tokens}: give more than {_FRAME_TOKENS}, the template's own tokens.")
+    return [_question(pair, prompt_tokens - _FRAME_TOKENS, options, rng) for _ in range(rows)]
+
+
+def _question(pair: Models, words: int, options: tuple[int, int], rng: random.Random) -> Query:
+    text = _words(pair, words, rng)
+    choices = tuple(" " + _words(pair, options[1], rng) for _ in range(options[0]))
+    return Query(ask(text), question=text, choices=choices, t2t_prompt="{question}")
+
+
+def _words(pair: Models, count: int, rng: random.Random) -> str:
+    return " ".join(str(rng.randrange(_FIRST_WORD, pair.words)) for _ in range(count))
+
+
+def _config(shape: ModelShape) -> Any:
+    from transformers import AutoConfig
+
+    if shape.folder is None:
+        return AutoConfig.for_model(shape.architecture, **(shape.settings or {}))
+    try:
+        return AutoConfig.from_pretrained(shape.folder).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"Shapes {shape.name!r}: its config.json cannot be read ({error}).") from error
+
+
+def _vocabularies(configs: list[Any]) -> list[int]:
+    """Models of one family share a vocabulary, though they pad the embedding to different sizes."""
+    families = {re.sub(r"\d.*", "", c.model_type) for c in configs}
+    sizes = [int(c.vocab_size) for c in configs]
+    return [min(sizes)] * 2 if len(families) == 1 else sizes
+
+
+def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    for name, value in _NO_STOP.items():
+        setattr(config, name, value)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def _fuser(receiver: LM, sharer: LM, widths: FuserWidths, form: str) -> FuserModule:
+    entry, options = parse_form(form)
+    if entry.name == C2C:
+        named = {"hidden_dim": widths.hidden, "intermediate_dim": widths.intermediate, "num_layers": widths.layers}
+        options = {**named, **options}
+    kind = entry.load()
+    return kind(config_of(kind, pair_shapes(kv_shape(receiver.config), kv_shape(sharer.config)), options))

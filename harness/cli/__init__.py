@@ -1,0 +1,290 @@
+"""The command line: names, flags and exit codes; everything heavy is imported by the command that needs it.
+
+Guarantees that bad input ends in one sentence on standard error and exit code 2, a failed run in one sentence and
+exit code 1, and that `--help` costs no import of torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from harness import __version__
+from harness.distributed import leave
+from harness.errors import UserError, ended, suggest
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+_SUMMARY = {
+    "run": "compare channels on tasks; without flags the embedded pair on its own task",
+    "resume": "go on with a run that was stopped",
+    "report": "print a run's results, add it to the leaderboards, write a page or plots",
+    "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable, 3 not shown",
+    "import": "add results of others to the leaderboards, question by question",
+    "train": "train a fuser for a pair",
+    "train-demo": "build the embedded pair from nothing",
+    "bench": "time the channels, or training, against the floor of this machine",
+    "convert": "convert a fuser between the original's format and ours",
+    "ls": "list tasks, channels with their options, controls and forms of fusers",
+}
+
+
+_PLUGGED = ("run", "resume", "report", "check", "train", "bench", "ls")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, with a near flag."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments:"):
+            seen = message.partition(":")[2].split()[0]
+            flags = [f for action in self._actions for f in action.option_strings]
+            message = f"unknown argument {seen!r}.{suggest(seen, flags)}"
+        raise UserError(f"{message.rstrip('.')}. See {self.prog} --help.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return ended(lambda: _dispatch(given))
+    except KeyboardInterrupt:
+        print("Cancelled; --resume goes on where it stopped.", file=sys.stderr)
+        return 130
+    finally:
+        leave()
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if given == ["--version"]:
+        print(f"c2c-harness {__version__}")
+        return 0
+    name, rest = given[0], given[1:]
+    commands = _commands()
+    if name not in commands:
+        raise UserError(f"Unknown command {name!r}; allowed: {', '.join(commands)}.{suggest(name, commands)}")
+    if name in _PLUGGED:
+        _load_plugins(rest)
+    return commands[name](rest)
+
+
+def _load_plugins(rest: list[str]) -> None:
+    """Loads plug-ins before flags are read, since a flag may name what they bring."""
+    if not any(word.partition("=")[0] == "--plugin" for word in rest):
+        return
+    from harness.registry import load_plugins
+
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    _declare_plugin(parser)
+    load_plugins(parser.parse_known_args(rest)[0].plugin)
+
+
+def _declare_plugin(parser: argparse.ArgumentParser) -> None:
+    about = "module or Python file that registers channels, controls, fusers or tasks; may be given several times"
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=about)
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:<11} {text}" for name, text in _SUMMARY.items())
+    return (
+        "usage: run_eval.py COMMAND [flags]\n\n"
+        "Measures what one language model gains when another one talks to it, and what that costs.\n\n"
+        f"{commands}\n\nrun_eval.py COMMAND --help shows a command's flags."
+    )
+
+
+def _commands() -> dict[str, Callable[[list[str]], int]]:
+    own = [_run, _resume, _report, _check, _import, _train, _train_demo, _bench, _convert, _ls]
+    return dict(zip(_SUMMARY, own, strict=True))
+
+
+def _parser(name: str) -> _Parser:
+    parser = _Parser(prog=f"run_eval.py {name}", description=_SUMMARY[name], allow_abbrev=False)
+    if name in _PLUGGED:
+        _declare_plugin(parser)
+    return parser
+
+
+def _run(rest: list[str]) -> int:
+    from harness.cli.run_flags import configuration
+    from harness.distributed import join
+
+    def read() -> RunConfig:
+        return configuration(_parser("run"), rest)
+
+    ranks = join(lambda: read().tensor_parallel)
+    config = ranks.together(read)
+    from harness.evaluation.run import owned, run
+
+    with owned():
+        run(config, ["run", *rest], ranks)
+    return 0
+
+
+def _resume(rest: list[str]) -> int:
+    parser = _parser("resume")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    path = parser.parse_args(rest).run
+    from harness.config import build
+    from harness.distributed import join
+    from harness.evaluation.run import owned, run
+    from harness.records.journal import read_record
+
+    def read() -> RunConfig:
+        return build({**read_record(path).config, "output_path": str(path), "resume": True}, str(path))
+
+    ranks = join(lambda: read().tensor_parallel)
+    config = ranks.together(read)
+    with owned():
+        run(config, ["resume", *rest], ranks)
+    return 0
+
+
+def _report(rest: list[str]) -> int:
+    from harness.paths import LEADERBOARDS
+
+    parser = _parser("report")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
+    parser.add_argument("--all", action="store_true", help="print every row, difference and verdict of the runs")
+    parser.add_argument("--compare", metavar="A,B", help="print arm A minus arm B, such as c2c,ensemble")
+    parser.add_argument("--html", type=Path, help="write one self-contained page about the runs")
+    parser.add_argument("--plots", type=Path, help="write plots of the runs as PNG and SVG into this folder")
+    parser.add_argument("--margin", type=float, help="points within which accuracies are the same; default: the run's")
+    parser.add_argument("--add", action="store_true", help="add the runs to the leaderboards")
+    parser.add_argument("--check", action="store_true", help="exit 1 when pages differ from their records")
+    parser.add_argument("--leaderboards_dir", "--leaderboards-dir", type=Path, default=LEADERBOARDS)
+    options = parser.parse_args(rest)
+    _refuse_without_effect(options)
+    from harness.cli.report import report
+
+    return report(options)
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    """Refuses flags of `report` that would change nothing."""
+    of_runs = {f"--{name}" for name in ("all", "compare", "html", "plots", "add") if getattr(options, name)}
+    if of_runs and not options.runs:
+        raise UserError("report --all, --compare, --html, --plots and --add need the folder of at least one run.")
+    printed, written = of_runs & {"--all", "--compare"}, of_runs - {"--all", "--compare"}
+    if len(printed) > 1 or (printed and (written or options.check)):
+        raise UserError("report prints --all or --compare, one at a time; give the other flags to a second call.")
+    if options.margin is not None and (not options.runs or options.add or options.plots):
+        raise UserError(
+            "report --margin changes what is printed of runs or written with --html; boards keep each run's."
+        )
+    if options.margin is not None and not 0 < options.margin < 100:
+        raise UserError(f"--margin {options.margin:g}: give points of accuracy between 0 and 100.")
+    if options.check and (of_runs or options.runs):
+        raise UserError("report --check takes neither runs nor other flags: it compares the pages with their records.")
+
+
+def _check(rest: list[str]) -> int:
+    parser = _parser("check")
+    parser.add_argument("baseline", type=Path, help="run folder, folder of repetitions, or a leaderboard's record")
+    parser.add_argument("run", type=Path, help="the same")
+    parser.add_argument("--margin", type=float, default=1.0, help="points of accuracy within which runs are the same")
+    parser.add_argument(
+        "--fail_on",
+        "--fail-on",
+        choices=["regression", "not-shown"],
+        help="what fails; default: not-shown, or regression alone where only rounding can differ",
+    )
+    parser.add_argument("--latency_ratio", "--latency-ratio", type=float, default=1.05, help="slowdown that may pass")
+    parser.add_argument("--no-latency", action="store_true", help="leave latency out")
+    parser.add_argument("--no-exact", action="store_true", help="test answers statistically even for one identity")
+    parser.add_argument("--junit", type=Path, help="write JUnit XML")
+    parser.add_argument("--markdown", type=Path, help="write a summary")
+    options = parser.parse_args(rest)
+    from harness.regression import Options, main
+
+    wanted = Options(
+        margin_points=options.margin,
+        latency_ratio=options.latency_ratio,
+        latency=not options.no_latency,
+        exact=not options.no_exact,
+        fail_on=options.fail_on,
+    )
+    return main(options.baseline, options.run, options=wanted, junit_path=options.junit, markdown_path=options.markdown)
+
+
+def _import(rest: list[str]) -> int:
+    from harness.imported.main import add_arguments, main
+
+    parser = _parser("import")
+    add_arguments(parser)
+    return main(parser.parse_args(rest))
+
+
+def _train(rest: list[str]) -> int:
+    from harness.evaluation.run import task_hints_hidden
+    from harness.training.main import main
+    from harness.training.recipe import add_arguments
+
+    parser = _parser("train")
+    add_arguments(parser)
+    with task_hints_hidden():
+        return main(parser.parse_args(rest))
+
+
+def _train_demo(rest: list[str]) -> int:
+    parser = _parser("train-demo")
+    parser.add_argument("--world", choices=("relay", "factworld"), default="relay", help="what the pair is taught")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="new folder for receiver, sharer and fuser")
+    parser.add_argument(
+        "--answering-sharer",
+        action="store_true",
+        help="relay: teach the sharer to answer the fuser's lesson itself, see docs/training.md",
+    )
+    options = parser.parse_args(rest)
+    if options.output.exists():
+        raise UserError(f"{options.output} exists already; name a new folder.")
+    if options.world == "factworld":
+        if options.answering_sharer:
+            raise UserError("--answering-sharer changes the relay world's sharer; leave it out or use --world relay.")
+        from harness.factworld_build.build import main
+
+        return main(options.seed, options.output)
+    from harness.relay_build.build import main as build_relay
+
+    return build_relay(options.seed, options.output, options.answering_sharer)
+
+
+def _bench(rest: list[str]) -> int:
+    from harness.bench.main import add_arguments, main
+
+    parser = _parser("bench")
+    add_arguments(parser)
+    return main(parser.parse_args(rest))
+
+
+def _convert(rest: list[str]) -> int:
+    parser = _parser("convert")
+    parser.add_argument("source", help="fuser folder, in either format")
+    parser.add_argument("target", type=Path, help="new folder")
+    parser.add_argument("--official", action="store_true", help="write the original's format instead of ours")
+    options = parser.parse_args(rest)
+    if options.target.exists():
+        raise UserError(f"{options.target} exists already; name a new folder.")
+    from harness.fusers.checkpoint import load, save, save_official
+
+    fuser = load(options.source)
+    (save_official if options.official else save)(fuser, options.target)
+    print(f"Wrote {options.target}")
+    return 0
+
+
+def _ls(rest: list[str]) -> int:
+    from harness.cli.listing import LISTS
+
+    parser = _parser("ls")
+    parser.add_argument("what", nargs="?", default="tasks", choices=list(LISTS))
+    print("\n".join(LISTS[parser.parse_args(rest).what]()))
+    return 0

@@ -1,0 +1,309 @@
+"""One run from configuration to records, table and leaderboard.
+
+What a command changes in its process while it lasts, and gives back when it ends; a run itself changes nothing.
+
+Guarantees that two runs in one process, one after another or in two threads, answer and record what each would in a
+process of its own.
+
+Guarantees the order: everything that can be refused is refused before the folder exists; every batch is journalled
+before the next is asked; whatever ends the run leaves a folder that `--resume` continues to the same answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.benchmarks.questions import Benchmark, load_benchmark, origin_of_data, with_datasets_dir
+from harness.channels.control_registry import not_taken
+from harness.channels.engine import ending_with_the_device
+from harness.channels.spec import parse_channel
+from harness.config import RunConfig, differing, identity, identity_hash
+from harness.distributed import Ranks
+from harness.errors import UserError
+from harness.evaluation.accuracy_pass import answer_all, tell
+from harness.evaluation.finalize import accompany, conclude, publish, write_questions
+from harness.evaluation.fingerprint import extra_identity, fusers_of, models_of
+from harness.evaluation.prompt_record import described, with_renderings
+from harness.evaluation.run_state import Session
+from harness.evaluation.setup import Cast, assemble, check_answerable
+from harness.inference.memory import forget_peak
+from harness.models.chat import Reading
+from harness.models.hub import Commits
+from harness.progress import other_bars_hidden
+from harness.records import provenance
+from harness.records.folder import RankFolder, RunFolder, now
+from harness.records.journal import read_record
+from harness.records.provenance import hardware
+from harness.records.schema import Processes, RunRecord, recorded_commits
+from harness.serving.channels import engine_of
+
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Waits until no other thread runs the block; inside it peak memory counts anew.
+
+    While transformers loads a model it changes torch's default number format for the whole process, and two runs at
+    once would each time the other.
+    """
+    with _ONE_AT_A_TIME:
+        forget_peak()
+        yield
+
+
+@contextmanager
+def owned() -> Iterator[None]:
+    """What a command does to the process that is its own: the libraries are silent and SIGTERM cancels.
+
+    `harness.evaluation.run.run` does nothing of it: in a caller's process logging, bars, warnings and signals are the
+    caller's.
+    """
+    with _ONE_AT_A_TIME, _quiet(), other_bars_hidden(), sigterm_as_interrupt():
+        yield
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Sets variables that the environment does not set, for the time of the block."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Turns SIGTERM into KeyboardInterrupt; nothing outside the main thread, the only one that may set handlers."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        # A handler that was not set from Python reads as None and cannot be set again.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def task_hints_hidden() -> Iterator[None]:
+    """Drops the hint about ``--metadata`` that lm-eval logs for every task that loads its own data: 57 a benchmark."""
+
+    def no_hint(record: logging.LogRecord) -> bool:
+        return "Custom kwargs can be passed" not in record.getMessage()
+
+    logger = logging.getLogger("lm_eval.api.task")
+    logger.addFilter(no_hint)
+    try:
+        yield
+    finally:
+        logger.removeFilter(no_hint)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging as theirs
+
+    verbosity, shown = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        with task_hints_hidden(), warnings.catch_warnings():
+            # peft tells of names and versions that are of no concern here.
+            warnings.filterwarnings("ignore", module=r"peft\b")
+            yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        if shown:
+            theirs.enable_progress_bar()
+
+
+_FIXED: dict[str, tuple[Any, str]] = {
+    "log_samples": (True, "the answers are what a run is continued from, so they are always kept"),
+}
+
+
+def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = None) -> Path:
+    """Runs a configuration and returns the folder of its records.
+
+    Args:
+        config: what is asked.
+        command: how, for the record.
+        ranks: the processes that share the work, each of which calls this; None for this one alone.
+
+    Raises:
+        UserError: something asked for cannot be had.
+        RunError: too many samples failed, the disk is full or another process is gone.
+    """
+    with alone(), ending_with_the_device():
+        return _run(config, command, (ranks or Ranks()).stepping(config.tensor_parallel))
+
+
+def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks) -> Path:
+    config = with_datasets_dir(asked)
+    config, benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks))
+    record = _agreed(record.model_copy(update={"datasets_from": origin_of_data(asked)}), ranks)
+    with ExitStack() as closing:
+        folder, session = _opened(config, cast, benchmark, record, ranks, closing)
+        if isinstance(folder, RunFolder):
+            write_questions(benchmark, folder.path)
+        work = answer_all(session)
+        ranks.together(lambda: conclude(session, folder, work) if isinstance(folder, RunFolder) else accompany(session))
+    if ranks.first:
+        publish(config, folder.path)
+    return folder.path
+
+
+def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[RunConfig, Benchmark, Cast, RunRecord]:
+    _refuse_early(config)
+    benchmark = load_benchmark(config)
+    placed = config.model_copy(update={"device": ranks.device(config.device)})
+    cast = assemble(placed, [item.request for item in benchmark.all_items], _commits(config))
+    check_answerable(cast, benchmark.all_items)
+    benchmark = with_renderings(benchmark, cast)
+    if cast.left_out:
+        tell([f"{name} is left out: {reason}." for name, reason in cast.left_out.items()] if ranks.first else [])
+        config = config.model_copy(update={"channels": tuple(c for c in config.channels if c not in cast.left_out)})
+    if ranks.first:
+        tell(_controls_left_out(config))
+    return config, benchmark, cast, _record(config, cast, benchmark, command)
+
+
+def _controls_left_out(config: RunConfig) -> list[str]:
+    """Says in one line which controls of the run some of its channels cannot take."""
+    lines = not_taken(config.controls, {name: parse_channel(name).entry for name in config.channels})
+    return [f"Controls that a channel cannot take are left out there: {'; '.join(lines)}."] if lines else []
+
+
+def _commits(config: RunConfig) -> Commits:
+    """What references without a commit stand for: on resuming, what they stood for when the run began."""
+    if not config.resume or config.output_path is None:
+        return Commits()
+    return Commits(recorded_commits(read_record(Path(config.output_path))))
+
+
+def _agreed(record: RunRecord, ranks: Ranks) -> RunRecord:
+    """Refuses processes that would answer other questions, or with other weights, than the first."""
+    told = ranks.everywhere((record.identity_fields, record.hardware.fingerprint, ranks.local_rank))
+    for rank, (fields, _, _) in enumerate(told):
+        if names := differing(told[0][0], fields):
+            error = UserError(
+                f"Rank {rank} of {ranks.world} has another run than the first; differing: {', '.join(names)}. "
+                "Give every node the same models, data and code."
+            )
+            error.silent = not ranks.first
+            raise error
+    others = "" if ranks.world == 1 else ", others in step" if ranks.in_step else ", others idle"
+    processes = Processes(
+        ranks=ranks.world,
+        nodes=sum(local == 0 for _, _, local in told),
+        hardware=list(dict.fromkeys(fingerprint for _, fingerprint, _ in told)),
+        latency=f"rank 0{others}",
+    )
+    return record.model_copy(update={"processes": processes})
+
+
+def _refuse_early(config: RunConfig) -> None:
+    """Says what would otherwise show only after hours, or never."""
+    for name, (kept, why) in _FIXED.items():
+        if getattr(config, name) != kept:
+            raise UserError(f"{name} cannot be set for this command: {why}.")
+    if config.leaderboards_dir is not None and Path(config.leaderboards_dir).is_file():
+        raise UserError(f"--leaderboards_dir {config.leaderboards_dir} is a file; give a folder.")
+
+
+def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequence[str]) -> RunRecord:
+    models, fusers = models_of(cast), fusers_of(config, cast)
+    extra = extra_identity(benchmark, cast, models, fusers)
+    return RunRecord(
+        run_id=_new_run_id(),
+        status="started",
+        started_at=now(),
+        command=list(command),
+        job=config.job or provenance.job(),
+        identity=identity_hash(config, extra),
+        identity_fields=identity(config, extra),
+        config=config.model_dump(mode="json"),
+        models=models,
+        fusers=fusers,
+        datasets=benchmark.fingerprints,
+        dataset_revisions=benchmark.revisions,
+        task_versions=benchmark.versions,
+        groups=benchmark.groups,
+        majority=benchmark.majority,
+        strata=list(benchmark.strata),
+        packages=provenance.packages(),
+        environment=provenance.environment(),
+        hardware=hardware(),
+        prompts=_prompts(config, cast),
+        engine=engine_of(config),
+        git=provenance.git(),
+    )
+
+
+def _prompts(config: RunConfig, cast: Cast) -> dict[str, str]:
+    own = [
+        ("receiver", cast.receiver),
+        *((f"sharer {i}", s) for i, s in enumerate(cast.sharers)),
+        ("tuned", cast.tuned),
+    ]
+    served = [(model.role, model) for model in cast.served if model.kind == "tokens"]
+    return described(Reading(thinking=config.enable_thinking), {r: lm for r, lm in [*own, *served] if lm is not None})
+
+
+def _new_run_id() -> str:
+    """A second and a random number: no other run has it, however many start in that second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(5)}"
+
+
+def _opened(
+    config: RunConfig, cast: Cast, benchmark: Benchmark, record: RunRecord, ranks: Ranks, closing: ExitStack
+) -> tuple[RunFolder | RankFolder, Session]:
+    """Opens the folder on the first process, then the other processes' journals in it."""
+    first = ranks.together(lambda: closing.enter_context(_first_opened(config, record)) if ranks.first else None)
+    # What failed before is asked again, so that its error does not count beside its answer.
+    answered = [s for s in first.samples if s.done] if first else []
+    done = frozenset((s.task, s.doc_id, s.channel, s.control) for s in answered)
+    if first and ranks.world > 1:
+        first.admit()
+    told = (first.path.absolute(), first.record.run_id, done) if first else None
+    shared = ranks.everywhere(told)[0]
+    if shared is None:
+        raise AssertionError("the first process has opened the folder")
+    path, run_id, done = shared
+    folder = ranks.together(lambda: first or closing.enter_context(RankFolder(path, ranks.rank, run_id)))
+    journal = folder.add_samples if ranks.keeps else (lambda _: None)
+    return folder, Session(config, cast, benchmark, ranks, journal, done, answered)
+
+
+def _first_opened(config: RunConfig, record: RunRecord) -> RunFolder:
+    path = Path(config.output_path) if config.output_path else Path("runs") / record.run_id
+    if not config.resume:
+        return RunFolder.create(path, record)
+    folder = RunFolder.open(path)
+    if folder.record.identity != record.identity:
+        names = differing(folder.record.identity_fields, record.identity_fields)
+        folder.close()
+        raise UserError(f"The run in {path} was another one; differing: {', '.join(names)}. Use a new --output_path.")
+    folder.clear_timings()  # timings of an earlier session are never mixed with this one's
+    kept = sum(s.done for s in folder.samples)
+    folder.update(record.model_copy(update={"run_id": folder.record.run_id, "resumed": kept}))
+    return folder

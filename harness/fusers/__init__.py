@@ -1,0 +1,1 @@
+"""Trainable modules that write a message into a KV-cache, and their checkpoints."""

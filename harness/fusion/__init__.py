@@ -1,1 +1,0 @@
-"""The C2C method: the fuser, its checkpoints, and the alignment of layers and tokens."""

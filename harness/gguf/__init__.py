@@ -1,1 +1,0 @@
-"""A model out of a GGUF file: what the file says is applied, or refused by name."""

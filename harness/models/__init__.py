@@ -1,0 +1,1 @@
+"""Loading language models: references, checkpoints, adapters, GGUF files, placement, and their chats."""

@@ -1,0 +1,246 @@
+"""The results as tables on the terminal, at most 80 columns wide.
+
+Frames as text: one way to lay out a table, on the terminal and in Markdown.
+
+The results as they stand on the terminal: per task a ranking and one sentence, or everything; 80 columns wide.
+
+Blank stays blank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from textwrap import fill
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from harness.results.comparisons import KINDS, Effect
+from harness.results.formatting import (
+    arm_text,
+    bytes_text,
+    detectable_text,
+    interval_text,
+    p_text,
+    percent_text,
+    points_text,
+    ratio_text,
+    seconds_text,
+)
+from harness.results.frame import part_column, ranking, verdict_sentence
+
+WIDTH = 80
+
+_EDGES, _BETWEEN = 4, 3
+
+_HEADING_PADDING = 2  # tabulate keeps it around every heading
+
+_NARROWEST, _WIDEST_FIRST = 8, 24
+
+
+def github(table: pd.DataFrame, left: Collection[str] = ()) -> str:
+    """Renders a frame of texts as a Markdown table; `left` names the columns of words, figures stand right."""
+    align = ["left" if name in left else "right" for name in table.columns]
+    rows = table.to_numpy().tolist()
+    return tabulate(rows, list(table.columns), "github", disable_numparse=True, colalign=align if rows else None)
+
+
+def folded(table: pd.DataFrame, left: Sequence[str], width: int = WIDTH) -> str:
+    """Renders a frame for a terminal: columns that do not fit follow in tables below, each with the first column.
+
+    Args:
+        table: of texts; a first cell that is too long is broken.
+        left: columns of words.
+        width: columns of the terminal.
+    """
+    return "\n\n".join(_narrow(table[names], left, width) for names in _packed(table, width))
+
+
+def _packed(table: pd.DataFrame, width: int) -> Iterator[list[str]]:
+    first, *others = table.columns
+    start = _EDGES + min(_width(table, first), _WIDEST_FIRST)
+    names, used = [first], start
+    for name in others:
+        needed = _BETWEEN + _width(table, name)
+        if len(names) > 1 and used + needed > width:
+            yield names
+            names, used = [first], start
+        names.append(name)
+        used += needed
+    yield names
+
+
+def _width(table: pd.DataFrame, name: str) -> int:
+    return max([len(name) + _HEADING_PADDING, *(len(cell) for cell in table[name])])
+
+
+def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
+    first, *others = table.columns
+    room = width - _EDGES - sum(_BETWEEN + _width(table, name) for name in others)
+    cells = [_pieces(cell, max(room, _NARROWEST)) for cell in table[first]]
+    rows: list[dict[str, str]] = []
+    for pieces, (_, row) in zip(cells, table.iterrows(), strict=True):
+        rows.append({**{str(name): str(cell) for name, cell in row.items()}, first: pieces[0]})
+        rows += [{**dict.fromkeys(others, ""), first: piece} for piece in pieces[1:]]
+    return github(pd.DataFrame(rows, columns=list(table.columns)), left)
+
+
+def _pieces(text: str, room: int) -> list[str]:
+    return [text[start : start + room] for start in range(0, len(text), room)] or [""]
+
+
+_WORDS = ("channel", "verdict", "comparison", "choices")
+
+LEGEND = "accuracy in %, gain in points over the receiver, with 95% intervals; TTFT: median time to first token"
+
+
+def render_ranking(results: pd.DataFrame, width: int = WIDTH) -> str:
+    """Renders for each headline task of a run the ranking and the verdict on its best channel.
+
+    Args:
+        results: what `harness.results.frame` gives for one run.
+        width: columns of the terminal.
+    """
+    shown = results[results["headline"].astype(bool)]
+    blocks = [_ranked(str(task), rows, width) for task, rows in shown.groupby("task", sort=False)]
+    return "\n\n".join([*blocks, fill(LEGEND, width)] if blocks else [])
+
+
+def render_all(results: pd.DataFrame, width: int = WIDTH) -> str:
+    """Renders for each headline task of a run every row, every difference and every verdict.
+
+    Args:
+        results: what `harness.results.frame` gives for one run.
+        width: columns of the terminal.
+    """
+    shown = results[results["headline"].astype(bool)]
+    return "\n\n".join(
+        block for task, rows in shown.groupby("task", sort=False) for block in _everything(str(task), rows, width)
+    )
+
+
+def render_comparison(found: Sequence[Effect], width: int = WIDTH) -> str:
+    """Renders the difference of two arms, a line a task, as `harness.results.compare` gives it."""
+    rows = pd.DataFrame(
+        {
+            "task": [one.task for one in found],
+            "difference": [f"{arm_text(*one.arm)} − {arm_text(*one.base)}" for one in found],
+            "points": [points_text(one.difference) for one in found],
+            "95% interval": [interval_text(one.low, one.high, signed=True) for one in found],
+            "p": [p_text(one.p) for one in found],
+            "pairs": [str(one.n) for one in found],
+            "left out": [str(one.left_out) for one in found],
+            "verdict": [one.verdict for one in found],
+        }
+    )
+    return folded(rows, ("task", *_WORDS, "difference"), width)
+
+
+def ranking_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lays out a ranking: a column a heading, every cell text."""
+    return cells(
+        {
+            "channel": rows["arm"],
+            "accuracy": _with_interval(rows, "accuracy"),
+            "gain": rows["to_receiver"].map(_or_blank(points_text)),
+            "verdict": rows["verdict"],
+            "TTFT": rows["ttft_s_p50"].map(_or_blank(seconds_text)),
+            "payload": rows["payload_bytes"].map(_or_blank(bytes_text)),
+        }
+    )
+
+
+def score_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lays out every figure of single arms."""
+    times = {"TTFT p50": "ttft_s_p50", "TTFT p90": "ttft_s_p90", "e2e p50": "e2e_s_p50", "e2e p90": "e2e_s_p90"}
+    return cells(
+        {
+            "channel": rows["arm"],
+            "accuracy": _with_interval(rows, "accuracy"),
+            "strict": rows["accuracy_strict"].map(_or_blank(percent_text)),
+            **{name: rows[name].map(_or_blank(str)) for name in ("n", "errors", "invalid")},
+            **{name: rows[column].map(_or_blank(seconds_text)) for name, column in times.items()},
+            "speed-up": rows["speed_up"].map(_or_blank(ratio_text)),
+            "timed": rows["speed_up_n"].map(_or_blank(str)),
+            "lost": rows["speed_up_lost"].map(lambda count: "" if pd.isna(count) or not count else str(count)),
+            "payload": rows["payload_bytes"].map(_or_blank(bytes_text)),
+            "choices": rows["variant"],
+        }
+    )
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pivots the comparisons of a frame: a row a comparison and arm.
+
+    Returns:
+        Columns arm, comparison, and those of one comparison in `harness.results.frame`, without its name before them.
+    """
+    parts = ("difference", "low", "high", "p_holm", "minimum_detectable", "level", "n", "left_out", "verdict")
+    pieces = []
+    for kind in KINDS:
+        names = {part_column(kind.name, part): part for part in parts}
+        piece = rows.loc[rows[part_column(kind.name, "verdict")] != "", ["run_id", "arm", *names]]
+        pieces.append(piece.rename(columns=names).assign(comparison=kind.title, place=piece.index))
+    pivoted: pd.DataFrame = pd.concat(pieces).sort_values("place", kind="stable").drop(columns="place")
+    return pivoted
+
+
+def difference_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lays out what `differences` gives."""
+    detectable = rows["minimum_detectable"].map(_or_blank(percent_text))
+    return cells(
+        {
+            "channel": rows["arm"],
+            "comparison": rows["comparison"],
+            "points": rows["difference"].map(_or_blank(points_text)),
+            "95% interval": _interval(rows["low"], rows["high"], signed=True),
+            "p (Holm)": rows["p_holm"].map(_or_blank(p_text)),
+            "verdict": rows["verdict"],
+            "detectable": detectable.map(lambda text: f"±{text}" if text else ""),
+            "pairs": rows["n"].map(str),
+            "left out": rows["left_out"].map(str),
+        }
+    )
+
+
+def cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Builds a frame of texts and drops columns without any."""
+    table = pd.DataFrame({name: column.astype(object) for name, column in columns.items()})
+    filled: pd.DataFrame = table[[name for name in table.columns if name == "channel" or (table[name] != "").any()]]
+    return filled
+
+
+def _ranked(task: str, rows: pd.DataFrame, width: int) -> str:
+    best = ranking(rows)
+    questions = "" if best.empty else f": {best['n'].max()} questions"
+    parts = [fill(f"{task}{questions}", width), folded(ranking_cells(best), _WORDS, width)]
+    sentence = verdict_sentence(rows)
+    return "\n".join([*parts, *([fill(sentence, width)] if sentence else [])])
+
+
+def _everything(task: str, rows: pd.DataFrame, width: int) -> Iterator[str]:
+    yield f"{task}\n{folded(score_cells(rows), _WORDS, width)}"
+    compared = differences(rows)
+    if not compared.empty:
+        yield folded(difference_cells(compared), _WORDS, width)
+        yield from (fill(detectable_text(level), width) for level in compared["level"].dropna().unique())
+    yield from (fill(sentence, width) for sentence in rows["verdict_text"] if sentence)
+
+
+def _with_interval(rows: pd.DataFrame, name: str) -> pd.Series:
+    values = rows[name].map(_or_blank(percent_text))
+    return (values + " " + _interval(rows[f"{name}_low"], rows[f"{name}_high"])).str.strip()
+
+
+def _interval(low: pd.Series, high: pd.Series, *, signed: bool = False) -> pd.Series:
+    both = zip(low, high, strict=True)
+    return pd.Series(
+        ["" if pd.isna(one) or pd.isna(other) else interval_text(one, other, signed=signed) for one, other in both],
+        index=low.index,
+        dtype=object,
+    )
+
+
+def _or_blank(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: "" if pd.isna(value) else write(value)

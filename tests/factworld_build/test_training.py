@@ -1,0 +1,165 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from harness.errors import RunError
+from harness.factworld_build.build import build, fuser_batches, new_fuser
+from harness.factworld_build.fuser import accuracies, fit_fuser, fused_logits, fuser_batch
+from harness.factworld_build.models import (
+    FuserRecipe,
+    Phase,
+    Recipe,
+    load_model,
+    one_thread,
+    silent,
+    teach,
+    train_member,
+)
+from harness.factworld_build.rows import WORLD_SEED
+from harness.factworld_build.world import (
+    RECEIVER,
+    SHARER,
+    WorldConfig,
+    ask_many,
+    build_facts,
+    build_tokenizer,
+    names_of,
+    question_chat,
+    render,
+    seeded,
+    select,
+)
+from harness.fusers.checkpoint import load
+from harness.paths import FACTWORLD_PAIR as PAIR
+
+FACTS = build_facts(WORLD_SEED)
+HASTY = Recipe(
+    world=WorldConfig(names=8, attributes=2),
+    read=Phase("read", most_steps=5, enough=float("inf")),
+    know=Phase("know", most_steps=5, enough=float("inf"), cooldown_steps=2),
+    fuser=FuserRecipe(hidden_dim=16, intermediate_dim=16, steps=2, batch=4),
+    test_questions=4,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _single_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_model(PAIR / RECEIVER), load_model(PAIR / SHARER)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(names_of(FACTS))
+
+
+def held_out(half, count):
+    return ask_many(select(FACTS, half, held_out=True), count, seeded("test", 0))
+
+
+def test_a_short_training_makes_the_matched_message_worth_more_than_another(models, tokenizer):
+    torch.manual_seed(0)
+    recipe = FuserRecipe(steps=150, batch=32)
+    fuser = new_fuser(*models, recipe)
+    fit_fuser(*models, fuser, fuser_batches(tokenizer, FACTS, recipe.batch, seeded("fuser", 0)), recipe.steps)
+    right = accuracies(*models, fuser, tokenizer, held_out(SHARER, 192))
+    assert right["c2c"] > right["c2c_mismatched"] + 0.1
+    assert right["c2c"] > right["receiver"] + 0.1
+
+
+def test_training_moves_the_fuser_and_nothing_else(models, tokenizer):
+    before = [value.clone() for model in models for value in model.state_dict().values()]
+    fuser = new_fuser(*models, FuserRecipe(hidden_dim=16, intermediate_dim=16))
+    start = {name: value.detach().clone() for name, value in fuser.named_parameters()}
+    fit_fuser(*models, fuser, fuser_batches(tokenizer, FACTS, 4, seeded("fuser", 0)), 2)
+    after = [value for model in models for value in model.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(not torch.equal(start[name], value) for name, value in fuser.named_parameters())
+
+
+def test_a_closed_fuser_leaves_the_receiver_as_it_is(models, tokenizer):
+    receiver, sharer = models
+    fuser = new_fuser(receiver, sharer, FuserRecipe()).eval()
+    batch = fuser_batch(tokenizer, held_out(RECEIVER, 8))
+    with torch.no_grad():
+        fused = fused_logits(receiver, sharer, fuser, batch)
+        alone = receiver(batch.ids).logits[:, batch.prompt_tokens - 1 :]
+    torch.testing.assert_close(fused, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [RECEIVER, SHARER])
+def test_both_committed_folders_load_the_worlds_tokenizer(tokenizer, name):
+    loaded = AutoTokenizer.from_pretrained(PAIR / name)
+    chats = [question_chat(question, "red") for question in held_out(SHARER, 8)]
+    assert render(loaded, chats) == render(tokenizer, chats)
+
+
+@pytest.mark.parametrize(("half", "knowing"), [(RECEIVER, "receiver"), (SHARER, "sharer")])
+def test_the_committed_pair_needs_both_models_and_the_message(models, tokenizer, half, knowing):
+    right = accuracies(*models, load(PAIR / "fuser"), tokenizer, held_out(half, 192))
+    assert right[knowing] > 0.9
+    assert right["sharer" if knowing == "receiver" else "receiver"] < 0.4
+    assert right["c2c"] >= 0.8
+    if half == SHARER:
+        assert right["t2t"] > 0.9
+        assert right["c2c"] > right["c2c_mismatched"] + 0.5
+
+
+def test_a_phase_cools_down_once_its_level_is_reached():
+    losses = iter([3.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    model = torch.nn.Linear(1, 1)
+
+    def step(_):
+        loss = model.weight.sum() * 0 + next(losses)
+        return loss, loss
+
+    seen = []
+    phase = Phase("toy", most_steps=10, enough=2.9, cooldown_steps=3)
+    outcome = teach(model, step, phase, seeded("toy", 0), lambda *event: seen.append(event))
+    assert outcome.steps == 3 + 3
+    assert [event[1] for event in seen] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_model_that_does_not_learn_is_refused():
+    model = torch.nn.Linear(1, 1)
+
+    def step(_):
+        loss = model.weight.sum() * 0 + 3.0
+        return loss, loss
+
+    with pytest.raises(RunError, match=r"Phase 'toy' is still at loss 3\.00 after 4 steps"):
+        teach(model, step, Phase("toy", most_steps=4, enough=1.0), seeded("toy", 0), silent)
+
+
+def test_members_are_ordinary_folders_and_follow_from_their_seed(tmp_path):
+    for name in ("one", "two"):
+        train_member(SHARER, 5, tmp_path / name, HASTY, silent)
+    first, second = (load_model(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_build_writes_everything_and_tells_how(tmp_path):
+    events = []
+    report = build(7, tmp_path, lambda *event: events.append(event), HASTY)
+    assert {path.name for path in tmp_path.iterdir()} == {"receiver", "sharer", "fuser", "training.json"}
+    assert report["seed"] == 7
+    assert set(report["phases"]) == {"receiver", "sharer", "fuser"}
+    assert load(tmp_path / "fuser").config.layer_map == ((0, 2), (1, 3), (2, 4))
+    assert ("fuse", 2, 2) in {event[:3] for event in events}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_whole_pair_can_be_built_from_any_seed(tmp_path, seed):
+    held = build(seed, tmp_path, silent, replace(Recipe(), test_questions=400))["held_out_accuracy"]
+    union = {name: (held[RECEIVER][name] + held[SHARER][name]) / 2 for name in held[SHARER]}
+    assert held[SHARER]["c2c"] >= 0.8
+    assert held[SHARER]["c2c"] - held[SHARER]["c2c_mismatched"] >= 0.5
+    assert union["c2c"] - max(union["receiver"], union["sharer"], union["t2t"]) >= 0.15

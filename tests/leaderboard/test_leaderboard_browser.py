@@ -1,0 +1,90 @@
+"""The boards as GitHub shows them, on a screen and on a telephone; skipped with its reason where no browser is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.leaderboard import add_record, write
+from harness.paths import LEADERBOARDS
+from tests.report.test_report_browser import browser  # noqa: F401 - a fixture
+from tests.support.synthetic import SUBJECTS, Plan, run
+from tests.support.synthetic import write as write_run
+
+pytestmark = pytest.mark.browser
+
+STYLE = """
+body { margin: 0 auto; max-width: 880px; padding: 32px; box-sizing: border-box; font: 16px/1.5 sans-serif;
+  overflow-wrap: break-word; }
+@media (max-width: 767px) { body { padding: 16px; } }
+table { display: block; width: max-content; max-width: 100%; overflow: auto; border-collapse: collapse; }
+th, td { padding: 6px 13px; border: 1px solid #d1d9e0; }
+th { font-weight: 600; }
+img { max-width: 100%; }
+"""
+WIDER = """
+document.querySelectorAll('details').forEach((one) => { one.open = true });
+return [...document.querySelectorAll('table')].filter((one) => one.scrollWidth > one.clientWidth)
+  .map((one) => [one.scrollWidth, one.clientWidth, one.innerText.slice(0, 200)]);
+"""
+
+
+def html_of(page: Path) -> str:
+    """Renders the Markdown that the boards use as GitHub does; tables, lists and HTML are all there is."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page.read_text(encoding="utf-8"))
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+    return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A board with every channel, control and time, beside the committed ones."""
+    home = tmp_path_factory.mktemp("boards")
+    plans = (Plan(n=60, errors=2, timed=8), Plan(n=40, task="mmlu_redux", subjects=SUBJECTS))
+    add_record(home / "boards", write_run(run(plans), home / "run"))
+    write(home / "boards")
+    return home / "boards"
+
+
+@pytest.mark.parametrize("width", [880, 390])
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "synthetic"])
+def test_no_table_is_wider_than_its_box(
+    browser: Any,  # noqa: F811 - the fixture
+    boards: Path,
+    tmp_path: Path,
+    committed: bool,
+    width: int,
+) -> None:
+    pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    folder = LEADERBOARDS if committed else boards
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        for page in sorted(folder.glob("*.md")):
+            shown = tmp_path / f"{page.stem}.html"
+            shown.write_text(html_of(page), encoding="utf-8")
+            browser.get(shown.as_uri())
+            assert browser.execute_script("return document.querySelectorAll('table').length") > 0
+            wider = browser.execute_script(WIDER)
+            assert (page.name, wider) == (page.name, [])
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_first_screen_of_the_overview_answers_what_is_best_real_and_what_it_costs(
+    browser: Any,  # noqa: F811 - the fixture
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    shown = tmp_path / "README.html"
+    shown.write_text(html_of(LEADERBOARDS / "README.md"), encoding="utf-8")
+    browser.get(shown.as_uri())
+    first = browser.find_element("css selector", "table tbody tr").text
+    assert re.search(r"receiver [0-9.]+ \[", first)
+    assert re.search(r"communicates|adapts|harms|not resolved", first.replace("\u00ad", ""))
+    assert re.search(r"[0-9] (B|kB|MB)", first)
