@@ -18,10 +18,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import RunError, UserError
-from harness.inference.batching import Turns
+
+if TYPE_CHECKING:
+    from harness.inference.batching import Turns
 
 T = TypeVar("T")
 
@@ -73,6 +75,8 @@ class Ranks:
 
     def turns(self) -> Turns:
         """A new deal, starting with the first process; in step every piece is everybody's."""
+        from harness.inference.batching import Turns
+
         return Turns() if self.in_step else Turns(self.rank, self.world)
 
     def device(self, asked: str) -> str:

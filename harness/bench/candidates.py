@@ -21,7 +21,6 @@ from harness.channels.registry import CHANNELS
 from harness.channels.single import Single
 from harness.channels.spec import channel_of, parse_channel
 from harness.channels.t2t import TextToText, TextVariant
-from harness.config import RunConfig
 from harness.errors import UserError
 from harness.inference.generate import generate, score
 from harness.inference.types import Call, CallStats, Clock, Context, Query, logged
@@ -100,7 +99,7 @@ def registered(pair: Pair, text: str) -> Channel:
     spec = parse_channel(text)
     if not spec.entry.build:
         raise UserError(f"Channel {text!r} runs no model of its own, so there is nothing to time; leave it out.")
-    models = LoadedModels(pair.receiver, RunConfig.model_construct(controls=()), (pair.sharer,), (pair.fuser,))
+    models = LoadedModels(pair.receiver, (), (pair.sharer,), (pair.fuser,))
     groups: list[Group] = resolve(spec.entry.build)(models, spec.options)
     channel = groups[0].channel
     assert not answers_itself(channel)

@@ -206,7 +206,6 @@ def main(parsed: argparse.Namespace) -> int:
         _names(options.dtypes, "dtype", DTYPES)
     _open(options.output)
     from harness.channels.engine import ending_with_the_device
-    # (imported above)
 
     with ending_with_the_device("nothing of this bench is kept, start it again in a new process"):
         (time_training if options.train else time_answers)(options, arms, shapes, lengths)

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from harness.channels.messages import Message
 from harness.fusers.interface import FuserModule
 from harness.inference.kv_cache import KVBuffer
 from harness.inference.types import Answer, CallStats, Context, Query, Request
 from harness.models.lm import LM
-
-if TYPE_CHECKING:
-    from harness.config import RunConfig
 
 
 class Sender(Protocol):
@@ -104,12 +101,12 @@ class LoadedModels:
         fusers: one a sharer, where a channel needs them.
         tuned: the receiver after fine-tuning, where a channel needs it.
         self_fuser: of the receiver with itself, where that control is asked.
-        config: of the run.
+        controls: that the run asks for.
         requests: what is going to be asked, where that is known.
     """
 
     receiver: LM
-    config: RunConfig
+    controls: tuple[str, ...] = ()
     sharers: tuple[LM, ...] = ()
     fusers: tuple[FuserModule, ...] = ()
     tuned: LM | None = None

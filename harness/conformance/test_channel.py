@@ -87,7 +87,7 @@ def group_of(spec: ChannelSpec, cast: Cast, items: Sequence[Item]) -> Group:
     config = build({"receiver": "r", "channels": [spec.text], "controls": [], "tasks": ["given"], **needs})
     models = LoadedModels(
         cast.receiver,
-        config,
+        config.controls,
         sharers=(cast.sharer,),
         tuned=cast.receiver,
         requests=[item.request for item in items],

@@ -82,8 +82,6 @@ def assemble(config: RunConfig, requests: Sequence[Request] = (), commits: Commi
             task that words the sharer's turn itself.
     """
     if config.backend != OWN:
-        # (imported above)
-
         return assemble_served(config, [request.query for request in requests])
     commits = commits or Commits()
     places = {name: fuser_place(name, commits) for name in _fusers_asked(config)}
@@ -123,7 +121,7 @@ def _loaded(
     own = _self_fuser(config)
     return LoadedModels(
         receiver,
-        config,
+        config.controls,
         sharers,
         fusers,
         tuned=fine_tuned(config, receiver, commits) if "tuned" in needs else None,
@@ -136,7 +134,7 @@ def arms_of(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     """The arms of one channel, under the name by which it was asked for; none of a channel that is composed."""
     if not spec.entry.build:
         return []
-    taking = [CONTROLS.get(name) for name in taken(models.config.controls, spec.entry)]
+    taking = [CONTROLS.get(name) for name in taken(models.controls, spec.entry)]
     shared = tuple(control.name for control in taking if not control.models)
     groups = [replace(group, controls=shared) for group in _built(spec, models)]
     for control in taking:

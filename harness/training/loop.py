@@ -228,7 +228,7 @@ class Loop:
         tokens = sum(len(one.response) for micro in micros for one in micro.lessons)
         rows = sum(len(micro.lessons) for micro in micros)
         left_out = counted(one.reason for micro in micros for one in micro.left_out)
-        summed = self._sum(torch.tensor([tokens, rows, *left_out], device=self.session.device)).tolist()
+        summed = self._sum(torch.tensor([tokens, rows, *left_out])).tolist()
         return int(summed[0]), int(summed[1]), [int(count) for count in summed[2:]]
 
     def _check_learnable(self) -> None:
@@ -285,7 +285,9 @@ class Loop:
         self.session.accelerator.wait_for_everyone()
 
     def _sum(self, value: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor = self.session.accelerator.reduce(value, "sum")
+        accelerator = self.session.accelerator
+        here = value.to(accelerator.device) if accelerator.num_processes > 1 else value
+        total: torch.Tensor = accelerator.reduce(here, "sum")
         return total
 
 

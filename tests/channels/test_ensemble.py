@@ -11,7 +11,6 @@ from harness.channels.ensemble import RULES, Ensemble, build
 from harness.channels.interface import LoadedModels, Unsuitable
 from harness.channels.registry import EnsembleOptions
 from harness.channels.single import Single
-from harness.config import build as configured
 from harness.inference.batching import Budget
 from harness.inference.types import Request
 from tests.support.tiny import FOREIGN, random_lm, shared_lm
@@ -97,8 +96,7 @@ def test_option_questions_that_ask_for_text_are_answered_by_label() -> None:
 
 def test_open_questions_and_two_vocabularies_do_not_go_together() -> None:
     foreign = random_lm("llama", seed=2, words=FOREIGN)
-    config = configured({"receiver": "r", "sharers": ["s"], "channels": ["receiver", "ensemble"]})
-    models = LoadedModels(RECEIVER, config, (foreign,), requests=[Request(query("Why?"), max_new_tokens=3)])
+    models = LoadedModels(RECEIVER, (), (foreign,), requests=[Request(query("Why?"), max_new_tokens=3)])
     with pytest.raises(Unsuitable, match="two vocabularies"):
         build(models, EnsembleOptions())
     assert build(replace(models, sharers=(SHARER,)), EnsembleOptions())

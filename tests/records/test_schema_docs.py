@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from harness.config import build, json_schema
+from harness.cli import json_schema
+from harness.config import build
 from tests.support.record_examples import board_record, reported_record, run_record, sample, timing
 
 EXAMPLES = {
@@ -24,7 +25,7 @@ def test_committed_schemas_are_the_generated_ones(tmp_path: Path) -> None:
     json_schema.write(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
         file.name: file.read_bytes() for file in json_schema.FOLDER.iterdir()
-    }, "run: python -m harness.config.json_schema"
+    }, "run: python -m harness.cli.json_schema"
 
 
 @pytest.mark.parametrize("name", json_schema.MODELS)

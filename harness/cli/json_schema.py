@@ -1,6 +1,6 @@
 """JSON Schemas of everything that a run reads and leaves behind, generated from the models.
 
-`python -m harness.config.json_schema [folder]` writes them; a test finds a folder that was not regenerated.
+`python -m harness.cli.json_schema [folder]` writes them; a test finds a folder that was not regenerated.
 """
 
 from __future__ import annotations
