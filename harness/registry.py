@@ -1,6 +1,4 @@
-"""Named entries of one kind, from the harness, installed distributions and plug-in modules.
-
-Named entries of one kind: ours, those of installed distributions, those of a plug-in module.
+"""Named entries of one kind: ours, those of installed distributions, those of a plug-in module.
 
 Guarantees that a name means one thing (a second entry of that name is an error), that an unknown name gets its nearest
 neighbour, and that nothing of another distribution is imported before its name is asked for.
@@ -14,6 +12,7 @@ A plug-in registers its entries when it is imported (``CHANNELS.add(ChannelEntry
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points

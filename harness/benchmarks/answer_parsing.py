@@ -352,7 +352,7 @@ def fields_of(scores: Scores) -> dict[str, Any]:
     """Returns what a sample records of its scores; `correct` is full marks in the first metric."""
     first, readings = scores.first_filter, scores.readings
     right = next(iter(scores.values.values())) == 1.0
-    fields = {
+    fields: dict[str, Any] = {
         "predicted": readings[first],
         "predicted_strict": readings.get("strict", readings[first]),
         "correct": right,

@@ -44,7 +44,7 @@ _CHOICES = (*PARSERS, "both")
 
 
 @register_filter("answer_letter")
-class AnswerLetter(Filter):  # type: ignore[misc]
+class AnswerLetter(Filter):
     """Reads the letter of an option from every text; None where there is none.
 
     In a task file: ``filter: [{function: answer_letter, parser: strict}, {function: take_first}]``.

@@ -231,7 +231,7 @@ class Views:
             raise UserError(f"metadata.{key} of task {self.task!r} cannot be filled in for a row: {error}.") from error
 
     def _without_options(self, usual: str, document: Mapping[str, Any]) -> str:
-        hidden = self.doc_to_text(without_options(document))
+        hidden = str(self.doc_to_text(without_options(document)))
         shown = [text for text in option_texts(document) if text in usual and hidden.count(text) >= usual.count(text)]
         if hidden == usual:
             raise UserError(f"{self._hiding}, but its doc_to_text shows none of a row; leave receiver_hides out.")

@@ -284,8 +284,8 @@ class Planner:
         n, rows = len(encoded.ids), 1 + len(self.sharers)
         end = min(encoded.n_prompt, n - 1)
         if sharer is None:
-            fused = ((0, end),) if end > 0 else ()
-            return Plan((encoded.ids,) * rows, ((True,) * n,) * rows, fused, encoded.options)
+            whole = ((0, end),) if end > 0 else ()
+            return Plan((encoded.ids,) * rows, ((True,) * n,) * rows, whole, encoded.options)
         theirs = encode(self.receiver, sharer)
         ids = theirs.ids[: min(theirs.n_prompt, len(theirs.ids) - 1)]
         fused, own = common_stretches(encoded.ids[:end], ids)

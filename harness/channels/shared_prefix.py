@@ -85,11 +85,11 @@ def prefill_behind(
         work: is charged.
     """
     rows = [prompt.ids for prompt in prompts]
-    columns = left_padded(rows, list(lengths), lm)
+    columns = left_padded(rows, lengths, lm)
     buffer = new_buffer(lm, len(rows), max(lengths) + columns.ids.shape[1] + ANSWER_ROOM)
     hidden = _filled(lm, buffer, parts, lengths, layers)
-    unseen = [layer for layer in range(lm.n_layers) if layer not in layers]
-    mask = LayerMask.prefix(tuple(unseen), hidden) if unseen and max(lengths) else None
+    unseen = tuple(layer for layer in range(lm.n_layers) if layer not in layers)
+    mask = LayerMask.prefix(unseen, hidden) if unseen and any(lengths) else None
     logits = extend(lm, buffer, columns, work.counters, keep=1, layer_mask=mask)
     assert logits is not None
     work.counters.prompt_tokens += columns.tokens

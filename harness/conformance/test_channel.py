@@ -81,7 +81,7 @@ def items_of(folder: Path, form: str, facts: tuple[str, ...] = FACTS, views: boo
 
 def group_of(spec: ChannelSpec, cast: Cast, items: Sequence[Item]) -> Group:
     """The channel with every control that it can take; skips where it refuses the questions in a sentence."""
-    needs = {"sharers": ["s"]} if "sharer" in spec.entry.needs else {}
+    needs: dict[str, Any] = {"sharers": ["s"]} if "sharer" in spec.entry.needs else {}
     needs |= {"fusers": ["f"]} if "fuser" in spec.entry.needs else {}
     needs |= {"tuned": "t"} if "tuned" in spec.entry.needs else {}
     config = build({"receiver": "r", "channels": [spec.text], "controls": [], "tasks": ["given"], **needs})

@@ -11,7 +11,7 @@ from harness.errors import UserError
 from harness.imported.building import Importer
 from harness.imported.formats import FORMATS
 from harness.imported.manifest import ENDINGS, Wanted, build, read_manifest
-from harness.leaderboard.reported import ReportedRecord, add_reported
+from harness.leaderboard.reported import Figure, ReportedArm, ReportedRecord, add_reported
 from harness.leaderboard.reported.format import NOT_ASKED
 from harness.paths import LEADERBOARDS
 from harness.results.formatting import arm_text, percent_text
@@ -133,7 +133,8 @@ def _arm(text: str) -> tuple[str, dict[str, str]]:
 def _said(record: ReportedRecord) -> str:
     """One line about a record."""
     counts = [*(_n(arm.predicted) for arm in record.arms), *(figure.n for figure in record.figures)]
-    listed = zip([*record.arms, *record.figures], counts, strict=True)
+    arms: list[ReportedArm | Figure] = [*record.arms, *record.figures]
+    listed = zip(arms, counts, strict=True)
     scores = ", ".join(
         f"{' '.join(filter(None, (arm_text(arm.channel, arm.control), arm.variant)))} {percent_text(arm.right / n)} "
         f"({arm.right} of {n})"
