@@ -1,13 +1,13 @@
 """Controls of the message: what a question gets in place of the message that was sent for it.
 
-`mismatched`, `mean`, `zeroed` and `noise` leave nothing of what the question's own message said: `noise` is drawn with
-each feature's mean and deviation over the tokens of another question's message. `shuffled_tokens` takes the order away
-and `noise_own` all but each feature's mean and deviation over the message's own tokens: what a message says on average,
-or by its tokens in any order, stays.
+`mismatched`, `mean`, `zeroed` and `noise` remove everything that the question's own message said; `noise` is drawn with
+each feature's mean and deviation over the tokens of another question's message. `shuffled_tokens` removes the order of
+the tokens, and `noise_own` everything but each feature's mean and deviation over the message's own tokens: what a
+message says on average, or by its tokens in any order, stays.
 
-Guarantees that what a question gets under a control depends on the question and the seed alone, never on how
-questions were batched. Which question lends its message is fixed before anything runs, see `harness.channels.engine`. A
-control works on what the receiver would have read, so on what a codec has decoded.
+Guarantees that what a question gets under a control depends on the question and the seed alone, never on how questions
+were batched. The question that lends its message is fixed before anything runs, see `harness.channels.engine`. A
+control changes what the receiver would have read, that is, what a codec has decoded.
 """
 
 from __future__ import annotations

@@ -1,21 +1,13 @@
 """Answers requests through the arms of a channel, batch by batch, so that an error stays with its request.
 
-Whose message a question gets in place of its own, fixed before anything runs.
-
-Guarantees that a donor depends on the questions of a task, their lengths and the seed alone: not on batches, on what
-was answered before, on who else answers, or on which batch had to be halved.
-
-Calls that may fail without ending a run: the error becomes data, and only then is memory given back.
-
-Guarantees that nothing of a failed call is alive when the next one starts, since a traceback holds every tensor of its
-frames; and that a device which no longer computes ends the run instead of failing one question after another.
-
-Answers requests through a channel: batches by length, shared prefills, nothing lost when a batch fails.
-
 Guarantees one answer per request, in the order of the requests. A batch that fails is halved, down to one request,
-whose error then is its answer; no other request loses its own. Several arms of one channel (the message as sent and
-under controls) share the sharer's half and what the receiver reads before a message matters, so that a control costs
-little more than its fusion. The size that fits the memory is remembered once one did not.
+whose error is then its answer; the batch size that fits the memory is remembered. Memory is given back only after the
+error has become data, because a traceback holds every tensor of its frames. A device that no longer computes ends the
+run. The arms of one channel (the message as sent, and under controls) share the sharer's half and what the receiver
+reads before the message, so a control costs little more than its fusion.
+
+A donor, the question whose message another one gets, is fixed before anything runs. It depends on the questions of a
+task, their lengths and the seed alone, not on batches, halving, or earlier answers.
 """
 
 from __future__ import annotations

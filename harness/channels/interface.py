@@ -1,11 +1,8 @@
 """The protocols of a channel, and what its builder is given and returns.
 
-The protocols that every channel fits: `send` makes a message, `receive` reads it and yields a context.
-
-What follows a `Context` (scoring, decoding, timing, recording) is shared, so channels differ only in what is
-compared. A new channel is one file with these two halves and a line in the registry.
-
-What a channel's builder gets and what it gives back.
+`send` makes a message; `receive` reads it and returns a context. What follows a `Context` (scoring, decoding, timing,
+recording) is the same code for all channels, so channels differ only in what is compared. A new channel is one file
+with these two methods and an entry in the registry.
 """
 
 from __future__ import annotations

@@ -1,21 +1,14 @@
 """Messages: what crosses from a sharer to a receiver, how it is encoded, and how many bytes that is.
 
-What crosses from sharer to receiver: nothing, text, or tensors.
+A message is empty, text or tensors. Controls and records know it by its base class alone: a channel sends a
+`TextMessage`, a `TensorMessage` or a subclass with fields of its own, and every control of that kind works on it. The
+receiver and all controls work on what was decoded. Nothing here runs a model.
 
-Controls and records know a message by its base alone. A channel sends a `TextMessage` or a `TensorMessage`, or a
-subclass of one with fields of its own, and every control of that kind works on it.
-
-How a message of tensors crosses: as it is, or in int8 or int4 with a scale for each token and head.
-
-Symmetric quantisation. For the `head_dim` features x of one token and head of one entry
-
-    scale = max|x| / q_max,   q = round(x / scale),   x' = q * scale,   q_max = 127 (int8) or 7 (int4)
-
-so that |x' - x| <= max|x| / (2 q_max) up to the rounding of the scale to bfloat16, which stands before its values on
-the wire. A token is encoded by itself, so what a question gets does not depend on its company. Numbers that are not
-finite make the scale so, and all of their token and head not a number, which is found where the answer is read.
-
-The receiver, and every control, works with what was decoded. Imports nothing that runs a model.
+Tensors cross as they are or quantised symmetrically. For the `head_dim` features x of one token and head of one entry,
+q = round(x / scale) and x' = q * scale with scale = max|x| / q_max, where q_max is 127 (int8) or 7 (int4), so that |x'
+- x| <= max|x| / (2 q_max) up to the rounding of the scale to bfloat16, which precedes its values. Each token is encoded
+by itself, so what a question gets does not depend on its batch. A number that is not finite turns its token and head
+into NaN, which is found where the answer is read.
 """
 
 from __future__ import annotations

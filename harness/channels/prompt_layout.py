@@ -1,19 +1,12 @@
 """How prompts are fitted, prefilled and laid out for a receiver and its sharers, as token indices.
 
-What the channels share: fitting prompts into a model and reading a prompt from start to end.
+Guarantees one row of equal length per model, so that position `i` of the receiver meets position `i` of every sharer,
+that every row's tokens keep their order, and that a row without a token at a step takes no part in it. Models of one
+vocabulary read the receiver's own ids; for others the prompt is aligned section by section (C2C, section 3.3.2).
+Alignment costs accuracy, so `auto` uses it only where vocabularies differ.
 
-How a prompt is laid out for a receiver and its sharers: whose token stands where, and which are fused.
-
-Guarantees one row of equal length per model, so that position `i` of the receiver meets position `i` of every
-sharer. Models of one vocabulary read the receiver's own ids; for others the prompt is aligned section by section
-(C2C, section 3.3.2). Alignment costs accuracy, so `auto` uses it only where vocabularies differ.
-
-Where the sharer has a view of its own, what both read is fused, token by token, and what the sharer alone reads is read
-in its place: the rows then differ in length, and the plan says where the fused tokens stand in each.
-
-Which tokens of which prompts are read and fused together, as indices.
-
-Guarantees that every row's tokens keep their order and that a row without a token at a step takes no part in it.
+Where the sharer has its own view of a question, what both models read is fused token by token, and what the sharer
+alone reads is read in its place. The rows then differ in length, and the plan says where the fused tokens are in each.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Routing, and what all channels without a model pass have in common.
+"""Channels without a model pass, composed from answers and times of other channels of the same run: routing.
 
-Channels without a model pass: their answers and times are composed of other channels' of the same run.
-
-Routing: each question goes to one model, by a score that costs no pass beyond those of the models themselves.
-
-One share, or one threshold, decides over the whole task: a router that must send half of every part away cannot send
+Routing sends each question to one of two models, by a score that costs no pass beyond those of the models. One share,
+or one threshold, decides over the whole task, because a router that has to send away half of every part cannot send
 away the half that should go. The answers are those of the two models alone, so nothing is asked again. The floor is the
-random router, which sends as many questions away, recorded under the control `random`.
+random router, which sends away as many questions and is recorded under the control `random`.
 """
 
 from __future__ import annotations

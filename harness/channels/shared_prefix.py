@@ -1,7 +1,7 @@
-"""Keys and values that one model has read stand before another model's prompt, in the layers that are chosen.
+"""Places keys and values that one model has read before another model's prompt, in the chosen layers.
 
-For channels without a fuser between models of one cache shape. The reader's positions go on behind the prefix; layers
-that are not chosen see the reader's own tokens alone.
+For channels without a fuser between models of one cache shape. The reader's positions continue behind the prefix;
+layers that are not chosen see the reader's own tokens alone.
 
 Usage:
     check_same_shape(receiver, sharer)

@@ -1,20 +1,13 @@
 """The C2C fuser: its configuration, and all layers in one batched product.
 
-What fixes a fuser: the shapes of both KV-caches, its widths, its layer map and its schedule.
-
-Guarantees that a config which exists is a possible one, whoever made it, and needs no torch, so that
-records and messages can name a fuser cheaply.
-
-The fuser's arithmetic over stacked weights: the first dimension is the entry, in weights and in values.
-
-Guarantees one batched product a linear layer whatever the number of entries; the price is that all
-entries must share their shapes.
-
-The C2C fuser with every layer's weights stacked, so that one batched product serves all layers.
+The configuration fixes a fuser: the shapes of both KV-caches, its widths, layer map and schedule. An impossible one
+cannot be constructed. The weights of all layers are stacked, with the entry as the first dimension of weights and
+values, so that a linear layer is one batched product whatever the number of entries. The price is that all entries
+share their shapes, and that an evaluation of a subset of entries keeps a contiguous copy of their weights beside the
+originals.
 
 Guarantees the numbers of the paper's per-layer projectors (section 3.3: projection, dynamic weighting, gate), which
-`harness.fusers.reference` writes out, for any number of leading token dimensions. Trades memory for calls: an
-evaluation that passes a subset of entries keeps a contiguous copy of that subset's weights beside the originals.
+`harness.fusers.reference` writes out, for any number of leading token dimensions.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """Which sharer layer each receiver layer reads, and whether a fuser fits two models.
 
-Which sharer layer each receiver layer reads (C2C, section 3.3.2, "layer alignment").
-
-Guarantees pairs (receiver layer, sharer layer) for every receiver layer, in ascending order.
-
-The shape of a model's KV-cache, as far as a fuser cares, and whether a fuser fits two models.
-
-Guarantees that a mismatch is named (layer, dimension, expected, found) before any model runs.
+Guarantees one pair (receiver layer, sharer layer) for every receiver layer, in ascending order (C2C, section 3.3.2,
+"layer alignment"), and that a mismatch between a fuser and the shapes of two KV-caches is named (layer, dimension,
+expected, found) before any model runs.
 """
 
 from __future__ import annotations

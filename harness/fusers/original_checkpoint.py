@@ -1,13 +1,8 @@
 """The checkpoint format of the original C2C trainer: its names and shapes, reading and writing.
 
-Names, shapes and JSON of the original C2C trainer's projector files.
-
-Guarantees that both directions use one table of names, so that reading and writing cannot drift apart.
-
-The checkpoint format of the original C2C trainer: one projector a receiver layer.
-
-Guarantees a bit-equal round trip. Reads folders with one receiver and one sharer, whatever numbers the
-trainer gave them, and one projector a layer; all layers must share their shapes, because ours are stacked.
+The format keeps one projector a receiver layer. Guarantees a bit-equal round trip; both directions use one table of
+names, so they cannot drift apart. Reads folders with one receiver, one sharer and one projector a layer, whatever
+numbers the trainer gave them. All layers must share their shapes, because the weights are stacked here.
 """
 
 from __future__ import annotations

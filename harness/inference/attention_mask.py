@@ -1,15 +1,12 @@
 """Which columns of a cache a token may attend to, for all layers or layer by layer.
 
-Which columns of a cache a token may attend to, by the model's own rule applied to positions.
+transformers makes one mask for all layers of a kind, from a rule (causal, sliding window, chunks) over column numbers.
+In a padded batch, and where options stand side by side, the number of a column is not its position. Guarantees that
+every layer gets the rule that its own model asks for, evaluated on positions; nothing is read from a configuration,
+which may hold keys that no layer uses.
 
-transformers makes a mask from a rule (causal, sliding window, chunks) over column numbers. In a padded batch and where
-options stand side by side a column's number is not its position. Guarantees that every layer gets the rule that its own
-model asks for, evaluated on positions; nothing is read from a configuration, which may hold keys that no layer uses.
-
-Masks by layer: columns of a cache that chosen layers may not attend to, although the other layers do.
-
-transformers makes one mask for all layers of a kind. Guarantees that a layer which is kept from columns computes what
-it would without them, positions being equal, or a refusal where the architecture hands no mask to that layer.
+Chosen layers can be kept from columns that the other layers see. Such a layer computes what it would without these
+columns, at equal positions; an architecture that hands no mask to the layer is refused.
 """
 
 from __future__ import annotations

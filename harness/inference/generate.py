@@ -1,11 +1,8 @@
 """Answers from a prefilled batch: greedy decoding and loglikelihoods, the same code for every channel.
 
-From a context to an answer: scoring options and greedy decoding, the same code for every channel.
-
-Guarantees that options are scored from one prefill however many tokens they have, that no forward call runs whose
-result nobody reads, and that numbers which are not finite are raised, never compared.
-
-From a prefilled batch to answers: options scored, labels named, texts decoded; the same for every channel.
+Options are scored, labels named and texts decoded from a context. Guarantees that options are scored from one prefill
+however many tokens they have, that no forward call runs whose result is not read, and that numbers which are not finite
+are raised as an error and never compared.
 """
 
 from __future__ import annotations

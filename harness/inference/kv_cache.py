@@ -1,22 +1,14 @@
 """The KV-cache of everything that runs after a prompt: on one device, per layer, or with its heads split.
 
-One KV-cache for everything that runs after a prompt: prefill, fusion, scoring, decoding.
+Prefill, fusion, scoring and decoding share one cache. Every column knows its position and whether it is a real token,
+so attention depends on positions and never on padding. `KVBuffer` keeps keys and values of all layers in one
+allocation: a fuser gathers and scatters over layers at once and decoding appends in place, at the price that all layers
+share one shape.
 
-Guarantees that keys and values of all layers lie in one allocation, so that a fuser can gather and scatter
-over layers at once and decoding appends in place; the price is that all layers must share one shape. Every
-column of the cache knows its position and whether it is a real token, so attention depends on positions and
-never on how prompts happened to be padded.
-
-A KV-cache whose layers lie where the model's layers lie, for a model larger than one device.
-
-Guarantees the numbers of `KVBuffer`: every layer writes and reads its keys and values on its own device, and what a
-fuser asks for is brought to the device that the model's inputs enter at. Only fused tokens ever move. The price is an
-operation a layer, where one device needs a single one for all.
-
-A KV-cache whose heads are split over processes, for a model every layer of which is (tensor parallelism).
-
-Guarantees that a fuser sees what it would see in one process: every process gathers all heads of the tokens that are
-fused, computes the same, and stores its own heads of it. Only fused tokens ever travel.
+Two variants give the same numbers for a model on several devices. In one, every layer keeps its keys and values on its
+own device, and fused tokens are brought to the device of the model's inputs, at one operation a layer instead of one
+for all. In the other (tensor parallelism), every process gathers all heads of the fused tokens, computes the same, and
+stores its own heads. Only fused tokens ever move.
 """
 
 from __future__ import annotations

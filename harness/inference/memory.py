@@ -1,11 +1,8 @@
 """Peak memory: of a process, of the GPU, and of one call.
 
-Peak memory: of the GPU's allocator where there is one, of the whole process otherwise.
-
-Peak memory of one call above what was there before it.
-
-Guarantees a figure of its own for every call, or none: on a GPU the allocator's, on Linux the kernel's high-water
-mark of resident memory, which can be reset. Elsewhere nothing is reported rather than something else.
+A call's peak is what it needs above what was there before it. Guarantees a figure of its own for every call, or none:
+on a GPU the allocator's, on Linux the kernel's high-water mark of resident memory, which can be reset; elsewhere
+nothing is reported. The peak of a run is the GPU allocator's where there is one, otherwise that of the whole process.
 """
 
 from __future__ import annotations

@@ -1,18 +1,13 @@
 """Queries, requests, contexts and answers, and what a call costs: its counters and its clock.
 
-Seconds of the stages of one answer.
+Everything that asks or answers shares these types; they know nothing of channels.
 
-Guarantees that a stage is one call under one timer and that reading the result costs one synchronisation at the
-end: on a GPU stages are pairs of CUDA events, on a CPU `perf_counter`. Where models lie on several GPUs no event sees
-all of them, so every mark waits for all. A clock that is not asked costs nothing.
+The clock measures the stages of one answer in seconds. A stage is one call under one timer, and reading the result
+costs one synchronisation at the end: on a GPU stages are pairs of CUDA events, on a CPU `perf_counter`. Where models
+are on several GPUs no event sees all of them, so every mark waits for all. A clock that is not read costs nothing.
 
-What a piece of work asked of the models, call by call, for whoever wants to know what it must cost at least.
-
-Forward calls and fusions report themselves; nothing is kept unless a log is open in this thread.
-
-A question, what is wanted for it, a prefilled batch, an answer, and what a call cost.
-
-Everything that asks or answers shares these types. They know nothing of channels.
+Forward calls and fusions report themselves, so that the least cost of the work can be computed; nothing is kept unless
+a log is open in this thread.
 """
 
 from __future__ import annotations

@@ -1,15 +1,11 @@
 """Conversations, their rendering by a chat template, and the token ids of one model.
 
-The date that chat templates write where they ask for today's.
-
-Guarantees that a prompt is the same on every day: a template that reads the clock gets one fixed date, which is part of
-a run's identity.
-
-From a conversation to the token ids of one model.
-
-Guarantees that every model reads the conversation through its own chat template, that what is appended after the
+Guarantees that every model reads a conversation through its own chat template, that what is appended after the
 generation prompt (the answer's opening words) stays apart, since a message never covers it, and that a prompt and the
-options behind it are cut where `harness.models.token_seam` finds the seam in the tokens of the whole text.
+options behind it are cut at the seam that `harness.models.token_seam` finds in the tokens of the whole text.
+
+A prompt is the same on every day: a template that reads the clock gets one fixed date, which is part of the identity of
+a run.
 """
 
 from __future__ import annotations

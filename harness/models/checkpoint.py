@@ -1,14 +1,9 @@
 """Reads a model and its tokenizer from a Hugging Face folder and checks that every weight was read.
 
-What of a checkpoint is read, and whether the model that came out of it is the one that was saved.
-
-Guarantees that no tensor is left over, missing, stored twice, tied against its own values or read without the scales
-of its quantisation: each of these loads in silence elsewhere and only the scores differ.
-
-A model and its tokenizer out of a folder or a hub repository in the Hugging Face layout.
-
-Guarantees that what was loaded is the whole checkpoint and nothing else, and that every token id which the tokenizer
-writes by itself has a row in the embedding table.
+Guarantees that what was loaded, from a folder or a hub repository, is the whole checkpoint and nothing else: no tensor
+is left over, missing, stored twice, tied against its own values, or read without the scales of its quantisation. Each
+of these loads in silence elsewhere, and only the scores differ. Every token id that the tokenizer writes by itself has
+a row in the embedding table.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Weights and tokenizer of a GGUF file.
 
-The tokenizer of a GGUF file: how text is split before merging, what is added to it, and what ends an answer.
-
-Weights and tokenizer of a GGUF file, through transformers' reader, with what that reader passes over.
+Both are read through transformers' reader, and what that reader passes over is added here: how the tokenizer splits
+text before merging, what it adds to a text, and which tokens end an answer.
 """
 
 from __future__ import annotations

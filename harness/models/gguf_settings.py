@@ -1,10 +1,8 @@
 """The keys of a GGUF file: applied to the configuration, or refused by name.
 
-The keys and tensors of a GGUF file, before anything is made of them.
-
-Rotary position embeddings of a GGUF file: base, rotated width, scaling and factors for each frequency.
-
-The keys of a GGUF file that describe the model: each is in the configuration, written into it, or refused.
+Every key and tensor is listed before a model is made of it. A key that describes the model is in the configuration,
+written into it, or refused; among them are those of rotary position embeddings: base, rotated width, scaling, and
+factors for each frequency.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
 """A loaded language model, the shape of its KV-cache, and the devices that its layers are on.
 
-Linear layers that multiply a single row as a vector, which is what decoding at batch 1 does all the time.
+A model larger than one device is spread layer by layer in one process or split over several processes. Guarantees that
+placement affects speed and memory alone: prompts, fusion and decoding are the same, and in exact arithmetic so are the
+answers.
 
-On a CPU in bfloat16 the matrix library reads its weights at half the speed when one row comes as a matrix. Guarantees
-the same weights under the same names; only who multiplies changes, so numbers agree up to rounding.
-
-Where a model larger than one device lies: spread layer by layer in one process, or split over several processes.
-
-Guarantees that placement is a matter of speed and memory alone: prompts, fusion and decoding are the same, and in
-exact arithmetic so are the answers.
+On a CPU in bfloat16 the matrix library reads weights at half the speed when a single row comes as a matrix, which
+decoding at batch 1 does all the time. Linear layers therefore multiply such a row as a vector, with the same weights
+under the same names, so numbers agree up to rounding.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Loads a language model from a reference: a hub id with optional ``@revision``, a folder, or a GGUF file.
 
-Which kinds of cache layers transformers makes for a configuration, as far as they are not plain keys and values.
-
-Loading a language model from one reference syntax: a hub id with optional ``@revision``, a folder, a GGUF file.
-
-Guarantees that nothing of the checkpoint but its weights and tokenizer takes part: sampling settings are
-dropped, remote code runs only where the user wrote so, weights are read as data.
+Guarantees that nothing of the checkpoint but its weights and tokenizer takes part: sampling settings are dropped,
+remote code runs only where the user asked for it, and weights are read as data. Cache layers that are not plain keys
+and values are recognised from the configuration.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Where a prompt ends and what follows it begins, in tokens.
 
-A tokenizer may merge across the seam: behind ``Answer: `` the word ``blue`` is the one token `` blue``. So nothing is
-ever tokenised apart; the whole text is, and the seam is found among its tokens. Two rules find it:
+A tokenizer may merge across the seam: behind ``Answer: `` the word ``blue`` is the one token `` blue``. Therefore the
+whole text is tokenised, never its parts, and the seam is found among its tokens by one of two rules. Both give one
+prompt for all continuations, so that one prefill serves them.
 
 * `kept`: the prompt keeps every token that it has in common with all the whole texts. What a tokenizer merges across
   the seam belongs to what follows.
 * `as_lm_eval`: lm-eval's `TemplateLM._encode_pair`. White space that ends the prompt moves to the continuation, and
   the continuation begins behind as many tokens as the stripped prompt has.
-
-Both give one prompt for all continuations, so that one prefill serves them.
 """
 
 from __future__ import annotations
