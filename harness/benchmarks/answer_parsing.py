@@ -1,23 +1,14 @@
 """Answer letters from generated text, as the paper reads them and strictly, and the scores of an answer.
 
-Answer letters from generated text where nothing else can be meant, and echoes of the instruction.
+`paper` returns, letter for letter, what the evaluator released with Cache-to-Cache (v2, March 2026) returns, oddities
+included ("The correct answer is Carbon dioxide." is C, the article "a" is A), so published scores stay comparable. Its
+only extension is to the letters of questions with more than four options. The strict reading accepts the letter alone,
+the letter with its option's text, or a declaration; a denial, a question, and a text that names another label are no
+answers, so some answers that a person would understand are lost. Both readings are reported, with how often they
+disagree. Echoes of the instruction are recognised.
 
-Guarantees that a text is read only if it is an answer and nothing but one: the letter alone, the letter with its
-option's text, or a declaration. A denial ("I do not think the answer is B."), a question, and a text that names
-another label are no answers. The price is that some answers which a person would understand are left out.
-
-Answer letters from generated text as the paper reads them.
-
-Guarantees that `paper` returns, letter for letter, what the evaluator released with Cache-to-Cache
-(v2, March 2026) returns, oddities included ("The correct answer is Carbon dioxide." is C, the
-article "a" is A): published scores stay comparable. The strict reading is in `harness.benchmarks.answer_parsing`; both
-are reported, with how often they disagree. Questions with more than four options extend the letters to those of the
-options and change nothing else.
-
-Scores of one answer: the filters and `process_results` of its lm-eval task, applied once.
-
-Guarantees that a loglikelihood or a metric that is not a number is an error for the caller to count: it never becomes
-a wrong answer.
+An answer is scored once, by the filters and `process_results` of its lm-eval task. A loglikelihood or a metric that is
+NaN is an error for the caller to count, never a wrong answer.
 """
 
 from __future__ import annotations

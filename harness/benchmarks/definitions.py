@@ -1,11 +1,8 @@
 """The benchmarks: their datasets, pinned revisions, splits and subjects.
 
-The subjects of MMLU and C-Eval, by the categories under which both are usually reported.
-
-Which rows of which dataset each benchmark asks: the only place that names datasets and revisions.
-
-Guarantees one pinned revision a dataset and one integer version a benchmark. A changed prompt or
-filter is a new version; a changed dataset is a new name.
+The only place that names datasets and revisions: one pinned revision a dataset, one integer version a benchmark. A
+changed prompt or filter is a new version; a changed dataset is a new name. Subjects of MMLU and C-Eval are listed with
+the categories under which both are usually reported.
 """
 
 from __future__ import annotations

@@ -1,17 +1,11 @@
 """From raw rows to checked question documents, and the most frequent label of the other splits.
 
-How each dataset writes a question: raw row -> candidate document, and the rows a benchmark leaves out.
+Each dataset has a reader that turns a raw row into a candidate document. A reader never judges: odd values pass through
+it and are refused by the check of the canonical document that every task yields. Guarantees that whatever reaches a
+model is complete: a row that is not stops the run with a sentence that names it.
 
-Guarantees that a reader never judges: odd values pass through for `harness.benchmarks.documents` to refuse. A row
-that the protocol leaves out is marked with the reason and still has to be well formed, so a broken
-row cannot hide behind a filter.
-
-The canonical question document that every task yields, and the check each row has to pass.
-
-Guarantees that whatever reaches a model is whole: a row that is not stops the run with a sentence
-that names it. No row is skipped except by a benchmark's declared filter, which is logged with counts.
-
-The label that is right most often in the splits of a benchmark that are not tested.
+No row is skipped except by a benchmark's declared filter, which is logged with counts. A row that the protocol leaves
+out is marked with the reason and still has to be well formed, so a broken row cannot hide behind a filter.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
 """The functions and filters that the task files name.
 
-The readers of answer letters as filters of lm-eval, under the name `answer_letter`.
+They load documents, write prompts and score answers, the same for every task, and register the readers of answer
+letters as the lm-eval filter `answer_letter`. Guarantees that documents are canonical before lm-eval sees them. They
+are made while loading and not in `process_docs`, because only there the configuration that names them is known.
 
-The prompt of the paper, as its released evaluator builds it, byte for byte where a question has four options.
-
-The released evaluator asks for "A/B/C/D" however many options there are, and so do benchmarks that keep its sentence
-(ARC-Challenge, where six rows have three or five options); elsewhere the sentence names the labels of the row.
-
-What the task files call: loading, prompting and scoring, the same for every task.
-
-Guarantees that documents are canonical before lm-eval sees them. Documents are made while loading and not in
-`process_docs`, because only there the configuration that names them is known.
+The paper's prompt is built as its released evaluator builds it, byte for byte where a question has four options. That
+evaluator asks for "A/B/C/D" however many options there are, and so do benchmarks that keep its sentence (ARC-Challenge,
+where six rows have three or five options); elsewhere the sentence names the labels of the row.
 """
 
 from __future__ import annotations

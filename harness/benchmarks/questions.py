@@ -1,8 +1,7 @@
-"""The questions of a run: loaded from lm-eval tasks, one item a question, duplicates in one cluster.
+"""The questions of a run: loaded from lm-eval tasks by name, one item a question, duplicates in one cluster.
 
-Questions that several subjects or tasks of a run ask: each is in one cluster for the statistics.
-
-Tasks by name, as questions: lm-eval builds the requests, we keep one item a question.
+lm-eval builds the requests; one item a question is kept. A question that several subjects or tasks of a run ask is in
+one cluster for the statistics.
 """
 
 from __future__ import annotations

@@ -1,17 +1,11 @@
 """Benchmarks by name: ours, those of other distributions, and the number of questions each declares.
 
-Folders of benchmarks that other distributions and plug-in modules bring. Imports neither torch nor lm-eval.
+Listing scans the task files of the harness, of other distributions and of plug-in modules, and imports neither torch
+nor lm-eval. A name means one of these tasks: patterns and lm-eval's own tasks are refused, because a record must say
+which version was run. A user's own task is given by its YAML file and may not have the name of one of ours.
 
-How many questions a benchmark declares, against how many its data has.
-
-Guarantees that a score is never reported under a benchmark's name for another number of questions, unless a limit says
-that it is one of fewer.
-
-Names of the tasks, and tasks by name.
-
-Guarantees that listing costs a scan of the task files and no import of lm-eval, and that a name means a
-task of this folder: patterns and lm-eval's own tasks are refused, because a record must say which of our
-versions was run. A task of one's own is given by its YAML file and may not have the name of one of ours.
+Guarantees that a score is never reported under a benchmark's name for another number of questions than the benchmark
+declares, unless a limit says that it is one of fewer.
 """
 
 from __future__ import annotations

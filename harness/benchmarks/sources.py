@@ -1,20 +1,12 @@
 """Rows of a dataset split, from the hub at a pinned revision or from a folder of local copies.
 
-One split of a data set on the hub, read from the files of one commit.
+Guarantees that only the requested split is read and that anything missing or broken is named. From the hub, the files
+of one commit are fetched first and read from their folder, because the `datasets` library serves whatever revision it
+has where the hub cannot be asked.
 
-The `datasets` library serves whatever revision it has where the hub cannot be asked; here files are fetched first and
-read from their folder.
-
-Rows of a dataset split from a folder of local copies: JSON lines or parquet, named as on the hub.
-
-Guarantees that a split is read from one form only and whole: two forms of it, or a missing shard, are refused.
-
-Rows of a dataset split, from the hub or from local copies of it.
-
-Guarantees that only the one split that is asked for is read, at its pinned revision, and that
-whatever is missing or broken is named. Where a folder of local copies is given, or `HARNESS_DATASETS_DIR`
-names one, rows come from there (see `harness.benchmarks.sources`) and the network is not touched; the revision of such
-copies is the caller's affair.
+Local copies are JSON lines or parquet, named as on the hub. They are used where a folder is given or
+`HARNESS_DATASETS_DIR` names one; the network is then not touched, and their revision is the caller's responsibility. A
+split is read whole and from one form only: two forms of it, or a missing shard, are refused.
 """
 
 from __future__ import annotations

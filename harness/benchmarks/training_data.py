@@ -1,15 +1,11 @@
 """Training chats from a benchmark's other splits, without questions that are tested.
 
-Questions that are the same, or nearly so, as one of a given set.
+A chat has the task's own wording and the answer that it asks for. Options are shuffled by the seed and the question's
+id alone, so no letter is favoured and the same command writes the same bytes.
 
-Guarantees that a question with the same words in any order, under any id and with its options in any order, is
-recognised, and so is one that differs in a few words.
-
-Training chats out of a benchmark's other splits: the task's own wording and the answer that it asks for.
-
-Guarantees that options are shuffled by the seed and the question's id alone, so that no letter is favoured and the same
-command writes the same bytes. A benchmark's tested split is refused, and its questions are left out where they stand
-in another split as well, word for word or nearly so (see `harness.benchmarks.training_data`).
+A benchmark's tested split is refused, and its questions are left out where they occur in another split as well. A
+question counts as the same if it has the same words in any order, under any id and with its options in any order, or
+differs in a few words.
 """
 
 from __future__ import annotations

@@ -1,19 +1,13 @@
 """Who sees what of a question: the receiver's and the sharer's view, the bare question and its options.
 
-What a text sharer is asked about: the bare question of a row and its options, wherever the row keeps them.
-
-Guarantees that nothing is guessed: a field that is no question (`question: cause` in COPA) counts as none, and so does
-one that lists the options already, because a sharer that is not to see them would.
-
-Who sees what of a task's questions: the receiver's and the sharer's view, as the task's file says.
-
-Under `metadata`, which lm-eval keeps as it is, a task may say:
+The bare question and its options, which a text sharer is asked about, are never guessed: a field that is no question
+(`question: cause` in COPA), or that lists the options already, counts as none. A task says who sees what under
+`metadata`, which lm-eval keeps as it is. A text there is written like `doc_to_text`: a field's name, a template, or a
+`!function`.
 
 * `sharer_context`: what the sharer alone reads before the question, such as ``"{{passage}}"``.
 * `sharer_doc_to_text`: what the sharer reads in place of `doc_to_text`.
 * `receiver_hides: options`: the receiver reads the question without the texts of its options.
-
-A text is written as lm-eval writes `doc_to_text`: the name of a field, a template, or a `!function`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,9 @@
 """The accuracy pass: every question through every arm, scored and recorded batch by batch.
 
-One task through every arm of a channel, batch by batch.
-
-Guarantees that the mean message and every changed one depend on the task's questions and the seed alone, and that a
-question that is done is never asked again.
-
-The accuracy pass: every question through every arm, dealt out in batches over the processes of a run.
-
-Guarantees that every batch is journalled before the next is asked, and that what is asked together, and so every
-answer to the last bit, does not depend on how many processes there are.
+Batches are dealt out over the processes of a run, and each is journalled before the next is asked; a question that is
+done is never asked again. Guarantees that which questions are asked together, and therefore every answer to the last
+bit, does not depend on the number of processes, and that the mean message and every changed one depend on the task's
+questions and the seed alone.
 """
 
 from __future__ import annotations

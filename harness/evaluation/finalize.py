@@ -1,12 +1,10 @@
 """What follows the passes of a run: results, lm-eval's results files, and its record's last state.
 
-lm-eval's results file of a run: its metrics aggregated over the recorded scores, in its own layout.
+All of it is done by the first process, once every question is answered. Guarantees that a run that ended well has each
+sample once, in an order that depends on its configuration alone.
 
-lm-eval knows no errors; questions without an answer are left out of its file, and its `n-samples` says how many it saw.
-
-What a run leaves behind once every question is answered; the work of its first process alone.
-
-Guarantees that a run that ended well has each sample once, in an order that depends on nothing but its configuration.
+lm-eval's results file aggregates its metrics over the recorded scores in its own layout. lm-eval knows no errors, so
+questions without an answer are left out of that file, and its `n-samples` says how many it saw.
 """
 
 from __future__ import annotations

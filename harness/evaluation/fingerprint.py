@@ -1,11 +1,8 @@
 """Digests of the weights, fusers, documents and prompts of a run, and the origin of trained weights.
 
-How trained weights came about, as their own file says it: seed, steps, data, recipe.
-
-Guarantees plain numbers and short words, since a file may say anything, and no name of a folder, which another
-machine does not have. Nothing of it decides how a run computes.
-
-What is really behind the names of a run: weights, fusers, documents and prompts, by digest.
+Digests identify what the names of a run stand for. The origin is what the file of trained weights says: seed, steps,
+data, recipe. As a file may say anything, only plain numbers and short words are kept, and no name of a folder, which
+another machine does not have. The origin never decides how a run computes.
 """
 
 from __future__ import annotations

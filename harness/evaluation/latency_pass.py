@@ -1,13 +1,11 @@
 """The latency pass: questions answered one at a time, channels in turn, on a machine whose load is recorded.
 
-Processor time of this process and of the whole machine, so that a busy machine is seen beside every timing.
+Guarantees that, after warm-up, compared channels run next to each other in one process, in an order that rotates from
+question to question, that each pays once for tokenising its prompts, and that a timed answer is checked against the
+accuracy pass. Controls are not timed: they cost what their channel costs.
 
-The latency pass: questions answered one at a time, channels in turn, after warm-up.
-
-Guarantees that compared channels run next to each other in one process, in an order that rotates from question to
-question, that each pays once for tokenising its prompts, and that a timed answer is checked against the accuracy
-pass. Controls are not timed: they cost what their
-channel costs.
+The processor time of this process and of the whole machine is recorded, so that a busy machine is visible beside every
+timing.
 """
 
 from __future__ import annotations

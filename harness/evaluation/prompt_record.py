@@ -1,11 +1,8 @@
 """How the prompts of a run became tokens: in words for its record, and as digests for its identity.
 
-How prompts became tokens, in words for records.
-
-The prompts of a run as its models read them: what samples and a resumed run are compared by.
-
-Guarantees that a chat template which writes another text the second time is refused, before anything is asked or as
-soon as it does: answers to prompts that nobody can name again are no results.
+The digests of the prompts, as the models read them, are what samples and a resumed run are compared by. Guarantees that
+a chat template that writes another text the second time is refused, before anything is asked or as soon as it happens:
+answers to prompts that cannot be identified again are no results.
 """
 
 from __future__ import annotations

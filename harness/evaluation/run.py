@@ -1,12 +1,10 @@
 """One run from configuration to records, table and leaderboard.
 
-What a command changes in its process while it lasts, and gives back when it ends; a run itself changes nothing.
-
-Guarantees that two runs in one process, one after another or in two threads, answer and record what each would in a
-process of its own.
-
 Guarantees the order: everything that can be refused is refused before the folder exists; every batch is journalled
-before the next is asked; whatever ends the run leaves a folder that `--resume` continues to the same answers.
+before the next is asked; however the run ends, it leaves a folder that `--resume` continues to the same answers.
+
+A run itself changes nothing in its process. What a command changes is restored when it ends, so two runs in one
+process, one after another or in two threads, answer and record what each would in a process of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Loads the models of a run once, or sets up their engines, and builds every channel.
 
-From names to channels: loads the models once and builds every channel that a run compares.
-
-Who takes part in a run through somebody else's engine, and what it cannot be asked.
+Every channel that a run compares is built from its name. A run through an external engine has its own cast, and
+questions that such an engine cannot answer are refused.
 """
 
 from __future__ import annotations

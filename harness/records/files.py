@@ -1,17 +1,12 @@
 """Files written whole or not at all, with safe names and without access tokens.
 
-Access tokens never reach a file: whatever is written passes through `scrub` first.
+Guarantees that a reader never sees half a file written by `write_atomic`, even when the power fails, and that a refused
+or failing file system ends in one sentence. The price is two fsyncs a file; journals, which are written often, pay one
+a batch (see `harness.records.journal`). File names are made safe for ids and task names from outside.
 
-Only values of variables that are plainly secret by name, and hub tokens by their form, are removed; a short value
-stays, for it would tear holes into ordinary text.
-
-File names for ids and task names that come from outside.
-
-Files that are either wholly there or not there at all.
-
-Guarantees that a reader never sees half a file written by `write_atomic`, even when the power fails, and that a
-refused or failing file system ends in one sentence. The price is two fsyncs a file; journals, which are written
-often, pay one a batch (see `harness.records.journal`).
+Whatever is written passes through `scrub` first, so access tokens never reach a file. Only values of variables that are
+plainly secret by name, and hub tokens by their form, are removed; a short value stays, because removing it would tear
+holes into ordinary text.
 """
 
 from __future__ import annotations

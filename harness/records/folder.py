@@ -1,17 +1,13 @@
 """The folder of a run, which one run at a time may write to.
 
-One run a folder: a second one is refused instead of mixing its lines with ours.
+A second run is refused, so lines of two runs never mix. A run of several processes takes the lock as one does, then
+shares it among them; others are refused until the last process has ended. The kernel drops the lock when the process
+ends, however it ends, so no stale lock ever needs to be removed.
 
-A run of several processes takes the lock as one does, then shares it among its own; a newcomer is refused until the
-last of them has ended. The kernel drops the lock when the process ends, however it ends, so no stale lock ever needs
-to be removed.
-
-The writing side of a run: a folder that one run at a time may write to.
-
-The first process owns it; a further one appends to a journal of its own, which is merged when the run ends well.
-Guarantees that `run.json` always holds one whole `RunRecord`. Its status is true as far as the process lived: a run
-that was killed, or had no room left to say so, stays `started`. A sample that was journalled stays in one journal or
-another at every moment.
+The first process owns the folder; each further one appends to a journal of its own, which is merged when the run ends
+well. Guarantees that `run.json` always holds one whole `RunRecord`, and that a journalled sample is in one journal or
+another at every moment. The status is true as far as the process lived: a run that was killed, or had no room left to
+write its end, stays `started`.
 """
 
 from __future__ import annotations

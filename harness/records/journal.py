@@ -1,16 +1,13 @@
-"""Append-only journals, and a run folder as its readers see it.
+"""Append-only journals of JSON lines, and a run folder as its readers see it.
 
-Append-only JSON lines: what `append` returned from is on the disk, whatever happens afterwards.
+What `append` returned from is on the disk, whatever happens afterwards. A batch is one write and one fsync. A process
+killed in between leaves at most one torn line, the last; readers drop it with a warning and the next writer cuts it
+off. A line is torn only if it is not JSON: a JSON object cut short never parses, so nothing complete is dropped. Any
+other fault is refused by name and line, because guessing would change results.
 
-A batch is one write and one fsync. A process killed in between leaves at most one torn line, the last; readers
-drop it with a warning and the next writer cuts it off. A line is torn only if it is no JSON: a JSON object cut
-short never parses, so nothing complete is ever dropped. Everything else that is wrong is refused by name and line,
-because guessing would change results.
-
-A run folder as readers see it, without a lock and also while the run goes on.
-
-What is read is checked line by line; aggregates in `run.json` are never trusted over the journals. A number that is
-not finite makes its sample an error, so that it is counted and never scored.
+A run folder is read without a lock, also while the run goes on. It is checked line by line, and aggregates in
+`run.json` are never trusted over the journals. A number that is not finite makes its sample an error, so that it is
+counted and never scored.
 """
 
 from __future__ import annotations

@@ -1,18 +1,13 @@
 """Loads records of older schema versions; those of a newer one are refused.
 
-Steps between schema versions: one function for each kind of record that changed.
+A change of shape raises `SCHEMA_VERSION` and adds one function here for each kind of record that changed. Records of an
+older schema load for ever, and nothing on disk is rewritten: the migration happens on every read.
 
-From 1 to 2: the control `noise` drew from the mean and deviation of the question's own message, and is called
-`noise_own` since `noise` draws from another question's. A run names the groups whose tasks are strata.
+From 1 to 2: the control `noise`, drawn from the mean and deviation of the question's own message, became `noise_own`,
+as `noise` now draws from another question's. A run names the groups whose tasks are strata.
 
-From 2 to 3: what was said of T2T and C2C for the whole run is said in the channel's name, such as
-``t2t:max_new_tokens=64``. A line of a journal does not say it, so that it is read beside its run, see `under_spec`.
-
-Records of an older schema load for ever; those of a newer one are refused.
-
-A change of shape raises `SCHEMA_VERSION` and adds one function to
-`harness.records.migrations`; a kind of record that did not
-change needs none. Nothing on disk is rewritten: the migration happens on every read.
+From 2 to 3: the settings of T2T and C2C moved from the whole run into the channel's name, such as
+``t2t:max_new_tokens=64``. A line of a journal does not hold them, so it is read beside its run, see `under_spec`.
 """
 
 from __future__ import annotations

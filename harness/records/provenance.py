@@ -1,14 +1,11 @@
 """The code, packages, switches and hardware of a run.
 
-What the run ran on, and the fingerprint by which latencies are told apart.
+Only switches from a closed list are recorded, never the whole environment, and none whose name says secret. torch is
+asked only where the process has imported it already, so reports stay light.
 
-torch is asked only where the process has imported it already, so reports stay light. The fingerprint covers what
-moves timings (processors, threads, GPU, driver, clocks) and leaves out what differs between two boots of one
-machine, such as the exact memory size.
-
-Which code, packages and switches a run used, so that its numbers can be made again.
-
-Only switches from a closed list are recorded, never the whole environment, and none whose name says secret.
+Latencies of different machines are told apart by a fingerprint of the hardware. It covers what moves timings
+(processors, threads, GPU, driver, clocks) and leaves out what differs between two boots of one machine, such as the
+exact memory size.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""The shape of everything that a run leaves behind, and what follows from a record alone.
+"""The shape of everything that a run leaves behind: one source for files, checks and JSON Schema.
 
-The shape of everything that a run leaves behind: one source for files, checks and JSON Schema.
+A run is a folder: `run.json` (one `RunRecord`), `samples.jsonl` (one `Sample` a line: question x channel x control) and
+`timings.jsonl` (one `Timing` a line: a question timed alone). Further processes of a run that has not ended well have
+their samples in `samples-<rank>.jsonl`. Aggregates in `run.json` are a convenience; they can always be computed again
+from the journals. Files of an older `schema_version` load for ever, newer ones are refused.
 
-A run is a folder: `run.json` (one `RunRecord`), `samples.jsonl` (one `Sample` a line: question x channel x
-control) and `timings.jsonl` (one `Timing` a line: a question timed alone). Further processes of a run that has not
-ended well have their samples in `samples-<rank>.jsonl`. Aggregates in `run.json` are a convenience; they can always be
-computed again from the journals. Files of an older `schema_version` load for ever, newer ones are refused.
-
-Which references of a run are open, that is, name no commit, and which commits they stood for when it was run.
+A record also tells which references of a run are open, that is, name no commit, and which commits they stood for.
 """
 
 from __future__ import annotations

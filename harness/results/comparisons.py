@@ -1,18 +1,14 @@
 """Paired differences between the arms of a run, and what may be claimed of a channel.
 
-What a channel changes, question by question: paired differences between arms of one run.
+Each effect has its own interval, exact p, Holm-adjusted p over a family, and the smallest difference that its questions
+could have shown at the level that Holm leaves to it. A family is what is shown together: a run's comparisons, or on a
+board all of a task. A pair with an error on either side is left out and counted. Only the content effect (matched minus
+mean message) cannot come from a message's mere form.
 
-Each effect has its own interval, exact p, Holm-adjusted p over a family of comparisons, and the smallest difference
-that the questions at hand could have shown at the level that Holm leaves to each. A family is what is shown together:
-the comparisons of a run, or on a board all comparisons of a task. A pair with an error on either side is left
-out and counted. The content effect (matched minus mean message) is the one that a message's mere form cannot give.
-
-What may be claimed of a channel with a message: one verdict in words, and what explains its gain.
-
-A channel has to add to each of its rivals (receiver, sharer, ensemble, T2T). That is an intersection-union test: each
-difference is tested at its own level, nothing is corrected inside, and the weakest difference decides. A rival that
-was not run is named. What stands no higher than the majority label is not resolved either. A channel that adds to all
-of them communicates if the content of its message is shown to count; otherwise it only adapts the receiver.
+A channel has to add to each of its rivals (receiver, sharer, ensemble, T2T). In this intersection-union test each
+difference is tested at its own level, nothing is corrected inside, and the weakest decides. A rival that was not run is
+named. What is no higher than the majority label is not resolved either. A channel that adds to all communicates if the
+content of its message is shown to count; otherwise it only adapts the receiver.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How numbers and names are written in tables, and text made inert for Markdown and CSV.
 
-How a number is written: the same on the terminal, on the boards and on the page. Unknown stays blank.
-
-Text from models, datasets and users made inert before it enters Markdown or CSV.
+A number is written in the same way on the terminal, on the boards and on the page; an unknown one stays blank. Text
+from models, datasets and users is made inert before it enters Markdown or CSV.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """All results as one tidy data frame, a row an arm and task, and the ranking of each task.
 
-All results as one tidy data frame: a row an arm and task, everything that terminal, boards and CSV show.
-
-Terminal, boards and CSV are selections, sorts and pivots of it. Nothing is rounded here, and what was not measured is
-missing (`NaN`, `NA` or an empty text).
-
-The short answer: at most eight rows, best first, and one sentence on what the best channel is worth.
+Terminal, boards and CSV are selections, sorts and pivots of this frame. Nothing is rounded here, and what was not
+measured is missing (`NaN`, `NA` or an empty text). The ranking is the short answer: at most eight rows, best first, and
+one sentence that judges the best channel.
 """
 
 from __future__ import annotations

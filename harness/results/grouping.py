@@ -1,13 +1,10 @@
 """Which tasks and arms are reported together, with the baselines that need no model pass.
 
-Rows without a model pass that stand beside every option task: chance, the majority label, the oracle.
+A group is a micro average: every question counts once, whatever its task. Questions keep their task in their key, so
+equal ids in two tasks never collide when samples are laid side by side.
 
-All three are computed from the questions and answers of a run, so they cost nothing and no run lacks them.
-
-Which tasks are reported together, and how their samples are laid side by side.
-
-A group is a micro average: every question counts once, whatever its task. Questions keep their task in their
-key, so equal ids in two tasks never collide.
+Chance, the majority label and the oracle appear beside every option task. All three are computed from the questions and
+answers of a run, so they cost nothing and no run lacks them.
 """
 
 from __future__ import annotations

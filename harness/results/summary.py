@@ -1,11 +1,9 @@
 """Samples and timings of a run as summary rows, and speed-ups over text.
 
-Samples and timings -> one `ResultRow` a task (or group), channel and control.
-
-An error stays in n as an answer that is not right, and is counted beside the score. Latencies come from
-questions timed alone at their natural length; where only equal-length timings exist, from those.
-
-How much faster a channel answers than text: ratios between timings that ran next to each other.
+There is one `ResultRow` for each task (or group), channel and control. An error stays in n as an answer that is not
+right, and is counted beside the score. Latencies come from questions timed alone at their natural length, or from
+equal-length timings where only those exist. A speed-up over text is a ratio between timings that ran next to each
+other.
 """
 
 from __future__ import annotations

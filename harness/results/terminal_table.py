@@ -1,10 +1,7 @@
 """The results as tables on the terminal, at most 80 columns wide.
 
-Frames as text: one way to lay out a table, on the terminal and in Markdown.
-
-The results as they stand on the terminal: per task a ranking and one sentence, or everything; 80 columns wide.
-
-Blank stays blank.
+Per task they show a ranking and one sentence, or everything. Frames are laid out as text in one way for the terminal
+and for Markdown; blank cells stay blank.
 """
 
 from __future__ import annotations
