@@ -1,12 +1,7 @@
 """``bench``: checks its options, builds what is timed, times it and writes JSON, Markdown and a plot.
 
-Builds what a bench times, times it and writes JSON, Markdown and a plot.
-
-Guarantees that models are built once a number format, and that everything written follows from the raw values.
-
-``bench``: times the channels, or training, at the shapes of a pair and writes JSON, Markdown and a plot.
-
-Guarantees that options are checked before anything is built, and that importing this costs nothing.
+Times the channels, or training, at the shapes of a pair. Guarantees that options are checked before anything is built,
+that models are built once for each number format, and that everything written follows from the raw values.
 """
 
 from __future__ import annotations

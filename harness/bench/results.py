@@ -1,8 +1,7 @@
 """What a bench measured: raw seconds first, everything else derived from them.
 
-Guarantees that every figure can be made again from the raw values in the file, and needs no torch.
-
-What a bench of training measured: seconds of optimizer steps, beside their floor.
+Holds the timings of answers and of optimizer steps, the latter beside their floor. Guarantees that every figure can be
+made again from the raw values in the file, and needs no torch.
 """
 
 from __future__ import annotations

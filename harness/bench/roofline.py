@@ -1,23 +1,13 @@
 """Peak rates of this machine, and the least seconds that a forward call must take at them.
 
-What this very machine can do: multiplications a second and bytes a second, measured beside the arms.
+Rates are measured in the process, threads and minute of the timings divided by them: operations by the best of a few
+products of a language model's kind, bandwidth by reading, or by a product of one row (as in decoding) where that reads
+faster. That product's rate is given too: where it falls short, the gap is the matrix library's and in no floor.
 
-Guarantees figures of the same process, threads and minute as the timings that are divided by them. The rate is the
-best of a few products of a language model's kind, the bandwidth that of reading, or of a product of one row where that
-reads faster. The rate of such a product, which is what decoding does, is told beside them: where it falls short of the
-bandwidth, the gap belongs to the matrix library and no floor shows it.
-
-Operations of models and fusers as torch itself counts them, on modules without memory (device ``meta``).
-
-Guarantees the products that a call makes, whatever the architecture. Attention is left out of a model's count: it
-depends on what is visible, and no counter knows masks.
-
-The least that a call must cost (roofline): its operations at the machine's rate, its bytes at its bandwidth.
-
-Operations of products are counted by torch, see `harness.bench.roofline`; by formula stand what no counter knows: pairs
-of tokens that see each other, what need not be computed, and bytes. Each call is charged the larger of the two, as if
-they overlapped perfectly; what no answer needs is not charged (the last layer behind its K and V where only the cache
-is wanted). Dense models only: of a mixture every expert would be charged.
+torch counts products on modules on device ``meta``, whatever the architecture. Formulas cover what no counter knows:
+pairs of tokens that see each other (attention), what need not be computed, and bytes. A call is charged the larger of
+operations and bytes, as if they overlapped perfectly; what no answer needs is free (the last layer behind its K and V
+where only the cache is wanted). Dense models only: of a mixture every expert would be charged.
 """
 
 from __future__ import annotations

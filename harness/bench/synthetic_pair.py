@@ -1,15 +1,11 @@
 """Models and a fuser with random weights at the shapes of known models, and questions for them.
 
-Shapes of known models and pairs, so that a pair can be timed without its weights.
+A pair can be timed without its weights, and nothing is downloaded. Shapes are those of the models' published
+configurations; a folder with a ``config.json`` is accepted wherever a name is.
 
-Guarantees that nothing is downloaded and nothing heavy imported. The figures are those of the models' published
-configurations; a folder with a ``config.json`` may stand wherever a name may.
-
-Builds a pair of models and a fuser with random weights at given shapes, and questions that they can read.
-
-Guarantees that the real channels run on them: the tokenizer is a real one whose words are numbers, word ``17``
-being id 17, so a prompt of any length is known to the token. Random weights cost what trained ones cost, but the
-texts mean nothing and no model ever stops by itself.
+Guarantees that the real channels run on them. The tokenizer is a real one whose words are numbers, word ``17`` being id
+17, so the length of a prompt is exact to the token. Random weights cost what trained ones cost, but the texts mean
+nothing and no model ever stops by itself.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
 """The bench as Markdown tables and as plots.
 
-The bench as Markdown: one table of totals, one of stages.
+Answers have one table of totals and one of stages; training has one of steps and one of their floors by part.
+Guarantees that a figure has its floor beside it and that what was not measured shows as a dash.
 
-Guarantees that a figure stands beside its floor and that what was not measured shows as a dash.
-
-The bench of training as Markdown: one table of steps, one of their floors by part.
-
-Seconds against prompt length and against batch size, with the floors as dotted lines.
-
-Draws one row of panels a dtype. Each point is a median over the other settings held at their first value.
+Plots show seconds against prompt length and against batch size, with the floors as dotted lines: one row of panels a
+dtype, each point a median over the other settings held at their first value.
 """
 
 from __future__ import annotations

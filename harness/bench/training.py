@@ -1,20 +1,12 @@
 """The ways of training a fuser that are timed against one another, beside their roofline.
 
-The least that an optimizer step of fuser training must cost.
+Arms take turns in one process, so a drift of the machine hits all alike, and the machine is measured in every round.
+Every arm does optimizer steps of the training loop itself; arms share models, fuser, gradients and optimizer state, and
+differ only in what they keep and what they compute again. Optimizer state and kept caches exist before the first round.
 
-Guarantees arithmetic on the lessons' own layout. The frozen models are charged their prompt passes without a way back,
-the response's pass with one, the fuser its forward pass and the gradients of its weights and of what earlier fusion
-has changed, the optimizer its bytes. What a setting chooses to do twice (recomputation) is not charged.
-
-The ways of training a fuser that are timed against one another.
-
-Guarantees that every arm does optimizer steps of the training loop itself, on one set of weights: arms share models,
-fuser, gradients and optimizer state, and differ only in what they keep and what they compute again.
-
-Times ways of training against one another in one process, in turns.
-
-Guarantees what `measure` guarantees for answers: a drift of the machine hits all arms alike, and the machine is
-measured in every round. Optimizer state and kept caches are there before the first round.
+The floor of a step is computed on the lessons' own layout. The frozen models are charged their prompt passes without a
+backward pass and the response's pass with one, the fuser its forward pass and the gradients of its weights and of what
+earlier fusion has changed, the optimizer its bytes. What a setting computes twice (recomputation) is not charged.
 """
 
 from __future__ import annotations

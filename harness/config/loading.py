@@ -1,11 +1,7 @@
 """Configurations from YAML and flags, and back; validation errors in words.
 
-A validation error as one sentence: the key, what was seen, what is allowed.
-
-Configuration from YAML and flags to `RunConfig` and back.
-
-Reading accepts plain YAML only (no tags, anchors or repeated keys, a bounded size), so a file cannot run code, grow
-without bound or mean two things; every refusal is one sentence.
+Only plain YAML is read (no tags, anchors or repeated keys, a bounded size), so a file cannot run code, grow without
+bound or mean two things. Every refusal is one sentence: the key, what was seen, what is allowed.
 """
 
 from __future__ import annotations

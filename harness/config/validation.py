@@ -1,12 +1,8 @@
 """Rules between the fields of a configuration; each violation is one sentence.
 
-What a run through somebody else's engine may ask for; each rule ends in one sentence.
-
-A serving engine hands back texts and loglikelihoods, never a cache, so what reads caches, entropies or single
-latencies is refused. How the engine is set up stands in its own arguments; access tokens never do, since the arguments
-are recorded.
-
-What has to agree between the fields of a configuration; each rule ends in one sentence.
+A serving engine returns texts and loglikelihoods, never a cache, so a run through one is refused what reads caches,
+entropies or single latencies. Such an engine is set up by its own arguments; access tokens never are among them, since
+the arguments are recorded.
 """
 
 from __future__ import annotations

@@ -1,13 +1,8 @@
 """Builds the embedded pair from nothing: both models side by side, then the fuser between them.
 
-Trains receiver and sharer at the same time, one process each, with their progress in one place.
-
-Guarantees that a failure of either reaches the caller as the one sentence it was raised with.
-
-Builds the default pair from nothing: receiver and sharer side by side, then the fuser between them.
-
-Guarantees a folder that any loader of ordinary models and fusers reads, and a ``training.json`` that says
-how it came about. The trade-off: the two models train in two processes of one thread each, because more
+Guarantees a folder that any loader of ordinary models and fusers reads, and a ``training.json`` that records how it was
+made. Receiver and sharer train at the same time with their progress in one place, and a failure of either reaches the
+caller as the one sentence it was raised with. The trade-off: each trains in one process of one thread, because more
 threads make models of this size slower.
 """
 

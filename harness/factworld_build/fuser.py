@@ -1,15 +1,11 @@
 """Trains and measures the fuser of the embedded pair.
 
-Trains a fuser between two frozen models exactly as the cache channel will use it.
-
-Guarantees that the receiver's cache is fused for every prompt token but the last and that the receiver
-reads the last token and its own reply alone, so what is learned is what is evaluated. Only the fuser's
+The fuser is trained between two frozen models exactly as the cache channel will use it: the receiver's cache is fused
+for every prompt token but the last, and the receiver reads the last token and its own reply alone. Only the fuser's
 weights move. The trade-off: rows of one batch share one length, so there is no padding to mask.
 
-How the pair's channels answer, measured in a few lines for the trainer and its tests.
-
-Guarantees the same prompts as the harness proper, which alone counts for results; this stands in for it
-while the pair is being made, and needs no more than the two models.
+Accuracies of the pair's channels are measured in a few lines for the trainer and its tests, with the same prompts as
+the harness proper, which alone counts for results, and with no more than the two models.
 """
 
 from __future__ import annotations

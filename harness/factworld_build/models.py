@@ -1,30 +1,13 @@
 """The two small models of the embedded pair: their architectures, lessons and training.
 
-Everything that makes a default pair, apart from the seed, and what a training run tells about itself.
+Plain transformers models of two families with different depths and head sizes take the paths of real ones. The same
+seed gives the same weights on one machine, with one thread a process, as more cost more at this size than they bring.
+Models are taught to a level, not for a number of steps: the loss rests long on a plateau, then falls at once.
 
-One thread a process: for matrices of this size more threads cost more than they bring.
-
-The two small architectures of the default pair, as untrained models and from their folders.
-
-Guarantees plain transformers models of two families with different depths and head sizes, so that the pair
-takes the same paths through the harness as real ones do.
-
-Training batches of the world: rows of one length, so nothing is padded and nothing masked.
-
-A batch carries, for every position, the token to be predicted there: the letter can be asked for on
-every token after the options, which puts the answer into the caches early enough to be passed on.
-
-What the two models are taught: first to answer from a note, then from their own half of the facts.
-
-Guarantees that the sharer has its answer in the caches before its last layer and its last token, where it
-could not cross to a receiver: it is asked for the letter on every token after the options and after every
-layer from the third on. Both bring the colour to mind at the question mark, which makes the look-up form
-in minutes. The trade-off: such answers cross more easily than those of a model that was never asked to.
-
-Trains one small model from nothing and saves it as an ordinary model folder.
-
-Guarantees the same weights for the same seed on the same machine. The trade-off: models are taught to a
-level, not for a fixed number of steps, since the loss rests long on a plateau and then falls at once.
+Both learn to answer from a note, then from their own facts, in rows of one length without padding or masks, and bring
+the colour to mind at the question mark, which makes the look-up form in minutes. The sharer is asked for the letter on
+every token after the options and every layer from the third on, so its answer is in the caches before its last layer
+and token, where it could not cross. The trade-off: it crosses more easily than that of a model never asked to.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The committed question files of the world: what the tasks ask and what a fuser is trained on.
 
-Guarantees that the files follow from the world's seed byte for byte and share no fact. The trade-off:
-several questions of the test ask about one fact, with other wrong colours in another order, so
-statistics must take a fact (``subject``) as the unit that was drawn.
+Guarantees that the files follow from the world's seed byte for byte and share no fact. The trade-off: several questions
+of the test ask about one fact, with other wrong colours in another order, so statistics must take a fact (``subject``)
+as the unit that was drawn.
 
 Run ``python -m harness.factworld_build.rows`` to write them anew.
 """

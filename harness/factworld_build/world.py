@@ -1,18 +1,12 @@
 """An invented world of colour facts, its sentences, and a word-level tokenizer for them.
 
-An invented world of colour facts, half of them known to the receiver, half to the sharer.
+Half of the facts are known to the receiver, half to the sharer. A seed gives the same world on every platform, each
+fact belongs to exactly one model, and no held-out fact (which the test asks about) is among those a fuser trains on.
+Training and evaluation see the same text, since both render conversations through the same chat template, which carries
+nothing that an ordinary model's template does not. Any transformers loader reads the tokenizer.
 
-Guarantees that a seed gives the same world on every platform, that each fact belongs to exactly one
-model, and that no held-out fact (the ones the test asks about) is ever among those a fuser trains on.
-The trade-off: every question has the same shape, so a model of a few thousand weights can learn it;
-the world shows whether knowledge crosses a channel, not how well a real model reads.
-
-The world's few sentences and the chat around them, as both models read and write them.
-
-Guarantees that training and evaluation see the same text: both render conversations through the same
-chat template, which carries nothing that an ordinary model's template does not.
-
-Word-level tokenizers for small worlds, saved as files that any transformers loader reads.
+The trade-off: every question has the same shape, so a model of a few thousand weights can learn it. The world shows
+whether knowledge crosses a channel, not how well a real model reads.
 """
 
 from __future__ import annotations

@@ -1,15 +1,10 @@
 """The record that a board keeps of a run: its file format, its export, and its way back to samples.
 
-The file format of a board's record: provenance, aggregates, and per question what the paired tests need.
+A record holds provenance, aggregates, and per question what the paired tests need. Columns instead of samples keep it
+small: one character a question and arm for right or wrong. Texts stay out, so a record shows no dataset's content. Only
+finished runs get a record, because half a run would look like a small benchmark.
 
-Columns instead of samples keep it small: one character a question and arm for right or wrong. Texts stay out, so
-a record shows no dataset's content.
-
-A run folder -> the record that its board keeps.
-
-Only finished runs get a record: half a run would look like a small benchmark.
-
-Records back to samples and timings, so that boards, terminal and page share one arithmetic.
+A record is read back to samples and timings, so that boards, terminal and page share one arithmetic.
 """
 
 from __future__ import annotations

@@ -1,16 +1,11 @@
 """The rows of a board: each run of the same thing once, and the published figures.
 
-Which rows of several records are one: what answered, the weights behind it, and what it was asked.
+Rows of several records are one if what answered, the weights behind it and what it was asked are the same. Guarantees
+that weights which were run twice, beside whatever other arms, are on a board once: as the newest run that was timed, or
+else the newest one. The comparisons of a task in all records are one family for Holm, each counted once, so a verdict
+does not depend on the arms that happened to run beside.
 
-Guarantees that weights which were run twice, in whatever company of other arms, stand on a board once. Of several runs
-of one thing the newest one that was timed stands there, or the newest one.
-
-The rows of several records on one board: each thing that answered once, its comparisons one family a task.
-
-The comparisons of a task in all records together are one family for Holm, each counted once however often the same
-weights were run, so that a verdict does not depend on the arms that happened to run beside.
-
-Figures that others have published, carried over as they stand and never mixed with what was measured here.
+Published figures are carried over unchanged and never mixed with what was measured here.
 """
 
 from __future__ import annotations

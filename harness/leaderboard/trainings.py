@@ -1,15 +1,13 @@
 """Rows that average several trainings of the same thing, where they come from, and pairs of them.
 
-Where the trained weights behind a page's rows come from: a line each, and what the lines of a part share.
-
-Runs that differ in what was trained and in nothing else, read together: a method and not one lucky training of it.
-
+Runs that differ only in what was trained are read together, as figures of a method and not of one lucky training.
 Guarantees that no training counts twice, on either side of a difference; that trainings are averaged only where their
-files tell the same settings; that two things which were trained apart, such as a fuser and an adapter, are no pairs
-whatever their seeds and the runs they met in; that an error is no right answer in an accuracy; and that a question with
-an error on any side is left out of a difference and counted. The p-values of a task's differences are one family.
+files tell the same settings; that two things trained apart, such as a fuser and an adapter, are no pairs, whatever
+their seeds and the runs they met in; that an error is no right answer in an accuracy; and that a question with an error
+on any side is left out of a difference and counted. The p-values of a task's differences are one family.
 
-One row an arm for each pair: runs of the same thing put together, several trainings averaged.
+Each pair has one row an arm. The origin of the trained weights is given in a line each, with what the lines of a part
+share.
 """
 
 from __future__ import annotations

@@ -1,20 +1,13 @@
 """What a model behind lm-eval reports: its name, its record, its cache identity and its latency.
 
-The lm-eval task that a request belongs to.
+Two models that may answer differently never share a key of lm-eval's ``--use_cache``: weights, fusers, templates and
+every setting that changes an answer are in it. Latency is measured under the conditions, and with the clock and draw,
+of the harness's own latency pass: some requests of each task are answered again, alone and after warm-up, because
+lm-eval hands requests over in batches, from which no latency can be read.
 
-lm-eval hands a model the rows of its tasks and no task, so what a task's `metadata` says of its prompts is not among a
-request's arguments. It is read off the running evaluation: the tasks are local variables of
-`lm_eval.evaluator.evaluate`, which is below the model's methods on this thread's stack, whoever called it.
-
-What a model behind lm-eval says of itself: its name, its record, and what tells its cached answers from others'.
-
-Guarantees that two models which may answer differently never share a key of lm-eval's ``--use_cache``: weights, fusers,
-templates and every setting that changes an answer are in it.
-
-Latency of a model behind lm-eval: some requests of each task, answered once more, alone and after warm-up.
-
-Guarantees the conditions of the harness's own latency pass, whose clock and draw it uses; lm-eval itself hands requests
-over in batches, from which no latency can be read.
+lm-eval hands a model rows and no task, so what a task's `metadata` says of its prompts is read off the running
+evaluation: the tasks are local variables of `lm_eval.evaluator.evaluate`, which is always below the model's methods on
+this thread's stack.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Runs every check and writes the report as lines, Markdown and JUnit XML.
 
-A report as terminal lines, as Markdown for a build's summary and as JUnit XML.
-
-Guarantees that names from models and data sets are inert in each of them.
-
-Runs every check in the order that makes sense and hands the report to whoever reads it.
+The lines are for the terminal and the Markdown for a build's summary. Guarantees that names from models and data sets
+are inert in each of the three forms.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Checks without statistics: equal answers where identities are equal, and counts of work.
 
-Equal identities must give equal answers: no statistics, just a comparison question by question.
-
-Only within one hardware fingerprint: another processor rounds otherwise, and a greedy decoder may then turn.
-
-Counts of work: forward calls, tokens and bytes an arm. They have no noise, so they need no statistics.
+Answers are compared question by question, only within one hardware fingerprint: another processor rounds otherwise, and
+a greedy decoder may then produce another text. Counts of work (forward calls, tokens and bytes an arm) have no noise,
+so they need no statistics.
 """
 
 from __future__ import annotations

@@ -1,28 +1,15 @@
-"""Compares the seconds of baseline and run, where the two took turns on one idle machine.
+"""Compares the seconds of baseline and run, where the two took turns on one idle machine in one job.
 
-Compares seconds that were measured on the same questions on both sides.
+Guarantees that the same work is compared (same question, same number of decoded tokens) and that no other processor or
+busy machine is taken for a change of the code: seconds that cannot be compared are reported and fail nothing. Timings
+without a recorded load are taken as they are. A stored baseline says nothing about latency. An arm is slower if a
+ratio, a rank test and a repetition all agree; the check is blind below the ratio, so a shared machine's noise stops no
+build.
 
-Questions differ in length far more than two builds do, and on raw seconds that spread would drown a slowdown of
-10%. Each question is therefore moved to its own centre first. The ratio of medians is then the one of seconds
-relative to their question; the Mann-Whitney test becomes the one on aligned ranks (Hodges and Lehmann, 1962), with
-the variance over permutations within questions, so its level holds. With a single question both are the plain ones
-(the test by normal approximation, with ties, without continuity correction).
-
-Judges the seconds of one arm: slower takes a ratio, a rank test and a repetition, all three.
-
-Guarantees that only the same work is compared: the same question with the same number of decoded tokens. It accepts
-being blind below the ratio, so that the noise of a shared machine does not stop a build.
-
-Was the machine busy with something else while answers were timed?
-
-Guarantees that seconds are judged only where the processors had room for them. Timings of before the load was recorded
-say nothing and are taken as they are.
-
-Seconds of baseline and run: judged only where the two took turns on one idle machine in one job.
-
-Guarantees that no other processor, and no machine that was busy with something else, is taken for a change of the
-code: seconds that cannot be compared are said and fail nothing. It accepts that a stored baseline says nothing about
-latency.
+As questions differ in length more than builds do, each is first moved to its own centre. The ratio of medians is then
+that of seconds relative to their question; the Mann-Whitney test becomes the one on aligned ranks (Hodges and Lehmann,
+1962), with the variance over permutations within questions, so its level holds. With one question both are the plain
+ones (normal approximation, with ties, without continuity correction).
 """
 
 from __future__ import annotations

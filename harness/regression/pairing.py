@@ -1,8 +1,7 @@
 """Finds the two sides of a check and lays them side by side, arm by arm.
 
-Lays two runs side by side, arm by arm: the only place that decides which samples belong together.
-
-Where a check finds its two sides: a run folder, a folder of repetitions, or the record of a leaderboard.
+A side is a run folder, a folder of repetitions, or the record of a leaderboard. This is the only place that decides
+which samples belong together.
 """
 
 from __future__ import annotations

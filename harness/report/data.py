@@ -1,11 +1,9 @@
 """Runs and their questions as the plain data that the page draws from.
 
-Questions and answers in columns, small enough to be carried inside a page.
-
-Every text is kept once in a pool and named by its index; a prompt is kept as its wording around the question, which
-most prompts of a task share. What still does not fit the page's budget is shortened, never left out, and said so.
-
-Runs -> the plain data that the page is rendered from: rankings, rows, differences, figures, questions.
+The data are rankings, rows, differences, figures and questions. Questions and answers are kept in columns, small enough
+to be carried inside a page: every text is once in a pool and named by its index, and a prompt is kept as its wording
+around the question, which most prompts of a task share. What still does not fit the page's budget is shortened and
+marked as such, never left out.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Drawing of the figures: marks, axes, and where their labels go.
 
-Where the names of points go, so that none covers another name or another point.
-
-One drawing language for files, page and docs: matplotlib's SVG, its ink replaced by the page's own colours.
-
-A figure has a wide form and a narrow one for phones, where only estimates are written beside the marks.
+Files, page and docs are drawn in the same way, as matplotlib's SVG with its ink replaced by the page's own colours. A
+figure has a wide form and a narrow one for phones, where only estimates are written beside the marks. The names of
+points are placed so that none covers another name or another point.
 """
 
 from __future__ import annotations

@@ -1,14 +1,9 @@
 """Whether a model is read correctly: a verdict on a small copy, then a short batch of the model itself.
 
-What a kind of model can be trusted with, found on a small copy of it.
-
-Guarantees a verdict for every configuration: read together, read one by one, or refused in a sentence that names the
-kind of model and what would work.
-
-Whether a model that was just loaded answers as transformers alone would, and how it has to be read so that it does.
-
-Guarantees one refusal, before anything is asked, for a model that this harness would get wrong. A small copy of the
-model's own configuration goes through every way of reading; the model itself reads one short batch.
+A small copy of the model's own configuration goes through every way of reading. Every configuration gets a verdict:
+read together, read one by one, or refused in a sentence that names the kind of model and what would work. The loaded
+model then reads one short batch, which has to give what transformers alone would. Guarantees that a model which this
+harness would get wrong is refused once, before anything is asked.
 """
 
 from __future__ import annotations

@@ -1,15 +1,11 @@
 """Compares every way of reading a model with plain eager forward calls, and looks at its cache and RoPE.
 
-RoPE variants whose factors depend on the longest sequence of a batch.
+What is compared are the functions that answer questions (`prefill`, `extend`, `score`), on sequences that go past every
+window, chunk and original length of the small model. RoPE variants whose factors depend on the longest sequence of a
+batch are recognised.
 
-Whether a model's cache is what this harness stores: one key and one value a token, layer and head.
-
-Guarantees that it is asked of the model by one short forward call, never of its configuration.
-
-One model read in every way that this harness reads, against plain eager forward calls of transformers.
-
-Guarantees that what is compared are the functions that answer questions (`prefill`, `extend`, `score`), on sequences
-that go past every window, chunk and original length of the small model.
+One short forward call of the model, never its configuration, shows whether its cache is what this harness stores: one
+key and one value a token, layer and head.
 """
 
 from __future__ import annotations

@@ -1,19 +1,11 @@
 """lm-eval's engines by name, set up for one model, with their refusals in one sentence.
 
-What a server itself says of a request that it refuses, read from its answer or from what lm-eval logs of it.
+A name that lm-eval does not know, a missing package and an engine that cannot read the prompts are refused before
+anything is asked. A request that a server refuses shows as one sentence, taken from its answer or from lm-eval's log;
+what lm-eval and asyncio print of such a failure is taken off the terminal, and their other output stays.
 
-Guarantees that a failure shows as one sentence: what lm-eval and asyncio would print of it on the way is taken off the
-terminal, whatever else they say stays.
-
-What an engine is told beside the user's own arguments, which always win.
-
-Guarantees that no engine runs remote code unless it is told so, and that prompts get the special tokens that our own
-engine gives them. Only what an engine's constructor takes by name is filled in.
-
-lm-eval's engines by name, each set up for one model.
-
-Guarantees that a name which lm-eval does not know, a package that is missing and an engine that cannot read the
-prompts are refused in one sentence, before anything is asked.
+No engine runs remote code unless told so, and prompts get the special tokens that the embedded engine gives them. Only
+what an engine's constructor takes by name is filled in, and the user's own arguments always win.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
 """The channels `receiver`, `sharer` and `t2t` through an external engine, and their throughput.
 
-The plain channels through somebody else's engine: `receiver`, `sharer` and `t2t`.
+Guarantees that a text message is asked for, cut and laid out by the same functions as in the embedded engine, and that
+the seconds which a channel keeps its engines busy are counted, failed calls included.
 
-Guarantees that a text message is asked for, cut and laid out by the same functions as in our own engine, and that the
-seconds which a channel keeps its engines busy are counted, failed calls included.
-
-How many questions a second went through somebody else's engine, and under which conditions.
-
-A batched figure, never a latency: an engine answers many questions side by side. It covers what was asked in this
-session of a run; answers of an earlier one do not count.
+Throughput is a batched figure and never a latency: an engine answers many questions side by side. It covers what was
+asked in this session of a run, not the answers of an earlier one, and is recorded with its conditions.
 """
 
 from __future__ import annotations

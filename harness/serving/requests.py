@@ -1,18 +1,13 @@
 """Requests to an external engine: texts, loglikelihoods, and whether it scores prompts at all.
 
-One call of an engine: its results, or the reason why there are none.
+Guarantees one result a request, in their order, or an error for the whole batch, which `harness.channels.engine` then
+halves. An engine that cannot be reached or refuses access ends the run instead: no question is at fault, and the run
+can be resumed.
 
-Guarantees one result a request, in their order, or an error for the whole batch, which
-`harness.channels.engine` then halves. An engine that is not there, or that lets nobody in, ends the run instead: no
-question is at fault, and the run can be resumed.
-
-From our requests to lm-eval's and back: texts and loglikelihoods of a batch, one result a request in their order.
-
-Whether a server scores prompts at all, asked once before a run that compares options.
-
-A server of completions may leave ``echo`` out, answer in the form of chats or read another prompt than it was sent,
-all with status 200; lm-eval would read zeros or the neighbours' numbers from that. Guarantees that such a server is
-refused, and that a single question which fails for reasons of its own is not taken for one.
+Whether a server scores prompts is asked once, before a run that compares options. A server of completions may leave
+``echo`` out, answer in the form of chats, or read another prompt than it was sent, all with status 200; lm-eval would
+read zeros or the neighbours' numbers from that. Such a server is refused; a single question that fails for reasons of
+its own is not taken for one.
 """
 
 from __future__ import annotations

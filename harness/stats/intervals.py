@@ -1,20 +1,12 @@
 """Checked inputs, score intervals, and the power of a comparison.
 
-Turns what callers hold into checked arrays.
+No statistic is computed over a NaN, over unequal lengths or over nothing: each is a ``ValueError`` that counts what was
+seen. Callers leave failed questions out and count them beside the score; a failure is never read as a zero here.
 
-Guarantees that no statistic is ever computed over a NaN, over unequal lengths or over nothing: each
-is a ``ValueError`` that counts what was seen. Callers leave failed questions out and count them
-beside the score; a failure is never read as a zero here.
-
-Score intervals for one proportion and for the difference of two paired ones.
-
-Guarantees bounds inside [0, 1] and [-1, 1] and a width above zero even when every answer is the
-same. Both take fractional counts, so that a clustered sample can enter as a smaller independent
-one; see ``clusters``. The price is that neither interval is centred on the estimate.
-
-What a comparison could have found, what a family of them allows, and how to say it.
-
-Guarantees that the words "higher" and "lower" are only used where the interval leaves out zero.
+The score intervals, for one proportion and for the difference of two paired ones, have bounds inside [0, 1] and [-1, 1]
+and a width above zero even when every answer is the same. Both take fractional counts, so that a clustered sample can
+enter as a smaller independent one, see `harness.stats.paired`. The price is that neither is centred on the estimate.
+The words "higher" and "lower" are used only where the interval leaves out zero.
 """
 
 from __future__ import annotations

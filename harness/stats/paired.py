@@ -1,34 +1,15 @@
 """Accuracies and paired differences of answers to the same questions, with subjects and strata.
 
-How much less a sample says when its questions come in subjects, and how much more when it comes in strata.
+Guarantees about 95% coverage (measured in ``docs/design/statistics.md``) and, for differences, an exact p-value. Scores
+have Wilson's interval and differences Tango's, with subjects or strata at the effective number of questions. The
+percentile bootstrap is shown too, but no verdict uses it: it covers too seldom at few questions. Resampling gives the
+same numbers for the same seed, in bounded memory, with exactly the distribution of drawing all values anew.
 
-Guarantees one definition of the design effect for every interval here: the variance of the mean by
-leaving out one subject at a time within its stratum, over the variance that independent questions would have. A
-clustered sample of ``n`` then counts as ``n / design effect`` independent questions, read with
-Student's quantile for ``subjects - strata`` degrees of freedom. The trade-off: subjects are treated as
-drawn from a larger population, which is wider than needed if the subjects are all there are. Strata are parts whose
-sizes are fixed by design, so that what differs between them is no chance.
-
-Seeded resampling that stays small and quick at thousands of questions.
-
-Guarantees the same numbers for the same seed. Means are resampled by how often each distinct unit
-is drawn, and quantiles by the known law of their order statistics: both have exactly the
-distribution of drawing all ``n`` values anew, without drawing them. Work that must draw them goes
-in blocks of bounded memory.
-
-The accuracy of one channel, with an interval that keeps its promise.
-
-Guarantees about 95% coverage where it is claimed; ``docs/design/statistics.md`` has the measured
-figures. Without subjects the interval is Wilson's; with them, and with strata, it is Wilson's at the
-effective number of questions.
-
-The difference between two channels that answered the same questions.
-
-Guarantees about 95% coverage of the interval and an exact p-value; ``docs/design/statistics.md`` has
-the measured figures. The interval is Tango's score interval, at the effective number of questions
-where there are subjects. The percentile bootstrap stands beside it for readers who expect one, but
-no verdict uses it, because it covers too seldom at few questions. Causal effects (matched minus mean
-message, matched minus mismatched) are paired differences too.
+The design effect is the variance of the mean by leaving out one subject at a time within its stratum, over that of
+independent questions. ``n`` clustered questions count as ``n / design effect`` independent ones, read with Student's
+quantile for ``subjects - strata`` degrees of freedom. Subjects are taken as drawn from a larger population, which is
+wider than needed if they are all there are. Strata have sizes fixed by design, so differences between them are no
+chance.
 """
 
 from __future__ import annotations

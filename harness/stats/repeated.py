@@ -1,20 +1,13 @@
 """Means of graded values, and means over several trainings.
 
-Means of paired values that are not just right or wrong.
+Graded values, such as the F1 of a long document or differences of two effects (from -2 to 2), get Student's interval,
+leaving out one subject at a time. Few questions with rare differences are covered less well than by ``paired``.
 
-Guarantees Student's interval for a mean, with subjects by leaving out one at a time. It serves graded scores
-(F1 of a long document) and differences between two effects, whose values run from -2 to 2. Without
-the two outcomes of a test question there is no score interval, so few questions with rare
-differences are covered less well than by ``paired``.
-
-A mean over several trainings of the same thing that answered the same questions.
-
-Guarantees an interval for the method and not for the trainings at hand: it allows for other questions and for
-another seed. The variance of the mean over trainings and that over questions are added. What moves single answers
-from training to training is in both, so the interval is a little too wide where trainings do not differ as a whole,
-which is the safer side. Two trainings that happen to end close together would pretend that all of them do: an
-interval takes three. Two things that were trained apart are compared without pairing their trainings: the first of
-one and the first of the other share a number and nothing else. ``docs/design/statistics.md`` has the measured coverage.
+A mean over trainings that answered the same questions is a figure of the method: its interval allows for other
+questions and other seeds. The variances over trainings and over questions are added; what moves single answers between
+trainings is in both, so the interval errs on the wide side where trainings do not differ as a whole. Two trainings may
+end close together by chance, so an interval takes three. Things trained apart are compared without pairing their
+trainings, which share a number and nothing else. ``docs/design/statistics.md`` has the measured coverage.
 """
 
 from __future__ import annotations

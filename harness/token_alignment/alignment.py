@@ -1,25 +1,14 @@
 """One prompt for several tokenizers: message spans of a chat, and sections of equal length.
 
-Where the messages of a chat stand in its rendered text and among its tokens.
+Rows have equal length, and message tokens of the receiver and of each sharer are in pairs (C2C, section 3.3.2, "token
+alignment"). A message is found by what the template puts around it, at the cost of a second rendering with markers, so
+one that repeats a role word, a template phrase or another message is not mistaken. The original takes a header's word
+for the content. If the receiver's closing template section is shorter, it is padded before its tokens; the original
+pads behind them and reads the answer's first logits at a masked pad. Special tokens inside a message map as in the
+original: by role, by string, else to unknown or 0.
 
-Guarantees that a message is found by what the template puts around it, so that a message which repeats a
-role word, a template phrase or another message is never mistaken for it. Costs a second rendering, with
-markers for messages.
-
-One prompt for several tokenizers, cut into sections of equal length (C2C, section 3.3.2, "token alignment").
-
-Guarantees rows of equal length, in which message tokens of the receiver and of each sharer stand in pairs.
-Keeps the paper's arithmetic on ordinary chats and departs from its code where that is doubtful:
-
-* Content is located by what the template writes around it, so a message that repeats a role word is not
-  confused with a header. The original takes the header's word for the content.
-* If the receiver's closing template section is the shorter one, it is padded before its tokens, not behind
-  them. The original reads the answer's first logits at a masked pad.
-
-Special tokens written inside a message map as the original does: by role, by string, else to unknown or 0.
-
-A sharer may be given other messages than the receiver, of the same number. Of a message that differs, the tokens of the
-text with which both begin and end stand in pairs; what lies between is read by its own model alone.
+A sharer may get other messages than the receiver, of the same number. Of one that differs, the tokens of the text with
+which both begin and end are in pairs; what lies between is read by its own model alone.
 """
 
 from __future__ import annotations

@@ -1,25 +1,13 @@
 """From rows to micro-batches of token ids: examples, their order, and the share of a process.
 
-What a chat template makes of an answer, as the text or the token ids that follow the prompt.
+Prompts are exactly what the cache channel reads when it is evaluated (the same planner). The loss falls on the response
+and the token that ends it, never on the prompt; what the tokenizer merges across their seam belongs to the response. An
+answer is learned as the chat template writes it, reasoning and tool calls included, up to the end of the turn, and is
+refused if the template or the tokenizer would lose a part of it.
 
-Guarantees that an answer is learned as the template writes it, reasoning and tool calls included, up to the end of
-the turn, and that an answer is refused of which the template or the tokenizer would lose a part.
-
-From an example to token ids: the prompt laid out as at inference, the response behind it.
-
-Guarantees that prompts are exactly what the cache channel reads when it is evaluated (the same planner), and that
-the loss falls on the response and the token that ends it, never on the prompt. What the tokenizer merges across the
-seam of the two belongs to the response.
-
-Which rows form which step, and which random numbers they meet.
-
-Guarantees that both are functions of the seed and the step alone: nothing has to be saved to resume, and the
-number of processes does not change what is computed, only where.
-
-This process's share of every step: rows as lessons, with what was kept of their prompts.
-
-Guarantees that a row that cannot be learned from is left out with its reason, and that one row never
-ends a run.
+Which rows form a step and which random numbers they meet are functions of the seed and the step alone: nothing has to
+be saved to resume, and the number of processes changes only where something is computed. A row that cannot be learned
+from is left out with its reason, and no single row ends a run.
 """
 
 from __future__ import annotations

@@ -1,20 +1,11 @@
 """Rows of a data set as a conversation and the response to it, or the reason why a row is left out.
 
-Why a row of the training data is left out: a closed list, so that every process counts alike.
+A row is read as a chat, in any of the forms in which chats are published, or as a question document; anything else is
+refused by its number before anything is computed. Guarantees that every turn reaches the chat template under a role
+that templates know, with the parts that templates write (tool calls, reasoning).
 
-Guarantees that no row is left out without a reason, and that one row which cannot be used never ends a run.
-
-A row of the training data as it was meant, whatever form it was written in.
-
-Chats in the forms in which they are published, read as they were meant.
-
-Guarantees that every turn of a row reaches the chat template under a role that templates know, with the parts that
-templates write (tool calls, reasoning), and that a row of which this cannot be said is left out with its reason.
-
-Rows of a data set as a conversation and the response to it.
-
-Guarantees that a row is read as a chat or as a question document, and that anything else is refused by its number
-before anything is computed. What a row comes to is not kept, so that half a million of them take no memory.
+A row for which this cannot be ensured is left out with its reason and never ends a run. Reasons are a closed list, so
+every process counts alike. The reading of a row is not kept, so that half a million rows take no memory.
 """
 
 from __future__ import annotations

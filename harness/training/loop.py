@@ -1,16 +1,11 @@
 """The training loop, its optimizer and schedule, and validation through the channel as it is evaluated.
 
-Optimizer and learning-rate schedule, and both as data that can be saved and restored.
+Guarantees that a step's gradient is that of the mean over its response tokens, however they are spread over
+micro-batches and processes, and that what a step does depends on the recipe, the weights and its number alone.
+Optimizer and learning-rate schedule can be saved and restored as data.
 
-The training loop.
-
-Guarantees that a step's gradient is that of the mean over its response tokens, however they are spread over micro
-batches and processes, and that what a step does depends on the recipe, the weights and its number alone.
-
-A task's accuracy while training, through the channel as it is evaluated.
-
-Guarantees the prompts, engine and scorer of a run, with hard gates; a question that fails is counted among those
-asked, never as a right answer.
+Validation measures a task's accuracy with the prompts, engine and scorer of a run, with hard gates. A question that
+fails is counted among those asked, never as a right answer.
 """
 
 from __future__ import annotations

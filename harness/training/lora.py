@@ -1,15 +1,11 @@
-"""A low-rank adapter inside a frozen receiver, and the loss that it is trained by.
+"""A low-rank adapter (LoRA, arXiv 2106.09685) inside a frozen receiver, and the loss that it is trained by.
 
-A low-rank adapter (LoRA, arXiv 2106.09685) inside a frozen receiver, by peft.
+Inserted by peft. Guarantees master weights in float32 with products in the model's format, weights of the receiver that
+do not move, and a folder that peft itself reads: ``adapter_config.json`` and ``adapter_model.safetensors``, data only.
 
-Guarantees master weights in float32 with products in the model's format, weights of the receiver that do not move,
-and a folder that peft itself reads: ``adapter_config.json`` and ``adapter_model.safetensors``, data only.
-
-The loss of a receiver that is fine-tuned alone: what a fuser's gain has to be measured against.
-
-Guarantees the prompts, responses and loss of a fuser's training with nobody's cache fused. Rows are read in one
-forward pass and padded behind, where causal attention sees no pad; the vocabulary is projected where a response's
-token is predicted and nowhere else.
+The gain of a fuser has to be measured against a receiver that is fine-tuned alone, so prompts, responses and loss are
+those of a fuser's training with no cache fused. Rows are read in one forward pass and padded behind, where causal
+attention sees no pad; the vocabulary is projected only where a response's token is predicted.
 """
 
 from __future__ import annotations

@@ -1,25 +1,13 @@
 """The loss of a batch through the cache channel with the graph kept, and the fuser as it is trained.
 
-A KV-cache that keeps the graph: what is fused into it can be differentiated.
+Guarantees the steps, masks, positions and fusion of `CacheToCache` itself, without approximation, for pairs of one
+vocabulary and aligned ones, several sharers and several turns: a later stretch of the receiver reads the fused cache of
+the earlier ones. Neither model's prompt pass builds a graph before the first fused token. Only the fusers are
+parameters; the models are held beside them, frozen and in inference mode, and are neither broadcast nor saved.
 
-Guarantees the numbers of `KVBuffer` while gradients flow from later reads through what was fused, and that a forward
-call may run again (gradient checkpointing) with the past it saw the first time. The price is a copy of the cache for
-every forward call.
-
-How a fuser computes in training: token by token in chunks, in mixed precision, recomputed in the backward pass.
-
-Guarantees the same random numbers with and without recomputation, because both go through the same chunks.
-
-The cache channel with the graph kept: what a response's tokens cost, differentiable in the fusers' weights.
-
-Guarantees the steps, masks, positions and fusion of `CacheToCache` itself, for pairs of one vocabulary and aligned
-ones, several sharers and several turns: a later stretch of the receiver reads the fused cache of the earlier ones,
-and nothing is approximated. Neither model's prompt pass builds a graph before the first fused token.
-
-The loss of a batch as one module, so that it can be wrapped for several processes.
-
-Guarantees that only the fusers are parameters: the models are held beside them, frozen and in inference mode, and
-are neither broadcast nor saved.
+The cache has the numbers of `KVBuffer`. Gradients flow from later reads through what was fused, and a forward call may
+run again (gradient checkpointing) with the past it saw the first time, at the price of a copy of the cache each. A
+fuser computes in chunks of tokens, in mixed precision; recomputation meets the same random numbers and chunks.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
-"""Builds everything a training run works with, input normalization included.
-
-Everything a training run works with, built from its recipe.
+"""Builds everything a training run works with, input normalization included, from its recipe.
 
 Guarantees that models are frozen before anything runs and that every process starts from the same trained weights.
 
-A first layer that starts by reading what it is fed as if it had mean 0 and variance 1.
-
-Keys carry large constant parts, which drown what differs from token to token; a short training then learns nothing.
-Guarantees that only where a fuser starts is changed: means and scales are folded into the weights and bias of its
-first layer, so its form stays the paper's.
+Keys carry large constant parts, which drown what differs from token to token, so that a short training learns nothing.
+Input normalization lets a fuser's first layer start as if what it reads had mean 0 and variance 1. Only the starting
+point changes: means and scales are folded into the weights and bias of that layer, so its form stays the paper's.
 """
 
 from __future__ import annotations
