@@ -1,8 +1,8 @@
-"""Evaluation over several processes: who is who, and what they tell each other.
+"""Evaluation over several processes: the rank of each, and the messages between them.
 
-Guarantees that a single process imports nothing for it and waits for nobody; that an error which one process meets
-ends all of them, with one sentence told once; and that a process that is gone ends the others instead of leaving them
-waiting. They talk over gloo on the CPU, whatever the models run on, and only between stretches of work.
+Guarantees that a single process imports nothing for it and waits for no other; that an error in one process ends all of
+them, with one sentence reported once; and that a process that is gone ends the others instead of leaving them waiting.
+They communicate over gloo on the CPU, also where the models run on GPUs, and only between stretches of work.
 
 Usually each process answers a share. Where every layer of a model is split over all of them they go in step: each is
 asked everything, and the first one's answers are kept.

@@ -1,7 +1,7 @@
 """Times arms against one another in one process, in turns.
 
-Guarantees that a drift of the machine hits all arms alike: every round runs each arm once, starting with another
-one each time, and measures the machine beside them. Every batch holds questions that nobody has seen. The first
+Guarantees that a drift of the machine hits all arms alike: every round runs each arm once, starting with another one
+each time, and measures the machine beside them. Every batch holds questions that no arm has seen before. The first
 rounds only warm up, and the first of them measures memory.
 """
 

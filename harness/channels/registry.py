@@ -1,6 +1,6 @@
-"""Every channel by name: what it needs, how it is built, and where it stands in tables.
+"""Every channel by name: what it needs, how it is built, and its place in tables.
 
-Nobody else compares channel names: configuration, loading, tables and pictures ask the entry. Imports no torch.
+Channel names are compared nowhere else: configuration, loading, tables and pictures ask the entry. Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The flags of `run`: one for every field of the configuration, under lm-eval's names where it has one.
 
-Guarantees that a YAML file says the same as flags would, that flags win over it, and that what nobody gives is the
-embedded pair on its own task.
+Guarantees that a YAML file means the same as flags, that flags win over it, and that what is not given is taken from
+the embedded pair on its own task.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run is told to do: `RunConfig`, its identity, and its way from and to YAML."""
+"""The configuration of a run: `RunConfig`, its identity, and its way from and to YAML."""
 
 from harness.config.identity import differing, identity, identity_fields, identity_hash, kinds
 from harness.config.loading import build, from_yaml, parse, read_yaml, to_yaml

@@ -1,7 +1,7 @@
-"""Everything a run can be told, in one frozen object under the names of the command line's flags.
+"""The configuration of a run in one frozen object, under the names of the command line's flags.
 
-Empty `receiver`, `sharers`, `fusers` and `tasks` stand for the embedded pair and its tasks; whoever starts the run
-fills them in. What contradicts itself is refused on construction.
+Empty `receiver`, `sharers`, `fusers` and `tasks` mean the embedded pair and its tasks; the caller that starts the run
+fills them in. A configuration that contradicts itself is refused on construction.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The state of a run in progress, as every step of it works with.
-
-A run in progress: what every step of it works with.
-"""
+"""The state of a run in progress, as every step of it works with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form of fuser by name. Checkpoints, recipes and the bench name a form; nobody else compares names."""
+"""Every form of fuser by name. Checkpoints, recipes and the bench name a form; names are compared nowhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A manifest and its files -> the records that a board keeps."""
+"""Builds the records that a board keeps from a manifest and its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plain CSV: a letter or a text a row, and whatever else is known under fixed names."""
+"""A plain CSV: a letter or a text a row, and further columns under fixed names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row of somebody's result file, whatever the format, and what was answered in it."""
+"""A row of an imported result file in any format, and what was answered in it."""
 
 from __future__ import annotations
 

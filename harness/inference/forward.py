@@ -1,8 +1,8 @@
-"""One way of running a model on the next tokens of a batch, whatever came before.
+"""One way of running a model on the next tokens of a batch, after any earlier tokens.
 
-Guarantees that a row's numbers do not depend on the rows beside it: attention is masked by position, pads
-attend only to themselves and nobody attends to them. The vocabulary projection runs on the columns that are
-asked for and on no other. What is done is counted in `Counters`.
+Guarantees that a row's numbers do not depend on the rows beside it: attention is masked by position, pads attend only
+to themselves and no token attends to them. The vocabulary projection runs on the requested columns and on no other. The
+work is counted in `Counters`.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ so attention depends on positions and never on padding. `KVBuffer` keeps keys an
 allocation: a fuser gathers and scatters over layers at once and decoding appends in place, at the price that all layers
 share one shape.
 
-Two variants give the same numbers for a model on several devices. In one, every layer keeps its keys and values on its
-own device, and fused tokens are brought to the device of the model's inputs, at one operation a layer instead of one
-for all. In the other (tensor parallelism), every process gathers all heads of the fused tokens, computes the same, and
-stores its own heads. Only fused tokens ever move.
+Two variants give the same numbers for a model on several devices. In a `SpreadBuffer` every layer keeps its keys and
+values on its own device, and fused tokens are brought to the device of the model's inputs, at one operation a layer
+instead of one for all. In a `SplitBuffer` (tensor parallelism) every process gathers all heads of the fused tokens,
+computes the same, and stores its own heads. Only fused tokens ever move.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""May the two runs be compared at all, and is everything there that the baseline has?
+"""Whether two runs may be compared at all, and whether the run has everything that the baseline has.
 
 Guarantees that a difference in what was asked is never read as a difference in how it was answered.
 """

@@ -1,7 +1,7 @@
-"""What differs between a baseline and a run before any answer is looked at: the first thing that a check says.
+"""What differs between a baseline and a run before any answer is looked at: the first lines of a check.
 
-Guarantees that every part of a record that can change an answer is named, and tells what can change an answer in any
-way from what only changes how numbers are rounded.
+Guarantees that every part of a record that can change an answer is named, and separates what can change an answer in
+any way from what only changes how numbers are rounded.
 """
 
 from __future__ import annotations

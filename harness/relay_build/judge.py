@@ -1,4 +1,4 @@
-"""How a pair answers, measured in batches for its trainer, its tests and what no channel of the harness does.
+"""Measures a pair's answers in batches, for its trainer, its tests and for ways of answering outside the channels.
 
 Guarantees the prompts, positions and fused tokens of the harness proper, whose answers a test compares with these. All
 replies are decoded greedily: the receiver says places, as many as the form has, and then the likeliest of the four

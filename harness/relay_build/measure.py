@@ -1,4 +1,4 @@
-"""What a pair answers in ways that are no channel of the harness: trained and stepwise ensembles, told places.
+"""Measures a pair's answers in ways that are no channel: trained and stepwise ensembles, and given places.
 
 Guarantees that every row is right or wrong for each question of the committed test, in its order, so that several
 trainings can be averaged question by question. Run ``python -m harness.relay_build.measure PAIR OUT.json``.

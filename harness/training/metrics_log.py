@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: a line on the terminal, a JSON line in a file, TensorBoard if asked.
+"""The log of a training run: a line on the terminal, a JSON line in a file, TensorBoard if asked for.
 
 Guarantees that a resumed run's file reads as if it had never stopped: lines behind the checkpoint are dropped.
 """
