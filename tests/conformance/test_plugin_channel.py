@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 import torch
 
 from harness.models.chat import encode
@@ -87,9 +86,10 @@ def test_it_runs_with_controls_and_stands_on_board_page_and_in_checks(installed:
     controls = {"", "mismatched", "mean", "last_token"}
     assert arms >= {(name, control) for name in ("kvcomm", "kvcomm:layers=0-1") for control in controls}
     assert "kvcomm" in "".join(path.read_text() for path in boards.rglob("*.md"))
-    page = harness(installed, run, "report", str(out))
-    assert page.returncode == 0, page.stderr
-    assert any("kvcomm" in path.read_text() for path in out.glob("*.html"))
+    page = installed / "page.html"
+    written = harness(installed, run, "report", str(out), "--html", str(page))
+    assert written.returncode == 0, written.stderr
+    assert "kvcomm" in page.read_text(encoding="utf-8")
     checked = harness(installed, run, "check", str(out), str(out))
     assert "kvcomm" in checked.stdout + checked.stderr
 
