@@ -1,4 +1,4 @@
-"""Where the project's own files lie."""
+"""Where the project's own files lie: in a checkout beside the package, in an installed wheel inside it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
-TASKS = ROOT / "tasks"
-LEADERBOARDS = ROOT / "leaderboards"
+_IN_WHEEL = (PACKAGE / "tasks").is_dir()
+TASKS = (PACKAGE if _IN_WHEEL else ROOT) / "tasks"
+# An installed package is never written into: there the boards are those of the working folder.
+LEADERBOARDS = Path("leaderboards") if _IN_WHEEL else ROOT / "leaderboards"
 BUILT_IN_TEMPLATES = PACKAGE / "templates"
 PAIR = TASKS / "relay" / "pair"
-PAIR_NAME = PAIR.relative_to(ROOT)
+PAIR_NAME = PAIR.relative_to(TASKS.parent)
 FACTWORLD_PAIR = TASKS / "factworld" / "pair"
-FACTWORLD_PAIR_NAME = FACTWORLD_PAIR.relative_to(ROOT)
+FACTWORLD_PAIR_NAME = FACTWORLD_PAIR.relative_to(TASKS.parent)
 
 
 def located(text: str) -> Path:
     """Returns the path behind a reference; a carried pair is found under its name from every working folder."""
     path = Path(text).expanduser()
     carried = path.is_relative_to(PAIR_NAME) or path.is_relative_to(FACTWORLD_PAIR_NAME)
-    return ROOT / path if carried and not path.exists() else path
+    return TASKS.parent / path if carried and not path.exists() else path
