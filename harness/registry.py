@@ -5,8 +5,8 @@ neighbour, and that nothing of another distribution is imported before its name 
 
 Modules named with ``--plugin``, which bring channels, controls, fusers and tasks without being installed.
 
-A plug-in registers its entries when it is imported (``CHANNELS.add(ChannelEntry(...))``) or lists them under the name
-``entries``. Each registry takes the entries of its own kind.
+A plug-in registers its entries when it is imported (``CHANNELS.add(ChannelEntry(...))``), lists them under the name
+``entries``, or just holds them as names of its own. Each registry takes the entries of its own kind.
 """
 
 from __future__ import annotations
@@ -192,8 +192,7 @@ def _load(name: str) -> None:
     known = registries()
     before = [set(registry.names()) for registry in known]
     module = _imported(name)
-    listed = getattr(module, "entries", ())
-    for entry in listed:
+    for entry in getattr(module, "entries", None) or _held(module, known):
         registry = next((one for one in known if isinstance(entry, one.kind)), None)
         if registry is None:
             raise UserError(f"Plug-in {name!r} lists {entry!r:.80}, which is no entry of a registry; see docs.")
@@ -203,7 +202,13 @@ def _load(name: str) -> None:
         for one in names:
             registry.credit(one, f"plug-in {name}")
     if not any(added) and not any(one.brought_by(f"plug-in {name}") for one in known):
-        raise UserError(f"Plug-in {name!r} registers nothing; call CHANNELS.add(...) in it, or list its `entries`.")
+        raise UserError(f"Plug-in {name!r} registers nothing; define an entry in it, such as a ChannelEntry.")
+
+
+def _held(module: ModuleType, known: Iterable[Registry[Any]]) -> list[Any]:
+    """Returns the entries among a module's own names."""
+    kinds = tuple(registry.kind for registry in known)
+    return [value for value in vars(module).values() if isinstance(value, kinds)]
 
 
 def _imported(name: str) -> ModuleType:

@@ -169,3 +169,12 @@ def test_lm_evals_arguments_name_plugins() -> None:
     assert plugins_in(["run", "--model_args", "receiver=a,plugin=x;y.py", "--tasks", "t"]) == ["x", "y.py"]
     assert plugins_in(["--model_args=plugin=x,receiver=a"]) == ["x"]
     assert plugins_in(["--model_args", "receiver=a"]) == []
+
+
+def test_the_entries_that_a_module_holds_are_enough() -> None:
+    example = ROOT / "examples" / "plugin_channel" / "kvcomm_channel.py"
+    ended = command("ls", "channels", "--plugin", str(example), cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    assert "kvcomm" in ended.stdout
+    ended = command("ls", "controls", "--plugin", str(example), cwd=ROOT)
+    assert "last_token" in ended.stdout
