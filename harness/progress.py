@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -85,3 +86,18 @@ class _Bar:
 
     def advance(self, steps: int = 1) -> None:
         self.bar.advance(self.task, steps)
+
+
+@contextmanager
+def task_hints_hidden() -> Iterator[None]:
+    """Drops the hint about ``--metadata`` that lm-eval logs for every task that loads its own data: 57 a benchmark."""
+
+    def no_hint(record: logging.LogRecord) -> bool:
+        return "Custom kwargs can be passed" not in record.getMessage()
+
+    logger = logging.getLogger("lm_eval.api.task")
+    logger.addFilter(no_hint)
+    try:
+        yield
+    finally:
+        logger.removeFilter(no_hint)

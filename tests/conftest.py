@@ -19,5 +19,5 @@ settings.load_profile("repeatable")
 def both_attentions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once as usual and once as with flash attention, which takes no masks of ours."""
     if request.param == "no-masks":
-        for module in ("decoding", "forward"):
-            monkeypatch.setattr(f"harness.{module}.takes_masks", lambda lm: False)
+        for module in ("generate", "forward"):
+            monkeypatch.setattr(f"harness.inference.{module}.takes_masks", lambda lm: False)

@@ -25,6 +25,7 @@ from torch import nn
 
 from harness.bench.candidates import Calls
 from harness.bench.measure import Repeats, rotated
+from harness.bench.model_shapes import FuserWidths
 from harness.bench.results import PLAIN, Series, TrainCell, TrainResult
 from harness.bench.roofline import (
     Cost,
@@ -38,7 +39,7 @@ from harness.bench.roofline import (
     model_cost,
     speeds,
 )
-from harness.bench.synthetic_pair import FuserWidths, Models, questions
+from harness.bench.synthetic_pair import Models, questions
 from harness.channels.c2c import Link
 from harness.channels.prompt_layout import Span
 from harness.fusers.interface import FuserModule

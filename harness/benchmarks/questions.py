@@ -10,10 +10,11 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.benchmarks.duplicates import question_of, shared_questions
 from harness.benchmarks.requests import chat_text, decoding_request, scoring_request
 from harness.benchmarks.views import Views, metadata_of, views_of
 from harness.config import RunConfig
@@ -78,35 +79,6 @@ def with_clusters(items: Mapping[str, list[Item]]) -> dict[str, list[Item]]:
         task: [replace(item, cluster=shared.get(question_of(item.document), "")) for item in members]
         for task, members in items.items()
     }
-
-
-def shared_questions(asked: Iterable[tuple[Mapping[str, Any], str]]) -> dict[tuple[str, frozenset[str]], str]:
-    """Returns question -> first subject by name, of every question that several subjects ask.
-
-    Args:
-        asked: documents with their subjects.
-    """
-    subjects: dict[tuple[str, frozenset[str]], set[str]] = {}
-    for document, subject in asked:
-        subjects.setdefault(question_of(document), set()).add(subject)
-    return {question: min(names) for question, names in subjects.items() if len(names) > 1}
-
-
-def _all(items: Mapping[str, list[Item]]) -> list[Item]:
-    return [item for members in items.values() for item in members]
-
-
-def _subject(item: Item) -> str:
-    return f"{item.task}/{item.document.get('subject', '')}"
-
-
-def question_of(document: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
-    """A question with its options in any order, apart from case and white space."""
-    return _words(document.get("question", "")), frozenset(map(_words, document.get("choices") or ()))
-
-
-def _words(text: object) -> str:
-    return " ".join(str(text).casefold().split())
 
 
 @dataclass(frozen=True)
@@ -300,3 +272,11 @@ def _item(
 def _fingerprint(documents: Sequence[dict[str, Any]]) -> str:
     text = json.dumps(documents, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _all(items: Mapping[str, list[Item]]) -> list[Item]:
+    return [item for members in items.values() for item in members]
+
+
+def _subject(item: Item) -> str:
+    return f"{item.task}/{item.document.get('subject', '')}"

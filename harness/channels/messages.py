@@ -160,6 +160,8 @@ def carry(message: TensorMessage, payload: Payload, device: torch.device, work: 
     Returns:
         What arrives: of the same shapes and dtypes, `payload_bytes` being the bytes of the form that crossed.
     """
+    if not any(part.numel() for part in message.parts):
+        return _moved(message, device)  # nothing crosses, so no stage
     with work.clock.stage("message_transfer"):
         arrived = _moved(message, device) if payload == "native" else _coded(message, _BITS[payload], device)
     work.counters.bytes_moved += sum(arrived.payload_bytes)

@@ -223,7 +223,7 @@ def _import(rest: list[str]) -> int:
 
 
 def _train(rest: list[str]) -> int:
-    from harness.evaluation.run import task_hints_hidden
+    from harness.progress import task_hints_hidden
     from harness.training.main import main
     from harness.training.recipe import add_arguments
 

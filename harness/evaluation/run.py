@@ -9,7 +9,6 @@ process, one after another or in two threads, answer and record what each would 
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import signal
@@ -37,7 +36,7 @@ from harness.evaluation.setup import Cast, assemble, check_answerable
 from harness.inference.memory import forget_peak
 from harness.models.chat import Reading
 from harness.models.hub import Commits
-from harness.progress import other_bars_hidden
+from harness.progress import other_bars_hidden, task_hints_hidden
 from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
 from harness.records.journal import read_record
@@ -99,21 +98,6 @@ def sigterm_as_interrupt() -> Iterator[None]:
     finally:
         # A handler that was not set from Python reads as None and cannot be set again.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-@contextmanager
-def task_hints_hidden() -> Iterator[None]:
-    """Drops the hint about ``--metadata`` that lm-eval logs for every task that loads its own data: 57 a benchmark."""
-
-    def no_hint(record: logging.LogRecord) -> bool:
-        return "Custom kwargs can be passed" not in record.getMessage()
-
-    logger = logging.getLogger("lm_eval.api.task")
-    logger.addFilter(no_hint)
-    try:
-        yield
-    finally:
-        logger.removeFilter(no_hint)
 
 
 @contextmanager

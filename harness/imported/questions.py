@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.benchmarks.definitions import BENCHMARKS, Benchmark
 from harness.benchmarks.documents import Document, read_questions
-from harness.benchmarks.questions import question_of, shared_questions
+from harness.benchmarks.duplicates import question_of, shared_questions
 from harness.errors import UserError, suggest
 from harness.imported.rows import Row
 

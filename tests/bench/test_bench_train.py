@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.bench.candidates import Calls
 from harness.bench.main import add_arguments, main
 from harness.bench.measure import Repeats
+from harness.bench.model_shapes import FuserWidths, read_pair
 from harness.bench.results import TrainCell
 from harness.bench.roofline import Cost, model_cost
-from harness.bench.synthetic_pair import FuserWidths, Models, build_models, read_pair
+from harness.bench.synthetic_pair import Models, build_models
 from harness.bench.training import TrainArm, make_train_arms, measure_training, step_calls
 from harness.errors import UserError
 from harness.models.chat import Conversation, Turn

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.bench.synthetic_pair import FuserWidths, ModelShape, Pair, build_pair, questions, read_pair, tokenizer
+from harness.bench.model_shapes import FuserWidths, ModelShape, read_pair
+from harness.bench.synthetic_pair import Pair, build_pair, questions, tokenizer
 from harness.errors import UserError
 from harness.inference.types import CallStats
 from harness.models.chat import continuation, encode

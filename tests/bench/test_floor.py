@@ -9,8 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.bench.candidates import Task, make_arms
+from harness.bench.model_shapes import FuserWidths, read_pair
 from harness.bench.roofline import Cost, Speeds, floor_s, fusion_cost, model_cost, speeds
-from harness.bench.synthetic_pair import FuserWidths, Pair, build_pair, questions, read_pair
+from harness.bench.synthetic_pair import Pair, build_pair, questions
 from harness.fusers.c2c import Fuser, FuserConfig
 from harness.models.lm import LM
 

@@ -7,9 +7,10 @@ import torch
 
 from harness.bench.candidates import Arm, Reading, Task, make_arms
 from harness.bench.measure import Repeats, measure, rotated, summarize
+from harness.bench.model_shapes import FuserWidths, read_pair
 from harness.bench.results import Cell
 from harness.bench.roofline import Speeds
-from harness.bench.synthetic_pair import FuserWidths, Pair, build_pair, read_pair
+from harness.bench.synthetic_pair import Pair, build_pair
 from harness.inference.memory import with_peak
 from harness.inference.types import Query
 

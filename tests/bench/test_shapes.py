@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench.synthetic_pair import EXAMPLES, MODELS, read_pair
+from harness.bench.model_shapes import EXAMPLES, MODELS, read_pair
 from harness.errors import UserError
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from harness.bench.candidates import Task, make_arms
-from harness.bench.synthetic_pair import FuserWidths, build_pair, questions, read_pair
+from harness.bench.model_shapes import FuserWidths, read_pair
+from harness.bench.synthetic_pair import build_pair, questions
 from harness.channels.c2c import CacheToCache, Link, linked
 from harness.errors import UserError
 from harness.fusers import registry

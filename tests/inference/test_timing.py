@@ -75,7 +75,7 @@ def _channel(name: str) -> Channel:
     receiver, sharer = shared_lm(), shared_lm("qwen2", 1)
     made: dict[str, Channel] = {
         "receiver": Single(receiver),
-        "sharer": Single(sharer, "sharer"),
+        "sharer": Single(sharer, "sharer", role="sharer"),
         "c2c": fused(receiver, sharer),
         "closed": fused(receiver, sharer).closed(),
         "t2t": TextToText(receiver, sharer, TextVariant(max_new_tokens=4)),

@@ -27,7 +27,7 @@ def said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 def test_a_bench(
     flags: list[str], called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(f"harness.bench.main.{called}", lost)
+    monkeypatch.setattr(f"harness.bench.run.{called}", lost)
     line = said(capsys, ["bench", *flags, "--output", str(tmp_path)])
     assert line.startswith("Error: The device no longer computes (AcceleratorError: CUDA error: device-side assert")
     assert line.endswith("nothing of this bench is kept, start it again in a new process.")

@@ -47,7 +47,7 @@ def test_first_error_is_told_where_the_disk_cannot_take_the_record(
 
     run = RunFolder.create(tmp_path, run_record())
     monkeypatch.setattr("harness.records.files.write_fully", full)
-    monkeypatch.setattr("harness.records.files.write_fully", full)
+    monkeypatch.setattr("harness.records.journal.write_fully", full)
     with pytest.raises(RunError, match=r"samples\.jsonl"), run:
         run.add_samples([sample(0)])
     monkeypatch.undo()

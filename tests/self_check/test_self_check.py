@@ -126,7 +126,7 @@ def test_what_cannot_be_stored_is_refused_by_the_name_of_its_type(kind: str) -> 
 def test_attention_that_drops_something_is_refused_and_eager_named(monkeypatch: pytest.MonkeyPatch) -> None:
     register()
     assert checked(small_lm(tiny("granite_swa", "grouped"))).together.padded
-    monkeypatch.setattr("harness.models.loading.grouped_attention._softmax", lambda scores, sinks: scores.softmax(-1))
+    monkeypatch.setattr("harness.models.grouped_attention._softmax", lambda scores, sinks: scores.softmax(-1))
     forget(monkeypatch)
     with pytest.raises(UserError, match=r"\(granite_swa\) cannot be used: .*nats; use --attention eager"):
         checked(small_lm(tiny("granite_swa", "grouped")))
