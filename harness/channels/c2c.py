@@ -188,17 +188,14 @@ class CacheToCache:
             return extend(self.answers, buffer, columns, work.counters, keep=keep)
 
     def _plan(self, query: Query) -> Plan:
-        plan, readers = self._layout(query), (self.answers, *(link.sharer for link in self.links))
+        view, readers = query.sharer_view, (self.answers, *(link.sharer for link in self.links))
+        plan = self.planner.plan(query.receiver, None if view is None else view.conversation)
         room, holds = max(query.room, plan.room), min(lm.max_length for lm in readers)
         if query.receiver.reading.as_lm_eval and room < holds:
             plan = plan.last(holds - room)
         for lm, ids in zip(readers, plan.ids, strict=True):
             check_fits(lm, max(len(ids), len(plan.ids[0])), room)
         return plan
-
-    def _layout(self, query: Query) -> Plan:
-        view = query.sharer_view
-        return self.planner.plan(query.receiver, None if view is None else view.conversation)
 
     def _share(self, number: int, plans: Sequence[Plan], work: CallStats) -> Tensor:
         link, row = self.links[number], number + 1

@@ -261,7 +261,8 @@ class _Asking:
 
     def fits(self, indices: Sequence[int]) -> bool:
         """Whether a batch may fit the memory, for all that is known."""
-        limit = self.budget.fitting.get(self.memory_key(indices))
+        fitting = self.budget.fitting
+        limit = fitting.get(self.memory_key(indices)) if fitting else None
         return limit is None or len(indices) == 1 or self.tokens(indices) <= limit
 
 

@@ -126,6 +126,8 @@ class Fuser(FuserModule):
         self._kept: tuple[tuple[int, ...], Bank] | None = None
         self._seen: tuple[Tensor, tuple[int, ...]] | None = None
         self._compiled: Callable[..., Tensor] | None = None
+        widths = 2 * config.sharer_dim + 4 * config.receiver_dim + 3 * config.hidden_dim
+        self._token_values = widths + 2 * max(config.hidden_dim, config.intermediate_dim)
         self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
         self.reset_parameters()
 
@@ -279,26 +281,20 @@ class Fuser(FuserModule):
 
     @property
     def _token_bytes(self) -> int:
-        config = self.config
-        wide = max(config.hidden_dim, config.intermediate_dim)
-        widths = 2 * config.sharer_dim + 4 * config.receiver_dim + 3 * config.hidden_dim + 2 * wide
-        return widths * self.gate_logit.element_size()
-
-    @property
-    def _scratch_bytes(self) -> int:
-        return CPU_SCRATCH_BYTES if self.gate_logit.device.type == "cpu" else SCRATCH_BYTES
+        return self._token_values * self.gate_logit.element_size()
 
     def _groups(self, entries: int, tokens: int) -> list[slice]:
         """Entries that are fused together: all of them, but for a CPU, where the scratch memory says."""
         if self.training or self.gate_logit.device.type != "cpu":
             return [slice(0, entries)]
-        together = max(1, self._scratch_bytes // max(1, tokens * self._token_bytes))
+        together = max(1, CPU_SCRATCH_BYTES // max(1, tokens * self._token_bytes))
         return [slice(start, start + together) for start in range(0, entries, together)]
 
     def _add_chunks(
         self, added: Tensor, bank: Bank, sharer: Tensor, receiver: Tensor, chosen: tuple[int, ...] | None
     ) -> None:
-        step = self.tokens_per_chunk(receiver.shape[0], self._scratch_bytes)
+        scratch_bytes = CPU_SCRATCH_BYTES if self.gate_logit.device.type == "cpu" else SCRATCH_BYTES
+        step = self.tokens_per_chunk(receiver.shape[0], scratch_bytes)
         for start in range(0, receiver.shape[1], step):
             part = slice(start, start + step)
             added[:, part] = self._added(bank, sharer[:, part], receiver[:, part], chosen)

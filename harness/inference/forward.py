@@ -177,11 +177,14 @@ def _call(
     arguments = {
         "input_ids": columns.ids,
         "position_ids": columns.positions,
-        "attention_mask": _pads(lm, buffer),
+        # Flash attention takes neither branches nor masks of its own, only `[rows, columns so far]`.
+        "attention_mask": None if buffer.dense or takes_masks(lm) else buffer.real[:, : buffer.length].long(),
         lm.cache_argument: buffer.view,
         "use_cache": True,
     }
-    by_position = visible(seen(lm, buffer, columns, layer_mask), pack_heads=_better_packed(lm, columns))
+    single_on_cpu = columns.positions.shape[1] == 1 and lm.device.type == "cpu"
+    pack_heads = single_on_cpu and lm.config._attn_implementation == "sdpa"
+    by_position = visible(seen(lm, buffer, columns, layer_mask), pack_heads=pack_heads)
     with by_position, masked_by_layer(lm.model, layer_mask, buffer.past, lm.reference.text):
         if keep == 0:
             _fill(lm, buffer, arguments)
@@ -246,13 +249,6 @@ def _packed(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].clone(memory_format=torch.contiguous_format),)
 
 
-def _pads(lm: LM, buffer: KVBuffer) -> Tensor | None:
-    """Flash attention knows neither branches nor masks of its own: it gets `[rows, columns so far]`."""
-    if takes_masks(lm) or buffer.dense:
-        return None
-    return buffer.real[:, : buffer.length].long()
-
-
 def seen(lm: LM, buffer: KVBuffer, columns: Columns, layer_mask: LayerMask | None = None) -> Visible | None:
     """What the newest columns may attend to; None where column numbers are positions, or nobody asks for a mask."""
     if not takes_masks(lm) or (buffer.dense and not buffer.branched and layer_mask is None):
@@ -263,11 +259,6 @@ def seen(lm: LM, buffer: KVBuffer, columns: Columns, layer_mask: LayerMask | Non
         past = buffer.branch[:, None, :total]
         allowed = allowed & ((past == 0) | (past == columns.branch[:, :, None]))
     return Visible(columns.positions, buffer.positions[:, :total], allowed)
-
-
-def _better_packed(lm: LM, columns: Columns) -> bool:
-    single = columns.positions.shape[1] == 1
-    return single and lm.device.type == "cpu" and lm.config._attn_implementation == "sdpa"
 
 
 def takes_masks(lm: LM) -> bool:

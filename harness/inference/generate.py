@@ -70,10 +70,6 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     done: bool = False
 
-    def position(self, model: int) -> int:
-        """Position of the newest token for one of the models that write the row together."""
-        return self.starts[model] + len(self.tokens) - 1
-
 
 def generate(
     context: Context,
@@ -154,7 +150,7 @@ def _let_finished_leave(parts: Sequence[Context], held: list[_Row]) -> list[_Row
 def _step(context: Context, held: list[_Row], model: int, work: CallStats) -> Tensor:
     device = context.lm.device
     ids = torch.tensor([[row.tokens[-1]] for row in held], device=device)
-    positions = torch.tensor([[row.position(model)] for row in held], device=device)
+    positions = torch.tensor([[row.starts[model] + len(row.tokens) - 1] for row in held], device=device)
     real = torch.ones_like(ids, dtype=torch.bool)
     columns = Columns(ids, positions, real, dense=True, tokens=len(held))
     logits = extend(context.lm, context.buffer, columns, work.counters, 1, context.layer_mask)
