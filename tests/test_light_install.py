@@ -48,6 +48,7 @@ def _called(light: dict[str, str], *arguments: str, cwd: Path) -> subprocess.Com
         ("train", "--help"),
         ("bench", "--help"),
         ("check", "--help"),
+        ("import", "--help"),
         ("report", "--check"),
     ],
 )
