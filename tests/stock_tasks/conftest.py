@@ -80,7 +80,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
     return TaskManager(include_path=[*places, str(own)], include_defaults=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def invented() -> Iterator[None]:
     """Lets every task read the invented rows."""
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +89,7 @@ def invented() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def evaluate(model: Callable[..., Any], manager: TaskManager, invented: None) -> Evaluate:
     """Evaluates tasks; what was asked before is not run again."""
 

@@ -26,7 +26,7 @@ _SERVER.set_forkserver_preload(
         "transformers.models.qwen3.modeling_qwen3",
         "transformers.models.llama.modeling_llama",
         "transformers.models.auto.tokenization_auto",
-        "helpers.processes",
+        "tests.support.processes",
     ]
 )
 
