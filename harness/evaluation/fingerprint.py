@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from harness.fusers.checkpoint import HEADER_FILE, read_header
 from harness.models.lm import LM, places
 from harness.models.lora import WEIGHTS, parameters_of
 from harness.models.reference import Reference
-from harness.records.files import sha256_files
+from harness.records.files import COST_FILE, sha256_files
 from harness.records.schema import ModelInfo
 from harness.serving.backend import Served
 
@@ -43,16 +44,23 @@ def of_fuser(folder: Path) -> Origin:
     Raises:
         UserError: if the header is damaged.
     """
-    return _told(read_header(folder).provenance) if (folder / HEADER_FILE).is_file() else {}
+    return _told(read_header(folder).provenance) | _cost(folder) if (folder / HEADER_FILE).is_file() else {}
 
 
 def of_adapter(folder: Path) -> Origin:
     """Returns what the header of an adapter's weights tells; nothing of one that was trained elsewhere."""
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
-            return _told(json.loads((file.metadata() or {}).get("provenance", "{}")))
+            return _told(json.loads((file.metadata() or {}).get("provenance", "{}"))) | _cost(folder)
     except (OSError, SafetensorError, ValueError):
         return {}
+
+
+def _cost(folder: Path) -> Origin:
+    """What a training says that its weights cost; nothing where they come without."""
+    with suppress(OSError, ValueError):
+        return _told(json.loads((folder / COST_FILE).read_text(encoding="utf-8")))
+    return {}
 
 
 def _told(provenance: object) -> Origin:

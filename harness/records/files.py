@@ -71,6 +71,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _BLOCK_BYTES = 1 << 20
 
+# Beside trained weights: what the training cost.
+COST_FILE = "training_cost.json"
+
 
 def explain(path: Path, error: OSError) -> UserError | RunError:
     """Turns what the file system said about `path` into the sentence that the user reads."""
@@ -163,8 +166,11 @@ def _digest(path: Path) -> str:
 
 
 def sha256_files(paths: Iterable[Path]) -> str:
-    """Returns one digest over names, sizes and contents; the order of `paths` and their folder do not matter."""
-    entries = sorted((path.name, sha256_file(path), path) for path in paths)
+    """Returns one digest over names, sizes and contents; the order of `paths` and their folder do not matter.
+
+    What a training cost does not count: equal weights have equal digests, however long they took.
+    """
+    entries = sorted((path.name, sha256_file(path), path) for path in paths if path.name != COST_FILE)
     digest = hashlib.sha256()
     for name, content, path in entries:
         digest.update(f"{name}\0{path.stat().st_size}\0{content}\n".encode())

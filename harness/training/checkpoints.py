@@ -44,6 +44,7 @@ class Position:
         skipped: rows that taught nothing, whenever their turn came.
         left_out: how many of them for each reason, by its name in `Reason`.
         seconds: of training so far.
+        cpu_s: processor seconds of this process meanwhile, over all its threads.
         best_step: of the best validation, with its score (higher is better).
     """
 
@@ -52,6 +53,7 @@ class Position:
     skipped: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_s: float = 0.0
     best_step: int | None = None
     best_score: float | None = None
 

@@ -155,10 +155,11 @@ class Loop:
         recipe, total, position = self.session.recipe, self.session.steps, self.position
         speed = _Speed(position.step, position.tokens)
         while position.step < total:
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             values = self.step(position.step)
-            position.seconds += time.perf_counter() - started
-            speed.seconds += time.perf_counter() - started
+            spent = time.perf_counter() - started
+            position.seconds, position.cpu_s = position.seconds + spent, position.cpu_s + time.process_time() - busy
+            speed.seconds += spent
             done, last = position.step, position.step == total
             if last or done % recipe.log_every == 0:
                 self.log.write(done, total, values | speed.of(position, total))

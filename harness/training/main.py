@@ -181,3 +181,13 @@ def _finish(session: Session, loop: Loop) -> None:
         objective.restore(loop.checkpoints.at(best))
         score = {"step": best, "validation_score": loop.position.best_score}
         objective.save(session.folder / "best", {**provenance, **score})
+    _write_cost(session.folder, loop)
+
+
+def _write_cost(folder: Path, loop: Loop) -> None:
+    """Says beside the weights what they cost; in their header it would make equal weights look unlike."""
+    from harness.records.files import COST_FILE, write_atomic
+
+    cost = {"train_cpu_s": round(loop.position.cpu_s, 1), "train_wall_s": round(loop.position.seconds, 1)}
+    for weights in (*folder.glob("*/*.safetensors"), *folder.glob("best/*/*.safetensors")):
+        write_atomic(weights.parent / COST_FILE, json.dumps(cost) + "\n")

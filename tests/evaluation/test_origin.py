@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from harness.evaluation.fingerprint import of_adapter, of_fuser
 from harness.fusers.checkpoint import save
 from harness.leaderboard import add_record, write
+from harness.records.files import COST_FILE, sha256_files
 from tests.support.synthetic import Plan, run
 from tests.support.synthetic import write as write_run
 from tests.support.tiny import random_fuser, shared_lm
@@ -39,6 +40,16 @@ def test_an_adapter_tells_the_same(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(1)}
     save_file(tensors, tmp_path / "adapter_model.safetensors", {"provenance": json.dumps(MADE)})
     assert of_adapter(tmp_path) == TOLD
+
+
+def test_what_a_training_cost_is_told_and_changes_no_digest(tmp_path: Path) -> None:
+    folder = fuser(tmp_path, MADE)
+    before = sha256_files(folder.iterdir())
+    (folder / COST_FILE).write_text('{"train_cpu_s": 12.5, "note": "a/b", "more": [1]}')
+    assert of_fuser(folder) == {**TOLD, "train_cpu_s": 12.5}
+    assert sha256_files(folder.iterdir()) == before
+    (folder / COST_FILE).write_text("[")
+    assert of_fuser(folder) == TOLD
 
 
 @pytest.mark.parametrize("metadata", [None, {"provenance": "{"}, {"provenance": "[1]"}, {"provenance": '{"x": NaN}'}])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from harness.errors import RunError, UserError
 from harness.fusers.checkpoint import load, read_header
+from harness.records.files import COST_FILE
 from harness.training.main import train
 from tests.support.training_runs import (
     FOREIGN,
@@ -92,6 +93,9 @@ def test_a_run_that_stops_and_resumes_ends_in_the_same_bits(folder, whole):
     train(recipe(folder, out, resume=True))
     assert_same_bits(weights(out), weights(whole))
     assert logged(out) == logged(whole)
+    before = json.loads((out / "checkpoints" / "step-00000003" / "state.json").read_text())["position"]["cpu_s"]
+    assert json.loads((out / "fuser" / COST_FILE).read_text())["train_cpu_s"] >= round(before, 1)
+    assert before > 0
     moments = Path("checkpoints") / "step-00000006" / "optimizer.safetensors"
     assert_same_bits(load_file(out / moments), load_file(whole / moments))
 
