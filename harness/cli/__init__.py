@@ -151,9 +151,10 @@ def _report(rest: list[str]) -> int:
     from harness.paths import LEADERBOARDS
 
     parser = _parser("report")
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs; several are compared with the first")
     parser.add_argument("--all", action="store_true", help="print every row, difference and verdict of the runs")
     parser.add_argument("--compare", metavar="A,B", help="print arm A minus arm B, such as c2c,ensemble")
+    parser.add_argument("--question", metavar="ID", help="print one question: prompts, message, every arm's answer")
     parser.add_argument("--html", type=Path, help="write one self-contained page about the runs")
     parser.add_argument("--plots", type=Path, help="write plots of the runs as PNG and SVG into this folder")
     parser.add_argument("--margin", type=float, help="points within which accuracies are the same; default: the run's")
@@ -167,17 +168,23 @@ def _report(rest: list[str]) -> int:
     return report(options)
 
 
+_PRINTED = ("all", "compare", "question")
+
+
 def _refuse_without_effect(options: argparse.Namespace) -> None:
     """Refuses flags of `report` that would change nothing."""
-    of_runs = {f"--{name}" for name in ("all", "compare", "html", "plots", "add") if getattr(options, name)}
+    of_runs = {f"--{name}" for name in (*_PRINTED, "html", "plots", "add") if getattr(options, name)}
     if of_runs and not options.runs:
-        raise UserError("report --all, --compare, --html, --plots and --add need the folder of at least one run.")
-    printed, written = of_runs & {"--all", "--compare"}, of_runs - {"--all", "--compare"}
-    if len(printed) > 1 or (printed and (written or options.check)):
-        raise UserError("report prints --all or --compare, one at a time; give the other flags to a second call.")
-    if options.margin is not None and (not options.runs or options.add or options.plots):
+        raise UserError(f"report {', '.join(sorted(of_runs))}: give the folder of at least one run.")
+    printed = of_runs & {f"--{name}" for name in _PRINTED}
+    if len(printed) > 1 or (printed and (of_runs - printed or options.check)):
         raise UserError(
-            "report --margin changes what is printed of runs or written with --html; boards keep each run's."
+            "report prints --all, --compare or --question, one at a time; give the other flags to a second call."
+        )
+    beside = len(options.runs) > 1 and not (printed or options.html)
+    if options.margin is not None and (not options.runs or options.add or options.plots or options.question or beside):
+        raise UserError(
+            "report --margin changes what is printed of one run or written with --html; boards keep each run's."
         )
     if options.margin is not None and not 0 < options.margin < 100:
         raise UserError(f"--margin {options.margin:g}: give points of accuracy between 0 and 100.")

@@ -42,17 +42,35 @@ def _at_margin(run: LoadedRun, margin_points: float | None) -> LoadedRun:
 
 
 def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
-    """Prints each run's ranking, everything, or one comparison."""
+    """Prints each run's ranking, everything, a comparison of two arms or one question; several runs side by side."""
     for run in runs:
         if not run.samples:
             raise UserError(f"{run.path} has no answers yet; run_eval.py resume {run.path} goes on with it.")
+    if len(runs) > 1 and not (options.compare or options.all or options.question):
+        _print_side_by_side(runs)
+        return
+    for run in runs:
         if len(runs) > 1:
             print(f"\n{run.path}")
-        if options.compare:
-            found = compare(run.samples, *arms_of(options.compare), facts_of(run.record))
-            print(render_comparison(found))
-        else:
-            print((render_all if options.all else render_ranking)(frame([run])))
+        print(_one(options, run))
+
+
+def _one(options: argparse.Namespace, run: LoadedRun) -> str:
+    if options.question:
+        from harness.report.question import render_question
+
+        return render_question(run, options.question)
+    if options.compare:
+        return render_comparison(compare(run.samples, *arms_of(options.compare), facts_of(run.record)))
+    return (render_all if options.all else render_ranking)(frame([run]))
+
+
+def _print_side_by_side(runs: list[LoadedRun]) -> None:
+    from harness.regression.side_by_side import render, side_by_side
+
+    first, *others = runs
+    for other in others:
+        print(f"\nfirst:  {first.path}\nsecond: {other.path}\n{render(side_by_side(first, other))}")
 
 
 def _views(options: argparse.Namespace, runs: list[LoadedRun]) -> None:

@@ -23,9 +23,7 @@ from harness.regression.exact_check import counts, equality, same_hardware, same
 from harness.regression.latency_check import latency
 from harness.regression.pairing import Run, arm_pairs, load
 from harness.regression.verdicts import Options, Report, Status, Verdict
-
-# Everything that XML 1.0 forbids, even escaped, and what else could steer a terminal.
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from harness.results.formatting import printable
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|~@$#])")
 
@@ -64,11 +62,7 @@ def escape(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return re.sub(r"[\t\n\r\u2028\u2029]", " ", _printable(text))
-
-
-def _printable(text: str) -> str:
-    return _FORBIDDEN.sub("\ufffd", text)
+    return re.sub(r"[\t\n\r\u2028\u2029]", " ", printable(text))
 
 
 def markdown(report: Report) -> str:
@@ -115,7 +109,7 @@ def _kind(verdict: Verdict) -> str:
 
 
 def _case(suite: ElementTree.Element, verdict: Verdict) -> None:
-    name, text = (_printable(part) for part in (verdict.subject or "run", verdict.text))
+    name, text = (printable(part) for part in (verdict.subject or "run", verdict.text))
     case = ElementTree.SubElement(suite, "testcase", {"classname": f"check.{verdict.check}", "name": name})
     if kind := _kind(verdict):
         ElementTree.SubElement(case, kind, {"message": text, "type": verdict.status}).text = text

@@ -5,7 +5,7 @@ Guarantees that a difference in what was asked is never read as a difference in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from harness.records.schema import SCHEMA_VERSION
 from harness.regression.pairing import ArmPair, Run
@@ -43,9 +43,15 @@ def _unfinished(baseline: Run) -> Iterable[str]:
 
 
 def _tasks(baseline: Run, run: Run) -> Iterable[str]:
-    base, head = ({sample.task: sample.kind for sample in side.samples} for side in (baseline, run))
-    if lacking := sorted(set(base) - set(head)):
+    asked = ({sample.task for sample in side.samples} for side in (baseline, run))
+    if lacking := sorted(next(asked) - next(asked)):
         yield f"The run lacks tasks of the baseline ({_some(lacking)}); run both with the same --tasks."
+    yield from (f"{reason}; make a new baseline." for reason in other_questions(baseline, run))
+
+
+def other_questions(baseline: Run, run: Run) -> Iterator[str]:
+    """Yields why answers to tasks that both runs name are answers to other questions."""
+    base, head = ({sample.task: sample.kind for sample in side.samples} for side in (baseline, run))
     shared = sorted(set(base) & set(head))
     fields = (
         ("task version", baseline.record.task_versions, run.record.task_versions),
@@ -57,7 +63,7 @@ def _tasks(baseline: Run, run: Run) -> Iterable[str]:
             first = changed[0]
             yield (
                 f"The {what} differs for {_some(changed)} ({first}: {_short(old.get(first))} in the baseline, "
-                f"{_short(new.get(first))} in the run); make a new baseline."
+                f"{_short(new.get(first))} in the run)"
             )
 
 

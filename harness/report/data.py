@@ -11,20 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
-from pydantic import ConfigDict, Field
 
 from harness import stats
 from harness.leaderboard.record_format import ABSENT, FAILED, RIGHT, WRONG
-from harness.records import journal
 from harness.records.journal import LoadedRun
-from harness.records.schema import Record, ResultRow, RunRecord, Sample, Timing
+from harness.records.schema import ResultRow, RunRecord, Sample, Timing
 from harness.report.drawing import NARROW, WIDE, Figure, channel_color, color_variable, inline_svg
 from harness.report.figures import gate_figure, task_figures
+from harness.report.sidecar import Question, read_questions
 from harness.results import Effect, SpeedUp, effects, facts_of, frame, headline, speed_ups, summarise
 from harness.results.comparisons import has_message
 from harness.results.formatting import arm_text
@@ -33,26 +31,9 @@ from harness.results.grouping import RECEIVER, Key, Table, channel_order, tables
 from harness.results.summary import natural
 from harness.results.terminal_table import ranking_cells
 
-SIDECAR = "questions.jsonl"
-
 NO_TEXT = -1
 
 QUESTION_MARK, CHOICE_MARKS = "\ue000", "\ue001"
-
-
-class Question(Record):
-    """One line of the sidecar: what was asked, as far as the run kept it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    task: str
-    doc_id: str
-    question: str = ""
-    choices: list[str] = Field(default_factory=list)
-    labels: list[str] = Field(default_factory=list)
-    key: str = ""
-    subject: str = ""
-    prompt: str = ""
 
 
 class Pool:
@@ -70,18 +51,6 @@ class Pool:
             self._index[text] = len(self.texts)
             self.texts.append(text.encode("utf-8", "replace").decode("utf-8"))
         return self._index[text]
-
-
-def read_questions(run_folder: Path) -> dict[Key, Question]:
-    """Reads a run's sidecar of questions; empty where there is none.
-
-    Raises:
-        UserError: if a line of it is broken.
-    """
-    path = run_folder / SIDECAR
-    if not path.is_file():
-        return {}
-    return {(question.task, question.doc_id): question for question in journal.read(path, Question).records}
 
 
 def question_columns(
@@ -107,21 +76,29 @@ def question_columns(
         "subjects": [pool.add(sample.subject or None) for sample in samples],
         "questions": [pool.add(question.question if question else None) for question in known],
         "choices": [[pool.add(choice) for choice in question.choices] if question else [] for question in known],
-        "prompts": [pool.add(wording(question) if question else None) for question in known],
+        "prompts": [pool.add(wording(question, question.prompt) if question else None) for question in known],
+        "sharer_prompts": _sharer_prompts(known, pool),
         "prompt_sha256": [pool.add(sample.prompt_sha256[:12]) for sample in samples],
         "arms": [_arm(arm, [by_key.get(key) for key in keys], seconds, pool) for arm, by_key in table.arms.items()],
     }
 
 
-def wording(question: Question) -> str | None:
-    """Returns the prompt with marks in place of question and options, so that a task's prompts become one text."""
-    if not question.prompt:
+def wording(question: Question, prompt: str) -> str | None:
+    """Returns a prompt with marks in place of question and options, so that a task's prompts become one text."""
+    if not prompt:
         return None
-    text = question.prompt.replace(question.question, QUESTION_MARK, 1) if question.question else question.prompt
+    text = prompt.replace(question.question, QUESTION_MARK, 1) if question.question else prompt
     for index, choice in enumerate(question.choices):
         if choice:
             text = text.replace(f". {choice}\n", f". {CHOICE_MARKS}{index}{CHOICE_MARKS}\n", 1)
     return text
+
+
+def _sharer_prompts(known: Sequence[Question | None], pool: Pool) -> list[int]:
+    """What the sharer read where the task gives it a view of its own; empty where it reads the receiver's."""
+    if not any(question and question.sharer_prompt for question in known):
+        return []
+    return [pool.add(wording(question, question.sharer_prompt) if question else None) for question in known]
 
 
 def _keys(table: Table) -> list[Key]:

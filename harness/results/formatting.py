@@ -84,6 +84,9 @@ _MARKDOWN = re.compile(r"([\\`*\[\]~#!])|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
+# Everything that XML 1.0 forbids, even escaped, and what else could steer a terminal.
+_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -97,3 +100,8 @@ def csv_cell(text: str) -> str:
     """Escapes text that a spreadsheet would take for a formula, and drops control characters."""
     flat = _CONTROL.sub(" ", text).strip()
     return f"'{flat}" if flat.startswith(_FORMULA) else flat
+
+
+def printable(text: str) -> str:
+    """Puts a replacement character in place of whatever could steer a terminal or break XML; lines stay."""
+    return _UNPRINTABLE.sub("\ufffd", text)

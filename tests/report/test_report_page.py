@@ -21,16 +21,15 @@ from harness.errors import UserError
 from harness.records import load_run
 from harness.report.data import (
     Pool,
-    Question,
     page_data,
     question_columns,
-    read_questions,
     run_numbers,
     subject_gains,
     wording,
 )
 from harness.report.drawing import placed
 from harness.report.page import embedded, fitted, write_html
+from harness.report.sidecar import Question, read_questions
 from harness.results import frame
 from harness.results.frame import verdict_sentence
 from harness.results.grouping import DERIVED, tables
@@ -97,7 +96,7 @@ def test_text_from_models_and_datasets_is_inert(tmp_path: Path) -> None:
 def test_a_prompt_comes_back_from_its_wording(tmp_path: Path) -> None:
     plan = Plan(n=5)
     rows = questions(plan)
-    wordings = {wording(Question(**row)) for row in rows}
+    wordings = {wording(Question(**row), row["prompt"]) for row in rows}
     assert len(wordings) == 1
     (shared,) = wordings
     assert shared is not None

@@ -109,19 +109,20 @@ function mark(arm, i) {
   return h("span", { class: `mark ${kind}`, title: said, role: "img", "aria-label": `${words} ${said}`.trim() }, words);
 }
 
-function restored(q, i) {
-  const wording = text(q.prompts[i]);
+function restored(q, i, column) {
+  const wording = column.length ? text(column[i]) : null;
   if (wording === null) return null;
   return wording.replace("\ue000", () => text(q.questions[i]) ?? "").replace(/\ue001(\d+)\ue001/g, (_, index) => text(q.choices[i][Number(index)]) ?? "");
 }
 
 function detailRow(q, i, arms) {
-  const prompt = restored(q, i);
+  const prompt = restored(q, i, q.prompts), sharers = restored(q, i, q.sharer_prompts);
   const choices = q.choices[i].map((choice, index) => { const name = text(q.labels[i][index]); return h("li", { class: name === text(q.keys[i]) ? "key" : "" }, `${name ?? index + 1}. ${text(choice)}`); });
   return h("tr", { class: "detail", id: `d${i}` }, h("td", { colspan: arms.length + 2 }, h("div", { class: "grid2" },
     h("div", {}, h("h3", {}, text(q.ids[i])), h("p", { class: "count" }, [text(q.tasks[i]), text(q.subjects[i]), `prompt ${text(q.prompt_sha256[i])}`].filter(Boolean).join(" · ")),
       q.questions[i] >= 0 ? h("div", {}, text(q.questions[i])) : null, choices.length ? h("ol", {}, choices) : null,
-      prompt === null ? h("p", { class: "empty" }, "The run kept no text of this prompt.") : h("details", {}, h("summary", {}, "Prompt"), h("pre", { tabindex: 0 }, prompt))),
+      prompt === null ? h("p", { class: "empty" }, "The run kept no text of this prompt.") : h("details", {}, h("summary", {}, sharers === null ? "Prompt" : "Receiver's prompt"), h("pre", { tabindex: 0 }, prompt)),
+      sharers === null ? null : h("details", {}, h("summary", {}, "Sharer's prompt"), h("pre", { tabindex: 0 }, sharers))),
     h("div", {}, arms.filter((arm) => arm.marks[i] !== ".").map((arm) => answer(arm, i, q))))));
 }
 
