@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # A file of tests stays in one worker: most of its time is what its tests share.
 WORKERS ?= 2
 
-.PHONY: setup eval test check lint types leaderboards
+.PHONY: setup eval test check lint types docs
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
@@ -32,3 +32,7 @@ types: $(STAMP)
 
 check: lint types test
 	$(BIN)/python run_eval.py report --check
+
+docs: $(STAMP)
+	$(BIN)/pip install --quiet -r docs/requirements.txt
+	$(BIN)/mkdocs build --strict

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +10,15 @@ from harness.channels.control_registry import ControlEntry
 from harness.channels.controls import Control
 from harness.channels.messages import TensorMessage, TextMessage
 from harness.channels.registry import CHANNELS
+from tests.support.pages import ROOT, texts
 from tests.support.work import query
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "add_a_control.md"
+PAGE = ROOT / "docs" / "add_a_control.md"
 
 
 def test_the_control_of_the_page_changes_both_kinds_of_message() -> None:
     found: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+    for block in texts(PAGE, "python"):
         exec(block, found)
     entry = found["REVERSED"]
     assert isinstance(entry, ControlEntry)

@@ -11,34 +11,11 @@ import pytest
 from harness.leaderboard import add_record, write
 from harness.paths import LEADERBOARDS
 from tests.report.test_report_browser import browser  # noqa: F401 - a fixture
+from tests.support.github_view import WIDER, html_of
 from tests.support.synthetic import SUBJECTS, Plan, run
 from tests.support.synthetic import write as write_run
 
 pytestmark = pytest.mark.browser
-
-STYLE = """
-body { margin: 0 auto; max-width: 880px; padding: 32px; box-sizing: border-box; font: 16px/1.5 sans-serif;
-  overflow-wrap: break-word; }
-@media (max-width: 767px) { body { padding: 16px; } }
-table { display: block; width: max-content; max-width: 100%; overflow: auto; border-collapse: collapse; }
-th, td { padding: 6px 13px; border: 1px solid #d1d9e0; }
-th { font-weight: 600; }
-img { max-width: 100%; }
-"""
-WIDER = """
-document.querySelectorAll('details').forEach((one) => { one.open = true });
-return [...document.querySelectorAll('table')].filter((one) => one.scrollWidth > one.clientWidth)
-  .map((one) => [one.scrollWidth, one.clientWidth, one.innerText.slice(0, 200)]);
-"""
-
-
-def html_of(page: Path) -> str:
-    """Renders the Markdown that the boards use as GitHub does; tables, lists and HTML are all there is."""
-    from markdown_it import MarkdownIt
-
-    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page.read_text(encoding="utf-8"))
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-    return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
 
 
 @pytest.fixture(scope="module")
