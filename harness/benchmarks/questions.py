@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.benchmarks.duplicates import question_of, shared_questions
 from harness.benchmarks.requests import chat_text, decoding_request, scoring_request
+from harness.benchmarks.task_data import commit_read, is_open
 from harness.benchmarks.views import Views, metadata_of, views_of
 from harness.config import RunConfig
 from harness.config.validation import BUDGETS
@@ -95,6 +96,7 @@ class Benchmark:
             the task have none.
         majority: task -> the label that is usual in its other splits, or else in what is asked.
         strata: groups whose tasks are strata, parts of fixed size.
+        unpinned: tasks whose files name no commit of their data set on the hub.
     """
 
     items: dict[str, list[Item]]
@@ -105,6 +107,7 @@ class Benchmark:
     revisions: dict[str, str] = field(default_factory=dict)
     majority: dict[str, MajorityLabel] = field(default_factory=dict)
     strata: tuple[str, ...] = ()
+    unpinned: tuple[str, ...] = ()
 
     @property
     def all_items(self) -> list[Item]:
@@ -160,13 +163,19 @@ def load_benchmark(config: RunConfig) -> Benchmark:
         check_counts(loaded.values())
     majority = _majority(items, groups, loaded, config.datasets_dir)
     strata = tuple(name for name in groups if index.stratified(name))
-    return Benchmark(with_clusters(items), groups, loaded, fingerprints, versions, revisions, majority, strata)
+    unpinned = tuple(name for name, task in loaded.items() if is_open(task))
+    return Benchmark(
+        with_clusters(items), groups, loaded, fingerprints, versions, revisions, majority, strata, unpinned
+    )
 
 
 def _revision(task: Any, config: RunConfig) -> str:
     commit = (task.config.metadata or {}).get("dataset_revision")
-    local = with_datasets_dir(config).datasets_dir
-    return "" if commit is None or local else f"{task.config.dataset_path}@{commit}"
+    if commit is None:
+        commit = commit_read(task)
+    elif with_datasets_dir(config).datasets_dir:
+        return ""
+    return f"{task.config.dataset_path}@{commit}" if commit else ""
 
 
 def _majority(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from harness.benchmarks.definitions import BENCHMARKS
+from harness.benchmarks.task_data import check_pinned
 from harness.errors import UserError, suggest
 from harness.paths import TASKS
 from harness.registry import Registry
@@ -131,7 +132,7 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
         lm-eval tasks in the order of `names` and, within a group, of its members.
 
     Raises:
-        UserError: if a name is unknown or the data of a task is missing or malformed.
+        UserError: if a name is unknown, or the data of a task is missing, malformed or of another commit than it pins.
     """
     wanted = list(dict.fromkeys(names))
     known = available()
@@ -144,6 +145,7 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
             if _is_file(name) and member in known:
                 raise UserError(f"{name} names its task {member!r}, as one of this harness; give it another name.")
             tasks.setdefault(member, task)
+    check_pinned(tasks.values())
     return list(tasks.values())
 
 

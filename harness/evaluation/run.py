@@ -228,6 +228,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
         fusers=fusers,
         datasets=benchmark.fingerprints,
         dataset_revisions=benchmark.revisions,
+        unpinned=list(benchmark.unpinned),
         task_versions=benchmark.versions,
         groups=benchmark.groups,
         majority=benchmark.majority,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.benchmarks.task_data import check_pinned
 from harness.errors import ended
 from harness.paths import TASKS
 from harness.registry import load_plugins
@@ -32,7 +33,7 @@ def main() -> int:
     import harness.lm_eval_bridge.model  # noqa: F401 - registers
 
     sys.argv[1:] = _with_our_folder(sys.argv[1:])
-    manager = _with_our_tasks(tasks.TaskManager)
+    manager = with_our_tasks(tasks.TaskManager)
     names = staticmethod(_with_our_names(GeneralConfigTracker._get_model_name))
     with _replaced(tasks, "TaskManager", manager), _replaced(GeneralConfigTracker, "_get_model_name", names):
         cli_evaluate()
@@ -56,11 +57,12 @@ def _with_our_folder(arguments: list[str]) -> list[str]:
     return found
 
 
-def _with_our_tasks(usual: Any) -> Any:
+def with_our_tasks(usual: Any) -> Any:
+    """Returns lm-eval's task manager with this harness's tasks in it."""
     stock = Path(sys.modules[usual.__module__].__file__ or "").parent
 
     class TaskManager(usual):
-        """Knows our tasks as well, except where lm-eval has one of the same name."""
+        """Knows our tasks too, except where lm-eval has one of the name; refuses rows of another commit than pinned."""
 
         def __init__(self, *, include_path: Any = None, **more: Any) -> None:
             if include_path is None:
@@ -68,6 +70,11 @@ def _with_our_tasks(usual: Any) -> Any:
                 super().__init__(include_path=[TASKS, stock], **{**more, "include_defaults": False})
             else:
                 super().__init__(include_path=include_path, **more)
+
+        def load(self, task_list: Any) -> Any:
+            loaded = super().load(task_list)
+            check_pinned(loaded["tasks"].values())
+            return loaded
 
     return TaskManager
 

@@ -250,7 +250,14 @@ def channel_lm(model: Model, **arguments: Any) -> ChannelLM:
         UserError: see `setup_of` and `assemble`.
     """
     setup = setup_of(model, arguments)
-    return ChannelLM(setup, assemble(setup.config))
+    cast = assemble(setup.config)
+    if setup.reading.add_bos is not None:
+        for lm in (cast.receiver, *cast.sharers):
+            if lm is not None:
+                lm.tokenizer.add_bos_token = (
+                    setup.reading.add_bos
+                )  # as lm-eval's hf: also where the tokenizer adds none
+    return ChannelLM(setup, cast)
 
 
 def views_in(instance: Any) -> Views | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -34,7 +35,10 @@ _CLOCK = "strftime_now"
 
 _NOW = datetime.fromisoformat(TEMPLATE_DATE)
 
-_FORMS = (*"aAbBcdeDFGHIjmMpRSTuUVwWxXyYzZ", "f", "-d", "-m", "-H", "-I", "-M", "-S", "-j", "%")
+# Those that a template may put together itself; the others stand in its text.
+_USUAL_FORMS = [f"%{form}" for form in (*"aAbBcdeDfFGHIjmMpRSTuUVwWxXyYzZ", "-d", "-m", "-H", "-I", "-M", "-S", "-j")]
+
+_FORM = re.compile(r"%[-_0^#:EO]*\d*[A-Za-z]")
 
 
 def reads_clock(tokenizer: Any) -> bool:
@@ -44,12 +48,17 @@ def reads_clock(tokenizer: Any) -> bool:
 
 def fixed_clock(tokenizer: Any) -> dict[str, str]:
     """Arguments of ``apply_chat_template`` that put the fixed date in place of today's; none where nobody asks."""
-    return {"chat_template": _macro() + tokenizer.get_chat_template()} if reads_clock(tokenizer) else {}
+    if not reads_clock(tokenizer):
+        return {}
+    template = str(tokenizer.get_chat_template())
+    return {"chat_template": _macro(_FORM.findall(template)) + template}
 
 
-def _macro() -> str:
+def _macro(forms: Sequence[str]) -> str:
     """Hides the clock behind a macro of its name; transformers hands no functions on to templates."""
-    written = "".join(f" | replace('%{form}', '{_NOW.strftime(f'%{form}')}')" for form in _FORMS)
+    dates = {form: _NOW.strftime(form) for form in sorted({*_USUAL_FORMS, *forms})}
+    pairs = [("%%", "\0"), *dates.items(), ("\0", "%")]  # a percent sign that stands for itself begins no form
+    written = "".join(f" | replace({json.dumps(form)}, {json.dumps(date)})" for form, date in pairs)
     return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{written} }}}}{{%- endmacro +%}}"
 
 

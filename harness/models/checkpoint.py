@@ -27,6 +27,8 @@ _COMPUTED = re.compile(r"(^|\.)((rotary_emb\.)?inv_freq|masked_bias|(attn|attent
 
 _WIDE = {"F16", "BF16", "F32", "F64", "I16", "U16", "I32", "U32", "I64", "U64", "C64", "C128"}
 
+_WHOLE_NUMBERS = {"I16", "U16", "I32", "U32", "I64", "U64"}
+
 _SHOWN = 3
 
 
@@ -105,6 +107,11 @@ def check_loaded(model: Any, report: Mapping[str, Any], formats: Mapping[str, st
         UnfitCheckpoint: names the tensors that are missing, left over or stored in a format that nobody converts.
     """
     # transformers fills what is missing with random numbers and only warns; a score from those is worthless.
+    _refuse(
+        (f"{name} {list(stored)}, not {list(built)}" for name, stored, built in report.get("mismatched_keys", ())),
+        f"of the weights have other shapes than {CONFIG} says",
+        f"restore the {CONFIG} that was saved with these weights",
+    )
     _refuse(report.get("missing_keys", ()), "are missing from the weights", "restore the file that holds them")
     _refuse(
         (name for name in report.get("unexpected_keys", ()) if not _COMPUTED.search(name)),
@@ -172,7 +179,13 @@ def _safetensors_formats(path: Path) -> dict[str, str]:
 def _pickled_formats(path: Path) -> dict[str, str]:
     state = torch.load(path, map_location="meta", weights_only=True)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    return {name: "F32" if value.dtype.itemsize > 1 else str(value.dtype) for name, value in tensors.items()}
+    return {name: _kind_of(value.dtype) for name, value in tensors.items()}
+
+
+def _kind_of(dtype: torch.dtype) -> str:
+    if dtype.itemsize == 1:
+        return str(dtype)
+    return "F32" if dtype.is_floating_point or dtype.is_complex else f"I{8 * dtype.itemsize}"
 
 
 def _refuse(names: Iterable[str], what: str, advice: str) -> None:
@@ -202,6 +215,11 @@ def _check_formats(model: Any, formats: Mapping[str, str]) -> None:
             f"are stored in 8 bits or fewer ({kinds}) and no quantizer reads them",
             f"add the quantization_config to {CONFIG} that they were saved with, or convert them to a wider format",
         )
+    _refuse(
+        (name for name, kind in formats.items() if kind in _WHOLE_NUMBERS and name not in computed),
+        "are stored as whole numbers and no quantizer reads them",
+        f"add the quantization_config to {CONFIG} that they were saved with, or convert them to floating point",
+    )
 
 
 def _ignored(model: Any, formats: Mapping[str, str]) -> Iterable[str]:
@@ -253,7 +271,13 @@ def read_checkpoint(source: str, revision: str, options: Mapping[str, Any], trus
     tokenizer = _tokenizer(source, origin)
     config, notes = _config(source, origin)
     model, report = AutoModelForCausalLM.from_pretrained(
-        source, config=config, output_loading_info=True, **origin, **options
+        # With other shapes the sentence of `check_loaded` names them.
+        source,
+        config=config,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **origin,
+        **options,
     )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UnfitCheckpoint("it is an adapter on the hub; download it and give its folder")

@@ -29,6 +29,8 @@ _STOPS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 _CHANGES_TEXT = ("remove_extra_whitespaces", "normalizer.lowercase", "suppress_tokens")
 
+_CHANGES_TEXT += ("treat_whitespace_as_suffix", "add_sep_token")
+
 _MARK = "\u2581"
 
 _SAID = "8f1c closing 8f1c"

@@ -145,6 +145,9 @@ _NAMES = {
 # Where files are kept changes no number, what they hold has fingerprints of its own; nor does a job's name.
 _NO_SWITCHES = ("_DIR", "_JOB")
 
+# scikit-learn and torch set these for their whole process when they are imported; they change no number.
+_SET_BY_LIBRARIES = {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+
 # By engine: every variable that takes part in the name of one job on one machine; the first engine that is there.
 _JOBS = (
     ("HARNESS_JOB",),
@@ -176,7 +179,7 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the environment switches that change numbers or speed; never a token."""
     given = os.environ if variables is None else variables
     switches = {name for name in given if name.startswith(_PREFIXES) and not name.endswith(_NO_SWITCHES)}
-    chosen = switches | (_NAMES & set(given))
+    chosen = (switches - _SET_BY_LIBRARIES) | (_NAMES & set(given))
     return {name: scrub(given[name]) for name in sorted(chosen) if not is_secret(name)}
 
 

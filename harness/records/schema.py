@@ -241,6 +241,7 @@ class RunRecord(Record):
         "", description="who named config.datasets_dir: `datasets_dir` or HARNESS_DATASETS_DIR; empty = the hub"
     )
     dataset_revisions: dict[str, str] = Field({}, description="task -> data set and commit on the hub that was read")
+    unpinned: list[str] = Field([], description="tasks whose files name no commit of their data set")
     task_versions: dict[str, str] = {}
     groups: dict[str, list[str]] = Field({}, description="task as named in the run -> the tasks that it stands for")
     majority: dict[str, MajorityLabel] = Field({}, description="task -> its majority label")
@@ -299,7 +300,8 @@ def open_pins(run: RunRecord) -> list[str]:
     served = [
         f"{m.reference} (commit unknown, behind an engine)" for m in run.models if not m.fingerprint and not m.revision
     ]
-    return [*resolved, *dict.fromkeys(served)]
+    rows = [run.dataset_revisions[task].partition("@") for task in run.unpinned if task in run.dataset_revisions]
+    return [*resolved, *dict.fromkeys(f"{name} ({commit[:12]})" for name, _, commit in rows), *dict.fromkeys(served)]
 
 
 def _open(run: RunRecord) -> Iterator[tuple[str, str]]:

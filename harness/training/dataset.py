@@ -133,7 +133,7 @@ _WEIGHTS = ("weight", "loss", "train", "training", "trainable")
 
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
-_SYSTEM = ("system", "system_prompt")
+_SYSTEM = ("system", "system_prompt", "system_message", "systemPrompt")
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def read_chat(row: Row, where: str, as_released: bool = False) -> Example:
     turns = _with_system(row, turns, where)
     if as_released:
         turns = [_stripped(one) for one in turns if one.turn.role != "system"]
-    return _example(turns, _tools(row.get("tools"), where), where)
+    return _example(turns, _tools(row, where), where)
 
 
 def _turns_of(row: Row, where: str) -> Sequence[Any]:
@@ -185,17 +185,17 @@ def _turn(turn: Any, where: str) -> _Written:
     if not isinstance(turn, Mapping):
         raise _no_chat(where)
     _refuse_media(turn, where)
-    written = _first(turn, ("role", "from"))
+    written = _agreed(turn, ("role", "from"), Reason.ROLE, where, _role)
     if not isinstance(written, str):
         raise _no_chat(where)
-    role = ROLES.get(written.strip().casefold())
+    role = _role(written)
     if role is None:
         raise LeftOut(
             Reason.ROLE,
             f"{where} has a turn of the role {written[:40]!r}; rename it to one of user, assistant, system and tool.",
         )
     content = _content(turn, where)
-    weight = _first(turn, _WEIGHTS)
+    weight = _agreed(turn, _WEIGHTS, Reason.WEIGHT, where)
     if role == "call":
         return _Written(Turn.of("assistant", "", {"tool_calls": _calls(content, where)}), weight)
     parts = {name: turn[name] for name in _CARRIED if turn.get(name)}
@@ -207,15 +207,29 @@ def _turn(turn: Any, where: str) -> _Written:
     return _Written(Turn.of(role, content or "", parts), weight)
 
 
+def _role(written: Any) -> str | None:
+    return ROLES.get(str(written).strip().casefold())
+
+
 def _first(turn: Row, names: Sequence[str]) -> Any:
     return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
+def _agreed(
+    turn: Row, names: Sequence[str], reason: Reason, where: str, read: Callable[[Any], Any] = lambda value: value
+) -> Any:
+    """The value of a field under any of its names; under two of them it has to be the same."""
+    given = [name for name in names if turn.get(name) is not None]
+    if other := next((name for name in given[1:] if read(turn[name]) != read(turn[given[0]])), None):
+        raise LeftOut(reason, f"{where} has a turn whose {given[0]} and {other} contradict each other; keep one.")
+    return turn[given[0]] if given else None
 
 
 def _content(turn: Row, where: str) -> str | None:
     """The text of a turn, whose parts are joined as templates join them; None where it has none."""
     if not {"content", "value", "tool_calls", "function_call", *REASONING} & turn.keys():
         raise _no_chat(where)
-    content = _first(turn, ("content", "value"))
+    content = _agreed(turn, ("content", "value"), Reason.CONTENT, where)
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or not content:
@@ -279,13 +293,16 @@ def _unreadable(where: str, value: Any) -> LeftOut:
     )
 
 
-def _tools(value: Any, where: str) -> str:
-    """Descriptions of tools as JSON text, empty where there are none."""
+def _tools(row: Row, where: str) -> str:
+    """Descriptions of tools, or of functions as older chats have them, as JSON text; empty where there are none."""
+    value = row.get("tools") or row.get("functions")
     if not value or (isinstance(value, str) and not value.strip()):
         return ""
     tools = _parsed(value)
     if not isinstance(tools, Sequence) or isinstance(tools, str) or not all(isinstance(t, Mapping) for t in tools):
         raise LeftOut(Reason.CALL, f"{where} has `tools` that are no list of JSON objects.")
+    if not row.get("tools"):
+        tools = [{"type": "function", "function": function} for function in tools]
     return json.dumps(tools, ensure_ascii=False, default=str) if tools else ""
 
 

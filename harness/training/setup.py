@@ -138,9 +138,9 @@ def _commits(recipe: Recipe) -> Commits:
 
 
 def _corpus(recipe: Recipe, commits: Commits) -> Corpus:
-    """Reads the rows; a data set on the hub without a revision at the commit that the first session has read."""
+    """Reads the rows; a data set on the hub without a commit at the one that the first session has read."""
     name = f"{_DATA}{recipe.data}"
-    if recipe.data_revision is None and name in commits.known:
+    if not is_commit(recipe.data_revision) and name in commits.known:
         return read_corpus(recipe.model_copy(update={"data_revision": commits.known[name]}))
     corpus = read_corpus(recipe)
     commit = corpus.fingerprint.removeprefix(f"{recipe.data}@").partition("/")[0]

@@ -46,14 +46,14 @@ def cast(receiver: LM, *sharers: LM) -> Cast:
 
 
 @pytest.fixture
-def day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def day(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the day on which templates are rendered."""
 
-    def set_day(number: int) -> None:
+    def set_day(number: int, month: int = 11, year: int = 2026) -> None:
         class Clock(datetime.datetime):
             @classmethod
             def now(cls, tz: Any = None) -> Any:
-                return datetime.datetime(2026, 11, number)
+                return datetime.datetime(year, month, number)
 
         monkeypatch.setattr(chats, "datetime", Clock)
 
@@ -71,6 +71,15 @@ def test_a_template_that_reads_the_clock_writes_one_date_on_every_day(day: Calla
     assert rendering_identity(cast(lm), chat=True)["template_date"] == "2024-07-26"
     assert "template_date" not in rendering_identity(cast(shared_lm()), chat=True)
     assert rendering_identity(cast(lm), chat=False) == {}
+
+
+@pytest.mark.parametrize("form", ["%-y", "%_d.%-m", "%e %h %C", "%P %k", "%^a", "%%d %d", "100%", "%n%t", "%OH"])
+def test_every_form_of_a_date_is_what_the_template_would_write_on_that_day(day: Callable[..., None], form: str) -> None:
+    lm = speaking(f"{{%- set now = strftime_now %}}{{{{ now('{form}') }}}}|" + CHAT)
+    day(26, 7, 2024)
+    assert render(lm, ask("Why?")) == lm.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Why?"}], tokenize=False
+    )
 
 
 def test_aligned_prompts_write_the_same_date(day: Callable[[int], None]) -> None:

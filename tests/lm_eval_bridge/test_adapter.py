@@ -342,15 +342,15 @@ def test_our_folder_is_found_from_everywhere(given: list[str], monkeypatch: pyte
 
 def test_lm_evals_tasks_go_before_ours_of_the_same_name() -> None:
     from harness.benchmarks.registry import available
-    from harness.lm_eval_bridge.__main__ import _with_our_tasks
+    from harness.lm_eval_bridge.__main__ import with_our_tasks
 
     stock = Path(sys.modules[TaskManager.__module__].__file__ or "").parent
-    index = _with_our_tasks(TaskManager)().task_index
+    index = with_our_tasks(TaskManager)().task_index
     for name in ("openbookqa", "arc_challenge"):
         assert Path(index[name].yaml_path).is_relative_to(stock)
     assert Path(index["factworld_sharer_knows"].yaml_path).is_relative_to(ROOT)
     assert available().keys() <= index.keys()
-    asked = _with_our_tasks(TaskManager)(include_path=str(ROOT / "tasks"), include_defaults=False).task_index
+    asked = with_our_tasks(TaskManager)(include_path=str(ROOT / "tasks"), include_defaults=False).task_index
     assert Path(asked["openbookqa"].yaml_path).is_relative_to(ROOT)
 
 

@@ -76,6 +76,24 @@ def test_options_behind_plain_text_score_as_in_lm_eval(pair: tuple[Any, ChannelL
     assert scored(ours, contexts) == expected
 
 
+@pytest.mark.parametrize(
+    ("add", "how"),
+    [(True, {"bos": True}), (True, {"opens": True, "closes": True}), (False, {"opens": True, "closes": True})],
+    ids=str,
+)
+def test_a_bos_that_is_asked_for_stands_where_lm_eval_puts_it(tmp_path: Path, add: bool, how: dict[str, bool]) -> None:
+    given: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": 1, "add_bos_token": add}
+    folder = model_folder(tmp_path, words(**how), num_hidden_layers=1)
+    theirs, ours = HFLM(pretrained=folder, **given), SingleLM(receiver=folder, **given)
+    for their_context, our_context in zip([*chats(theirs)[:2], "Sky"], [*chats(ours)[:2], "Sky"], strict=True):
+        expected = theirs.loglikelihood(instances("loglikelihood", (their_context, "A"), (their_context, "<s>blue")))
+        found = ours.loglikelihood(instances("loglikelihood", (our_context, "A"), (our_context, "<s>blue")))
+        assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)
+        text = {"until": [], "max_gen_toks": 4}
+        expected_text = theirs.generate_until(instances("generate_until", (their_context, {**text})))
+        assert ours.generate_until(instances("generate_until", (our_context, text))) == expected_text
+
+
 STOPS: list[dict[str, Any]] = [
     {"until": ["<|im_end|>", "<|im_start|>", "<s>"], "max_gen_toks": 24},
     {"until": ["<|im_end|>e", "g<|im_start|>"], "max_gen_toks": 24},

@@ -143,6 +143,24 @@ def test_the_record_says_which_of_two_formats_was_read_and_what_stops(tmp_path: 
     assert sorted(info.stop_tokens.values()) == sorted(lm.stop_ids)
 
 
+@pytest.mark.parametrize(("form", "dtype"), [("safetensors", torch.int32), ("bin", torch.int64)])
+def test_weights_that_are_whole_numbers_are_refused(tmp_path: Path, form: str, dtype: torch.dtype) -> None:
+    folder = saved(tmp_path / "m", random_lm("llama"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    restore(folder, lambda s: s.update({name: (100 * s[name]).to(dtype)}))
+    if form == "bin":
+        pickled(folder)
+    with pytest.raises(UserError, match=rf"1 tensors are stored as whole numbers.*'{name}'"):
+        load(str(folder), device="cpu")
+
+
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", random_lm("llama"))
+    restore(folder, lambda s: s.update({"model.norm.weight": torch.ones(7)}))
+    with pytest.raises(UserError, match=r"other shapes.*'model\.norm\.weight \[7\], not \[\d+\]'"):
+        load(str(folder), device="cpu")
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.uint8])
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_narrow_weights_that_no_quantizer_reads_are_refused(tmp_path: Path, dtype: torch.dtype, form: str) -> None:

@@ -161,6 +161,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an adapter": ({"keys": {"general.type": "adapter"}}, r"no model but 'adapter' \(general\.type\)"),
     "an unknown way to split": ({"pre": "klingon"}, r"tokenizer\.ggml\.pre is 'klingon'"),
     "no way to split": ({"pre": None}, r"tokenizer\.ggml\.pre is missing"),
+    "words marked behind": ({"keys": {"tokenizer.ggml.treat_whitespace_as_suffix": True}}, "changes the text"),
     "text made lower case": ({"keys": {"tokenizer.ggml.normalizer.lowercase": True}}, "changes the text"),
 }
 

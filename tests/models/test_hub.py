@@ -19,6 +19,7 @@ from tests.support.local_hub import Drop, Fault, LocalHub, OtherCommit, Status, 
 GOLDEN = Path(__file__).parents[1] / "golden" / "same_tokenizer"
 PIN, OTHER, LATER = "a" * 40, "b" * 40, "c" * 40
 ROWS, MODEL, FUSER, ADAPTER = "org/questions", "org/receiver", "org/fusers", "org/adapter"
+CHATS = "org/chats"
 DOWN: list[tuple[Fault, ...]] = [
     (Status(status=503),),
     (Status(status=401),),
@@ -29,9 +30,8 @@ DOWN: list[tuple[Fault, ...]] = [
 
 
 def questions(key: str) -> dict[str, list[dict[str, Any]]]:
-    return {
-        split: [{"id": f"{split}-{key}", "choices": {"text": ["x"], "label": [key]}}] for split in ("test", "train")
-    }
+    row = {"choices": {"text": ["x"], "label": [key]}, "labels": ["A", "B"], "key": "A"}
+    return {split: [{"id": f"{split}-{key}", **row}] for split in ("test", "train")}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
         repositories = running.repositories
         for commit, key in ((OTHER, "wrong"), (PIN, "right")):
             repositories.add_rows(ROWS, commit, {"first": questions(key), "main": questions(key)})
+            turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": f"It is {key}."}]
+            repositories.add_rows(CHATS, commit, {"default": {"train": [{"messages": turns}] * 8}})
             other = repositories.add("models", MODEL, commit, GOLDEN / "receiver")
             if commit == OTHER:
                 changed = {name: value * 2 for name, value in load_file(other / "model.safetensors").items()}
@@ -64,7 +66,7 @@ def worker(hub: LocalHub, shared_worker: tuple[HubWorker, Path]) -> Iterator[Hub
     hub.faults, hub.log[:] = (), []
     yield asking
     hub.faults = ()
-    for kind, name in (("datasets", ROWS), ("models", MODEL), ("models", FUSER)):
+    for kind, name in (("datasets", ROWS), ("datasets", CHATS), ("models", MODEL), ("models", FUSER)):
         hub.repositories.point(kind, name, PIN)
 
 
@@ -174,6 +176,39 @@ def test_a_run_without_revisions_records_its_commits_and_resumes_with_them(
     assert worker.call("model", MODEL)[0] == OTHER
 
 
+def own_task(folder: Path, **options: str) -> Path:
+    """A task of somebody else's, whose rows lm-eval loads by itself."""
+    lines = ["task: mine", f"dataset_path: {ROWS}", "dataset_name: main", f"dataset_kwargs: {json.dumps(options)}"]
+    lines += ["test_split: test", "output_type: multiple_choice", 'doc_to_text: "{{id}}"', 'doc_to_choice: ["A", "B"]']
+    path = folder / "mine.yaml"
+    path.write_text("\n".join([*lines, "doc_to_target: 0", ""]))
+    return path
+
+
+def asking(task: Path, out: Path) -> list[str]:
+    asked = ["run", "--receiver", str(GOLDEN / "receiver"), "--channels", "receiver", "--tasks", str(task)]
+    return [*asked, "--output_path", str(out), "--latency_samples", "0", "--device", "cpu"]
+
+
+def test_rows_of_anothers_task_are_of_the_commit_that_it_pins(hub: LocalHub, worker: HubWorker, tmp_path: Path) -> None:
+    worker.call("library_rows", ROWS, OTHER, "main", "test")
+    hub.faults = (Status(status=503),)
+    code, said = worker.call("run", *asking(own_task(tmp_path, revision=PIN), tmp_path / "out"))
+    assert code == 2, said
+    assert PIN in said
+    assert OTHER in said
+    assert not (tmp_path / "out").exists()
+    assert f"pins {ROWS} at {PIN}, but rows of {OTHER}" in worker.call("task_of_lm_eval", str(tmp_path), "mine")
+
+
+def test_the_commit_of_anothers_task_is_on_record(worker: HubWorker, tmp_path: Path) -> None:
+    boards = ["--leaderboards_dir", str(tmp_path / "boards")]
+    code, said = worker.call("run", *asking(own_task(tmp_path), tmp_path / "out"), *boards)
+    assert code == 0, said
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["dataset_revisions"] == {"mine": f"{ROWS}@{PIN}"}
+    assert f"open pins: {ROWS} ({PIN[:12]})" in (tmp_path / "boards" / "mine.md").read_text()
+
+
 def test_an_adapter_on_the_hub_is_merged_and_both_commits_are_recorded(
     hub: LocalHub, worker: HubWorker, tmp_path: Path
 ) -> None:
@@ -195,16 +230,16 @@ def test_an_adapter_on_the_hub_is_merged_and_both_commits_are_recorded(
 def test_a_training_without_revisions_records_its_commits_and_resumes_with_them(
     hub: LocalHub, worker: HubWorker, tmp_path: Path
 ) -> None:
-    out, data = tmp_path / "out", tmp_path / "rows.jsonl"
-    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So it is."}]
-    data.write_text((json.dumps({"messages": turns}) + "\n") * 8)
-    asked = ["train", "--receiver", MODEL, "--sharer", str(GOLDEN / "sharer"), "--data", str(data)]
-    asked += ["--output_path", str(out), "--global_batch", "2", "--micro_batch", "2", "--hidden_dim", "8"]
-    asked += ["--intermediate_dim", "8", "--device", "cpu", "--no-progress", "--save_every", "1"]
+    out = tmp_path / "out"
+    asked = ["train", "--receiver", MODEL, "--sharer", str(GOLDEN / "sharer"), "--data", CHATS]
+    asked += ["--data_revision", "main", "--output_path", str(out), "--global_batch", "2", "--micro_batch", "2"]
+    asked += ["--hidden_dim", "8", "--intermediate_dim", "8", "--device", "cpu", "--no-progress", "--save_every", "1"]
     code, said = worker.call("run", *asked, "--steps", "2")
     assert code == 0, said
-    assert json.loads((out / "commits.json").read_text()) == {MODEL: PIN}
-    assert read_header(out / "fuser").provenance["commits"] == {MODEL: PIN}
-    hub.repositories.point("models", MODEL, OTHER)
+    commits = {MODEL: PIN, f"dataset {CHATS}": PIN}
+    assert json.loads((out / "commits.json").read_text()) == commits
+    assert read_header(out / "fuser").provenance["commits"] == commits
+    for kind, name in (("models", MODEL), ("datasets", CHATS)):
+        hub.repositories.point(kind, name, OTHER)
     code, said = worker.call("run", *asked, "--steps", "2", "--resume")
-    assert code == 0, said  # with the weights of another commit it would be another training, and refused
+    assert code == 0, said  # with weights or rows of another commit it would be another training, and refused

@@ -82,6 +82,11 @@ def test_only_switches_are_recorded_and_never_a_token() -> None:
     }
 
 
+def test_what_libraries_set_by_themselves_is_no_switch() -> None:
+    by_scikit_learn = {"KMP_DUPLICATE_LIB_OK": "True", "KMP_INIT_AT_FORK": "FALSE"}
+    assert provenance.environment({**by_scikit_learn, "KMP_AFFINITY": "compact"}) == {"KMP_AFFINITY": "compact"}
+
+
 @pytest.mark.parametrize(
     ("variables", "name"),
     [

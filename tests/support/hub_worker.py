@@ -59,6 +59,16 @@ def library_rows(repo: str, revision: str, config: str, split: str) -> list[dict
     return list(datasets.load_dataset(repo, config, revision=revision, split=split))
 
 
+def task_of_lm_eval(folder: str, name: str) -> list[str]:
+    """Names of the tasks that `python -m harness.lm_eval` loads."""
+    from lm_eval.tasks import TaskManager
+
+    from harness.lm_eval_bridge.__main__ import with_our_tasks
+
+    manager = with_our_tasks(TaskManager)(include_path=folder, include_defaults=False)
+    return [str(task) for task in manager.load([name])["tasks"]]
+
+
 def model(reference: str) -> list[Any]:
     """Commit, digest of the files and a sum of the weights of a model."""
     from harness.evaluation.fingerprint import model_info

@@ -44,7 +44,7 @@ def test_other_spellings_of_the_fields_are_read():
     assert read({**share(("human", "a"), ("gpt", "b")), "messages": None}) == ([("user", "a")], "b")
 
 
-@pytest.mark.parametrize("field", ["system", "system_prompt"])
+@pytest.mark.parametrize("field", ["system", "system_prompt", "system_message", "systemPrompt"])
 def test_a_system_prompt_beside_the_turns_comes_first(field):
     row = share(("human", "a"), ("gpt", "b"))
     assert read({**row, field: "Be brief."}) == ([("system", "Be brief."), ("user", "a")], "b")
@@ -129,6 +129,32 @@ def test_what_cannot_be_read_as_meant_is_left_out_with_its_reason(row, reason, s
         Corpus([row], "")[0]
     assert refusal.value.reason is reason
     assert str(refusal.value).startswith(WHERE)
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason", "said"),
+    [
+        ({"role": "assistant", "content": "b", "weight": 1, "loss": False}, Reason.WEIGHT, "weight and loss"),
+        ({"role": "assistant", "content": "b", "value": "c"}, Reason.CONTENT, "content and value"),
+        ({"role": "assistant", "content": "", "value": "c"}, Reason.CONTENT, "content and value"),
+        ({"role": "assistant", "from": "human", "content": "b"}, Reason.ROLE, "role and from"),
+    ],
+)
+def test_two_names_of_one_field_that_contradict_each_other_are_left_out(turn, reason, said):
+    with pytest.raises(LeftOut, match=f"{said} contradict") as left:
+        read({"messages": [{"role": "user", "content": "a"}, turn]})
+    assert left.value.reason is reason
+    agreed = {"role": "assistant", "from": "gpt", "content": "b", "value": "b", "weight": 1, "train": True}
+    assert read({"messages": [{"role": "user", "content": "a"}, agreed]}) == ([("user", "a")], "b")
+
+
+def test_functions_beside_the_turns_are_tools():
+    function = {"name": "look", "parameters": {}}
+    row = say(("user", "a"), ("assistant", "b"))
+    tools = [{"type": "function", "function": function}]
+    wanted = read_chat({**row, "tools": tools}, WHERE).conversation.tools
+    for given in ([function], json.dumps([function])):
+        assert read_chat({**row, "functions": given}, WHERE).conversation.tools == wanted == json.dumps(tools)
 
 
 def test_a_weight_between_is_left_out():
