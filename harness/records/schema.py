@@ -297,9 +297,8 @@ def open_pins(run: RunRecord) -> list[str]:
     """Names a run's references without a commit, each once, with what they stood for."""
     resolved = [f"{name} ({commit[:12]})" for name, commit in dict(_open(run)).items()]
     # A model behind an engine has no digest of ours; without a commit nobody knows which weights answered.
-    served = [
-        f"{m.reference} (commit unknown, behind an engine)" for m in run.models if not m.fingerprint and not m.revision
-    ]
+    unseen = [m for m in run.models if not m.fingerprint and not is_commit(m.revision)]
+    served = [f"{m.reference} (commit unknown, behind an engine)" for m in unseen]
     rows = [run.dataset_revisions[task].partition("@") for task in run.unpinned if task in run.dataset_revisions]
     return [*resolved, *dict.fromkeys(f"{name} ({commit[:12]})" for name, _, commit in rows), *dict.fromkeys(served)]
 

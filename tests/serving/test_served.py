@@ -271,6 +271,8 @@ def test_the_record_and_the_board_name_the_engine_and_show_no_latency(
     page = (boards / f"{WORDS}.md").read_text()
     (ours,) = [line for line in page.splitlines() if f"run {found['run_id']}, through local-completions" in line]
     assert "rerun: <code>" in ours
+    assert "(commit unknown, behind an engine)" in ours
+    assert {(model["revision"], model["fingerprint"]) for model in found["models"]} == {("", "")}
     assert f"run {found['run_id']} through local-completions" in (boards / "overview.csv").read_text()
     assert cli.main(["report", "--check", "--leaderboards_dir", str(boards)]) == 0
 
