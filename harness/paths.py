@@ -13,12 +13,9 @@ LEADERBOARDS = Path("leaderboards") if _IN_WHEEL else ROOT / "leaderboards"
 BUILT_IN_TEMPLATES = PACKAGE / "templates"
 PAIR = TASKS / "relay" / "pair"
 PAIR_NAME = PAIR.relative_to(TASKS.parent)
-FACTWORLD_PAIR = TASKS / "factworld" / "pair"
-FACTWORLD_PAIR_NAME = FACTWORLD_PAIR.relative_to(TASKS.parent)
 
 
 def located(text: str) -> Path:
-    """Returns the path behind a reference; a carried pair is found under its name from every working folder."""
+    """Returns the path behind a reference; the carried pair is found under its name from every working folder."""
     path = Path(text).expanduser()
-    carried = path.is_relative_to(PAIR_NAME) or path.is_relative_to(FACTWORLD_PAIR_NAME)
-    return TASKS.parent / path if carried and not path.exists() else path
+    return TASKS.parent / path if path.is_relative_to(PAIR_NAME) and not path.exists() else path

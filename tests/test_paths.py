@@ -7,25 +7,22 @@ from pathlib import Path
 import pytest
 
 from harness.models.reference import parse_reference
-from harness.paths import FACTWORLD_PAIR, FACTWORLD_PAIR_NAME, PAIR, PAIR_NAME, located
+from harness.paths import PAIR, PAIR_NAME, located
 
 
 @pytest.mark.parametrize("part", ["receiver", "sharer", "fuser"])
-@pytest.mark.parametrize(("name", "pair"), [(PAIR_NAME, PAIR), (FACTWORLD_PAIR_NAME, FACTWORLD_PAIR)])
-def test_a_carried_pair_is_found_from_elsewhere(
-    name: Path, pair: Path, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_carried_pair_is_found_from_elsewhere(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located(str(name / part)) == pair / part
+    assert located(str(PAIR_NAME / part)) == PAIR / part
     if part != "fuser":
-        assert parse_reference(str(name / part)).source == str(pair / part)
+        assert parse_reference(str(PAIR_NAME / part)).source == str(PAIR / part)
 
 
 def test_another_relative_path_is_taken_from_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located("tasks/factworld/README.md") == Path("tasks/factworld/README.md")
+    assert located("tasks/relay/README.md") == Path("tasks/relay/README.md")
 
 
 def test_what_is_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
     """One question of the embedded pair through C2C."""
     values = {
         **{"receiver": str(PAIR / "receiver"), "sharers": [str(PAIR / "sharer")], "fusers": [str(PAIR / "fuser")]},
-        **{"tasks": ["factworld_sharer_knows"], "channels": ["c2c"], "controls": [], "limit": 1, "device": "cpu"},
+        **{"tasks": ["relay_one"], "channels": ["c2c"], "controls": [], "limit": 1, "device": "cpu"},
         **{"output_path": str(tmp_path_factory.mktemp("trace") / "run"), "latency_samples": 0, "progress": False},
     }
     stretches = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from harness.channels.registry import CHANNELS
 from harness.channels.spec import entries_of
 from harness.config.validation import with_served_defaults
 from harness.errors import UserError
-from harness.paths import FACTWORLD_PAIR_NAME, PAIR_NAME
+from harness.paths import PAIR_NAME
 
 _TASKS = ("relay_one", "relay_crowd")
 
@@ -24,14 +23,14 @@ def with_embedded(values: Mapping[str, Any]) -> dict[str, Any]:
         values: by the names of `RunConfig`'s fields, unchecked.
 
     Raises:
-        UserError: models are named without a task.
+        UserError: models are named without a task, or a task that the embedded pair cannot answer without models.
     """
     filled = with_served_defaults(_split(values))
     if not any(filled.get(n) for n in ("receiver", "sharers")):
-        pair = _pair_of(filled.get("tasks"))
-        filled |= {"receiver": str(pair / "receiver"), "sharers": [str(pair / "sharer")]}
+        _refuse_factworld(filled.get("tasks"))
+        filled |= {"receiver": str(PAIR_NAME / "receiver"), "sharers": [str(PAIR_NAME / "sharer")]}
         if not filled.get("fusers") and _needs_fuser(filled):
-            filled["fusers"] = [str(pair / "fuser")]
+            filled["fusers"] = [str(PAIR_NAME / "fuser")]
         if "tasks" not in filled:
             filled = {**_SIZE, **filled, "tasks": list(_TASKS)}
     if not filled.get("tasks"):
@@ -46,11 +45,15 @@ def _split(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **listed}
 
 
-def _pair_of(tasks: Any) -> Path:
-    """The embedded pair, or factworld's where nothing but factworld is asked."""
-    asked = tasks if isinstance(tasks, list | tuple) else []
-    only_factworld = bool(asked) and all(str(name).startswith("factworld") for name in asked)
-    return FACTWORLD_PAIR_NAME if only_factworld else PAIR_NAME
+def _refuse_factworld(tasks: Any) -> None:
+    asked = [str(name) for name in tasks] if isinstance(tasks, list | tuple) else []
+    for name in asked:
+        if name.startswith("factworld"):
+            raise UserError(
+                f"Task {name} asks in words that the embedded pair does not know, and no models are named; build a "
+                "pair with train-demo --world factworld --output FOLDER and give --receiver FOLDER/receiver, "
+                "--sharer FOLDER/sharer and --fuser FOLDER/fuser."
+            )
 
 
 def _needs_fuser(values: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from harness.paths import TASKS
 from tests.support.refusals import refused
 
-TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "factworld_receiver_knows"]
+TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "relay_one"]
 ONE = [*TINY, "--channels", "receiver", "--controls", ""]
 
 NUMBERS = ["limit", "max_new_tokens", "calibration_samples", "batch_size", "max_batch_tokens"]
@@ -64,8 +64,8 @@ OTHERS = [
     (["--tasks", ""], "No task"),
     (["--tasks", "factwrld"], "Did you mean 'factworld'?"),
     (["--tasks", "openbookq"], "Did you mean 'openbookqa'?"),
-    (["--tasks", "factworld,factworld"], "twice"),
-    (["--tasks", "../factworld"], "not by a path"),
+    (["--tasks", "relay,relay"], "twice"),
+    (["--tasks", "../relay"], "not by a path"),
     (["--gen_kwargs", "max_gen_toks"], "name=value"),
     (["--gen_kwargs", "temperature=hot"], "has to be a number"),
     (["--gen_kwargs", "do_sample=true"], "greedy"),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.fusers.checkpoint import HEADER_FILE, WEIGHTS_FILE
-from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import PAIR
 from harness.records.files import sha256_file
 from tests.support.refusals import edit, refused
 from tests.support.tiny import GOLDEN
@@ -155,7 +155,7 @@ def test_a_pickled_payload_is_not_run(plain: bool, tmp_path: Path, capsys: pytes
     else:
         torch.save(state, hostile)
     cast = ["--receiver", str(GOLDEN / "same_tokenizer/receiver"), "--sharer", str(GOLDEN / "same_tokenizer/sharer")]
-    run = ["run", "--limit", "2", "--tasks", "factworld", *cast, "--channels", "c2c", "--controls", ""]
+    run = ["run", "--limit", "2", "--tasks", "relay_one", *cast, "--channels", "c2c", "--controls", ""]
     assert "projector_1.pt" in refused(capsys, [*run, "--fuser", str(tmp_path / "fuser")])
     assert "projector_1.pt" in refused(capsys, ["convert", str(tmp_path / "fuser"), str(tmp_path / "new")])
     assert not (tmp_path / "executed").exists()

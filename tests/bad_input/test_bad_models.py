@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import PAIR
 from tests.support.refusals import edit, refused
 from tests.support.tiny import GOLDEN
 
-TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "factworld_receiver_knows"]
+TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "relay_one"]
 Change = Callable[[Path], object]
 
 

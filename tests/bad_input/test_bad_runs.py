@@ -13,7 +13,7 @@ from harness.records.schema import SCHEMA_VERSION
 from tests.support.refusals import edit, refused
 
 RUN = [
-    "run", "--limit", "2", "--latency_samples", "1", "--no-progress", "--tasks", "factworld_receiver_knows",
+    "run", "--limit", "2", "--latency_samples", "1", "--no-progress", "--tasks", "relay_one",
     "--channels", "receiver", "--controls", "",
 ]  # fmt: skip
 Change = Callable[[Path], object]
@@ -114,7 +114,7 @@ def test_a_run_that_has_lost_answers_is_no_result_until_it_is_resumed(
 ) -> None:
     answers = folder / "samples.jsonl"
     answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:left]))
-    words = f"holds {left} of 2 answers to factworld_receiver_knows through receiver"
+    words = f"holds {left} of 2 answers to relay_one through receiver"
     board = ["--leaderboards_dir", str(tmp_path / "board")]
     for command in (["check", str(folder), str(whole)], ["report", "--add", *board, str(folder)]):
         assert words in refused(capsys, command)

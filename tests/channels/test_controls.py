@@ -19,14 +19,15 @@ from harness.evaluation.accuracy_pass import answer_task, left_out, mean_message
 from harness.evaluation.run_state import Tally
 from harness.evaluation.setup import Cast, assemble
 from harness.inference.batching import Budget
-from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import PAIR
 from harness.records.schema import Sample
+from tests.support.relay import LETTERS_FILE, WORDS
 from tests.support.work import query
 
 LENGTHS = (5, 3, 21, 4)
 QUERIES = [query(f"question {i}") for i in range(len(LENGTHS))]
 CONTROLS = ("mismatched", "mean", "zeroed", "noise", "noise_own", "closed", "shuffled_tokens")
-TASKS = {"letters": "factworld_sharer_knows_letters", "words": "factworld_sharer_knows"}
+TASKS = {"letters": LETTERS_FILE, "words": WORDS}
 BUDGETS = (Budget(1), Budget(2), Budget(3), Budget(8), Budget(64, max_batch_tokens=90))
 
 

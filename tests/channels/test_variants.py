@@ -23,7 +23,7 @@ QUESTIONS = 3
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("variants") / "run"
-    asked = ["--channels", ASKED, "--controls", ",".join(CONTROLS), "--tasks", "factworld", "--limit", str(QUESTIONS)]
+    asked = ["--channels", ASKED, "--controls", ",".join(CONTROLS), "--tasks", "relay", "--limit", str(QUESTIONS)]
     fixed = ["--latency_samples", "0", "--device", "cpu", "--no-progress", "--calibration_samples", "2"]
     assert cli.main(["run", *asked, *fixed, "--output_path", str(folder)]) == 0
     return folder
@@ -59,7 +59,7 @@ def test_any_two_arms_are_compared(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_what_a_channel_cannot_take_is_said_once(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    asked = ["--channels", "t2t,c2c", "--controls", "mean,closed", "--tasks", "factworld_sharer_knows", "--limit", "1"]
+    asked = ["--channels", "t2t,c2c", "--controls", "mean,closed", "--tasks", "relay_one", "--limit", "1"]
     fixed = ["--latency_samples", "0", "--device", "cpu", "--output_path", str(tmp_path / "run")]
     assert cli.main(["run", *asked, *fixed]) == 0
     said = capfd.readouterr().err

@@ -20,11 +20,10 @@ from harness import cli
 from harness.benchmarks.questions import sample_of
 from harness.channels.spec import slug
 from harness.evaluation.latency_pass import draw
-from harness.paths import FACTWORLD_PAIR as PAIR
-from harness.paths import ROOT
+from harness.paths import PAIR, ROOT
 from harness.records.schema import Failure, Sample
+from tests.support.relay import LETTERS, LETTERS_FILE, WORDS
 
-LETTERS, WORDS = "factworld_sharer_knows_letters", "factworld_sharer_knows"
 QUESTIONS, TIMED, EQUAL, FRACTION = 12, 3, 3, 0.25
 ROUTED = f"routed:share={FRACTION}"
 TEXT = "t2t:max_new_tokens=8"
@@ -32,7 +31,7 @@ CHANNELS = ["receiver", "sharer", "ensemble", TEXT, "c2c", ROUTED]
 SUITE = f"""
 channels: [{", ".join(CHANNELS)}]
 controls: [mismatched, mean, closed]
-tasks: [{WORDS}, {LETTERS}]
+tasks: [{WORDS}, {LETTERS_FILE}]
 limit: 7
 latency_samples: {TIMED}
 latency_warm_up: 1
@@ -92,7 +91,7 @@ def test_every_question_is_answered_by_every_arm(folder: Path) -> None:
     for task in (LETTERS, WORDS):
         for channel, control in arms:
             made = samples(folder, task, channel, control)
-            assert [s.position for s in made] == sample_of(400, QUESTIONS, 0, task), (task, channel, control)
+            assert [s.position for s in made] == sample_of(432, QUESTIONS, 0, task), (task, channel, control)
             assert all(s.done for s in made)
     assert len(lines(folder, "samples.jsonl")) == 2 * len(arms) * QUESTIONS
 
@@ -329,7 +328,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy(arguments: list[str]) ->
 
 
 def short_run(folder: Path, *flags: str) -> list[str]:
-    base = ["run", "--tasks", "factworld_sharer_knows", "--limit", "2", "--latency_samples", "0", "--no-progress"]
+    base = ["run", "--tasks", WORDS, "--limit", "2", "--latency_samples", "0", "--no-progress"]
     return [*base, "--channels", "receiver", "--controls", "", "--output_path", str(folder), *flags]
 
 

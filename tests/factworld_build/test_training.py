@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from harness.errors import RunError
 from harness.factworld_build.build import build, fuser_batches, new_fuser
-from harness.factworld_build.fuser import accuracies, fit_fuser, fused_logits, fuser_batch
+from harness.factworld_build.fuser import fit_fuser, fused_logits, fuser_batch
 from harness.factworld_build.models import (
     FuserRecipe,
     Phase,
@@ -32,9 +32,7 @@ from harness.factworld_build.world import (
     select,
 )
 from harness.fusers.checkpoint import load
-from harness.paths import FACTWORLD_PAIR as PAIR
 
-FACTS = build_facts(WORLD_SEED)
 HASTY = Recipe(
     world=WorldConfig(names=8, attributes=2),
     read=Phase("read", most_steps=5, enough=float("inf")),
@@ -42,6 +40,7 @@ HASTY = Recipe(
     fuser=FuserRecipe(hidden_dim=16, intermediate_dim=16, steps=2, batch=4),
     test_questions=4,
 )
+FACTS = build_facts(WORLD_SEED, HASTY.world)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,8 +50,16 @@ def _single_thread():
 
 
 @pytest.fixture(scope="module")
-def models():
-    return load_model(PAIR / RECEIVER), load_model(PAIR / SHARER)
+def built(tmp_path_factory):
+    """A pair that was hardly trained, its report, and what the building told."""
+    folder, events = tmp_path_factory.mktemp("pair"), []
+    report = build(7, folder, lambda *event: events.append(event), HASTY)
+    return folder, report, events
+
+
+@pytest.fixture(scope="module")
+def models(built):
+    return load_model(built[0] / RECEIVER), load_model(built[0] / SHARER)
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +69,6 @@ def tokenizer():
 
 def held_out(half, count):
     return ask_many(select(FACTS, half, held_out=True), count, seeded("test", 0))
-
-
-def test_a_short_training_makes_the_matched_message_worth_more_than_another(models, tokenizer):
-    torch.manual_seed(0)
-    recipe = FuserRecipe(steps=150, batch=32)
-    fuser = new_fuser(*models, recipe)
-    fit_fuser(*models, fuser, fuser_batches(tokenizer, FACTS, recipe.batch, seeded("fuser", 0)), recipe.steps)
-    right = accuracies(*models, fuser, tokenizer, held_out(SHARER, 192))
-    assert right["c2c"] > right["c2c_mismatched"] + 0.1
-    assert right["c2c"] > right["receiver"] + 0.1
 
 
 def test_training_moves_the_fuser_and_nothing_else(models, tokenizer):
@@ -95,21 +92,10 @@ def test_a_closed_fuser_leaves_the_receiver_as_it_is(models, tokenizer):
 
 
 @pytest.mark.parametrize("name", [RECEIVER, SHARER])
-def test_both_committed_folders_load_the_worlds_tokenizer(tokenizer, name):
-    loaded = AutoTokenizer.from_pretrained(PAIR / name)
+def test_both_folders_load_the_worlds_tokenizer(built, tokenizer, name):
+    loaded = AutoTokenizer.from_pretrained(built[0] / name)
     chats = [question_chat(question, "red") for question in held_out(SHARER, 8)]
     assert render(loaded, chats) == render(tokenizer, chats)
-
-
-@pytest.mark.parametrize(("half", "knowing"), [(RECEIVER, "receiver"), (SHARER, "sharer")])
-def test_the_committed_pair_needs_both_models_and_the_message(models, tokenizer, half, knowing):
-    right = accuracies(*models, load(PAIR / "fuser"), tokenizer, held_out(half, 192))
-    assert right[knowing] > 0.9
-    assert right["sharer" if knowing == "receiver" else "receiver"] < 0.4
-    assert right["c2c"] >= 0.8
-    if half == SHARER:
-        assert right["t2t"] > 0.9
-        assert right["c2c"] > right["c2c_mismatched"] + 0.5
 
 
 def test_a_phase_cools_down_once_its_level_is_reached():
@@ -145,13 +131,12 @@ def test_members_are_ordinary_folders_and_follow_from_their_seed(tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_build_writes_everything_and_tells_how(tmp_path):
-    events = []
-    report = build(7, tmp_path, lambda *event: events.append(event), HASTY)
-    assert {path.name for path in tmp_path.iterdir()} == {"receiver", "sharer", "fuser", "training.json"}
+def test_a_build_writes_everything_and_tells_how(built):
+    folder, report, events = built
+    assert {path.name for path in folder.iterdir()} == {"receiver", "sharer", "fuser", "training.json"}
     assert report["seed"] == 7
     assert set(report["phases"]) == {"receiver", "sharer", "fuser"}
-    assert load(tmp_path / "fuser").config.layer_map == ((0, 2), (1, 3), (2, 4))
+    assert load(folder / "fuser").config.layer_map == ((0, 2), (1, 3), (2, 4))
     assert ("fuse", 2, 2) in {event[:3] for event in events}
 
 

@@ -23,8 +23,9 @@ from harness.paths import ROOT
 from harness.records import files, journal, load_run
 from harness.records.schema import Sample
 from tests.support.processes import dying, ended, forked, lines, record, run
+from tests.support.relay import LETTERS_FILE, WORDS
 
-TASKS = "factworld_receiver_knows,factworld_sharer_knows_letters"
+TASKS = f"{WORDS},{LETTERS_FILE}"
 QUESTIONS = 10
 BASE = [
     "--limit", str(QUESTIONS), "--batch_size", "4", "--tasks", TASKS,
@@ -253,7 +254,7 @@ def test_an_error_of_one_process_ends_the_others_at_their_next_batch(whole: Path
 
 def reworded(arguments: Sequence[str]) -> int:
     """Has other prompts than the others."""
-    from harness.factworld_build import world as wording
+    from harness.relay_build import rows as wording
 
     text = wording.doc_to_text
     wording.doc_to_text = lambda document: text(document) + " "

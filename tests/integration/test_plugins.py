@@ -11,8 +11,9 @@ import pytest
 
 from harness.errors import UserError
 from harness.lm_eval_bridge.__main__ import plugins_in
-from harness.paths import ROOT
+from harness.paths import PAIR, ROOT
 from harness.registry import load_plugins
+from tests.support.relay import LETTERS_FILE
 
 MODULE = '''
 from harness.channels.control_registry import ControlEntry
@@ -102,7 +103,7 @@ def test_what_others_bring_is_listed_and_marked(plugin: Path, way: str) -> None:
 def test_a_channel_with_a_name_and_a_builder_alone_runs_and_is_shown(plugin: Path) -> None:
     out, flags = plugin.parent / "run", ["--plugin", str(plugin)]
     ended = command(
-        "run", *flags, "--channels", "receiver,echo,echo:loud", "--tasks", "factworld_receiver_knows_letters",
+        "run", *flags, "--channels", "receiver,echo,echo:loud", "--tasks", LETTERS_FILE,
         "--limit", "4", "--latency_samples", "1", "--no-progress", "--device", "cpu", "--output_path", str(out),
         cwd=plugin.parent,
     )  # fmt: skip
@@ -129,8 +130,7 @@ def test_any_channel_is_a_model_behind_lm_eval(plugin: Path) -> None:
         "import harness.lm_eval_bridge.model; from lm_eval.api.registry import get_model;"
         "lm = get_model('echo').create_from_arg_string(sys.argv[1]); print(lm.channel.name, lm.channel.variant)"
     )
-    pair = ROOT / "tasks" / "factworld" / "pair"
-    arguments = f"receiver={pair / 'receiver'},plugin={plugin},loud=True,device=cpu"
+    arguments = f"receiver={PAIR / 'receiver'},plugin={plugin},loud=True,device=cpu"
     ended = subprocess.run(
         [sys.executable, "-c", code, arguments], cwd=ROOT, check=False, capture_output=True, text=True
     )

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from harness import cli
 from harness.channels import engine
-from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import PAIR
 from harness.records import journal
 from harness.records.schema import Sample
 from tests.support.processes import dying, ended, forked, lines, record, run
 from tests.support.refusals import refused
 
-TASK = "factworld_receiver_knows"
+TASK = "relay_one"
 ARMS = ["--channels", "receiver,sharer,c2c,routed", "--controls", "mismatched,mean"]
 QUESTIONS, BATCH = 8, 4
 BASE = [
@@ -220,11 +220,11 @@ def test_an_edited_prompt_without_a_new_version_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from harness.factworld_build import world
+    from harness.relay_build import rows
 
     folder = stopped(whole, tmp_path)
-    text = world.doc_to_text
-    monkeypatch.setattr(world, "doc_to_text", lambda document: text(document) + " ")
+    text = rows.doc_to_text
+    monkeypatch.setattr(rows, "doc_to_text", lambda document: text(document) + " ")
     assert "differing: prompts." in refused(capsys, ["resume", str(folder)])
 
 

@@ -24,6 +24,7 @@ from harness.evaluation import run as process
 from harness.evaluation.run import run
 from harness.records.files import sha256_file
 from tests.support import processes
+from tests.support.relay import LETTERS_FILE, WORDS
 
 TASK = "openbookqa_letters"
 FOLDERS = {"one": ["red", "blue", "green", "grey"], "two": ["tall", "small", "wide"]}
@@ -151,7 +152,7 @@ def test_a_run_gives_the_process_back(home: Path, tmp_path: Path) -> None:
         theirs.set_verbosity_warning()
 
 
-PAIR = "tasks/factworld/pair"
+PAIR = "tasks/relay/pair"
 SETTINGS: dict[str, dict[str, Any]] = {
     "fused": {
         "receiver": f"{PAIR}/receiver",
@@ -159,14 +160,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "fusers": (f"{PAIR}/fuser",),
         "channels": ("receiver", "c2c"),
         "controls": ("mismatched", "zeroed"),
-        "tasks": ("factworld_sharer_knows_letters",),
+        "tasks": (LETTERS_FILE,),
         "limit": 5,
         "seed": 3,
     },
     "alone": {
         "receiver": f"{PAIR}/sharer",
         "channels": ("receiver",),
-        "tasks": ("factworld_receiver_knows",),
+        "tasks": (WORDS,),
         "limit": 6,
         "dtype": "bfloat16",
         "batch_size": 2,
@@ -285,7 +286,7 @@ def test_runs_of_other_tasks_and_settings_in_two_threads_beside_a_loaded_model(t
 def test_a_run_in_a_thread_leaves_signals_alone(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     config = RunConfig(
-        receiver="tasks/factworld/pair/receiver",
+        receiver=f"{PAIR}/receiver",
         channels=("receiver",),
         tasks=(TASK,),
         datasets_dir=str(home / "one"),

@@ -9,7 +9,7 @@ from harness.records import load_run
 from harness.results import effects
 from tests.support.tiny import random_fuser
 
-PAIR = "tasks/factworld/pair"
+PAIR = "tasks/relay/pair"
 RECEIVER, SHARER = f"{PAIR}/receiver", f"{PAIR}/sharer"
 
 
@@ -21,7 +21,7 @@ def receiver():
 def asked(folder, own, **changes):
     given = {"receiver": RECEIVER, "sharers": [SHARER], "fusers": [f"{PAIR}/fuser"], "self_fuser": str(own)}
     small = {"limit": 6, "latency_samples": 2, "device": "cpu", "progress": False, "controls": ["self", "mean"]}
-    values = {**given, **small, "channels": "receiver,c2c", "tasks": ["factworld_sharer_knows"], **changes}
+    values = {**given, **small, "channels": "receiver,c2c", "tasks": ["relay_one"], **changes}
     return run(build({**values, "output_path": str(folder)}))
 
 

@@ -21,7 +21,7 @@ from harness.training.lora import insert
 from harness.training.recipe import build as build_recipe
 
 TEXT = "t2t:max_new_tokens=2"
-RECEIVER = "tasks/factworld/pair/receiver"
+RECEIVER = "tasks/relay/pair/receiver"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -86,7 +86,7 @@ def test_its_identity_is_that_of_adapter_and_base(folder, idle):
 
 
 def test_receiver_and_tuned_stand_in_one_table_with_their_difference(folder, tmp_path, capsys):
-    given = {"receiver": RECEIVER, "channels": "receiver", "tuned": str(folder), "tasks": ["factworld_receiver_knows"]}
+    given = {"receiver": RECEIVER, "channels": "receiver", "tuned": str(folder), "tasks": ["relay_one"]}
     small = {"limit": 12, "latency_samples": 2, "device": "cpu", "progress": False}
     config = build({**given, **small, "output_path": str(tmp_path / "run")})
     assert config.channels == ("receiver", "tuned")
@@ -105,7 +105,7 @@ def test_receiver_and_tuned_stand_in_one_table_with_their_difference(folder, tmp
 def test_every_channel_with_a_message_is_compared_with_the_tuned_receiver(idle, tmp_path):
     given = {"receiver": RECEIVER, "sharers": [RECEIVER], "channels": f"receiver,{TEXT}", "tuned": str(idle)}
     small = {"limit": 6, "latency_samples": 0, "device": "cpu", "progress": False, "controls": []}
-    path = run(build({**given, **small, "tasks": ["factworld_receiver_knows"], "output_path": str(tmp_path / "run")}))
+    path = run(build({**given, **small, "tasks": ["relay_one"], "output_path": str(tmp_path / "run")}))
     samples = load_run(path).samples
     found = [(e.channel, e.title) for e in effects(samples)]
     assert found == [("tuned", "vs receiver"), (TEXT, "vs receiver"), (TEXT, "vs tuned")]
@@ -122,7 +122,7 @@ def test_every_channel_with_a_message_is_compared_with_the_tuned_receiver(idle, 
 )
 def test_what_contradicts_itself_is_one_sentence(values, said):
     with pytest.raises(UserError, match=said):
-        build({"receiver": RECEIVER, "tasks": ["factworld"], **values})
+        build({"receiver": RECEIVER, "tasks": ["relay"], **values})
 
 
 def copied(folder, tmp_path, **changes):
@@ -156,7 +156,7 @@ def test_the_runs_receiver_replaces_the_base_that_is_named(folder, tmp_path):
         load(str(folder), device="cpu")
     )
     with pytest.raises(UserError, match="was made for another model|does not fit its base model"):
-        load(parse_reference(where, "tasks/factworld/pair/sharer"), device="cpu")
+        load(parse_reference(where, "tasks/relay/pair/sharer"), device="cpu")
     with pytest.raises(UserError, match="is an adapter itself"):
         parse_reference(where, base=str(folder))
 
@@ -192,6 +192,6 @@ def test_a_model_of_another_vocabulary_is_refused(tmp_path):
     other = random_lm("qwen3", seed=1)
     for part in (other.model, other.tokenizer):
         part.save_pretrained(tmp_path / "other")
-    given = {"receiver": RECEIVER, "channels": "receiver", "tuned": str(tmp_path / "other"), "tasks": ["factworld"]}
+    given = {"receiver": RECEIVER, "channels": "receiver", "tuned": str(tmp_path / "other"), "tasks": ["relay"]}
     with pytest.raises(UserError, match="whose tokenizer is not that of the receiver"):
         assemble(build({**given, "device": "cpu", "chat": False}))

@@ -21,8 +21,8 @@ from lm_eval.tasks import TaskManager
 
 from harness.errors import RunError, UserError
 from harness.lm_eval_bridge.model import ChannelLM, FusedLM, SingleLM, TextLM
-from harness.paths import FACTWORLD_PAIR as PAIR
-from harness.paths import ROOT
+from harness.paths import PAIR, ROOT
+from tests.support.relay import LETTERS, LETTERS_FILE, WORDS
 from tests.support.tiny import GOLDEN, OURS
 
 MODEL = str(GOLDEN / OURS)
@@ -142,9 +142,9 @@ def test_options_score_as_in_lm_eval_with_fewer_tokens(tasks: Any, chat: bool) -
 
 def test_a_greedy_continuation_is_called_greedy() -> None:
     model = PAIR_ARGUMENTS["receiver"]  # its words survive decoding and encoding, unlike a random model's bytes
-    context = "<|user|> color of the roof of Dosel ? tell me . <|end|> <|assistant|>"
+    context = "<|user|> near Kivim which metal ? A silver B cobalt C iron D nickel <|end|> <|assistant|>"
     words = stock(model).generate_until(asked("generate_until", (context, {"until": [], "max_gen_toks": 2})))[0].split()
-    right, wrong = " " + " ".join(words), " " + " ".join([*words[:-1], "coral"])
+    right, wrong = " " + " ".join(words), " " + " ".join([*words[:-1], "tin"])
     requests = asked("loglikelihood", (context, right), (context, wrong))
     expected, found = stock(model).loglikelihood(requests), ours(model=model).loglikelihood(requests)
     assert words
@@ -239,10 +239,10 @@ def test_registered_under_the_names_of_the_entry_points(name: str, kind: type[Ch
     assert get_model("hf") is HFLM
 
 
-def test_a_pair_evaluates_factworld_above_its_receiver() -> None:
+def test_a_pair_is_evaluated_above_its_receiver() -> None:
     from harness.benchmarks.registry import task_manager
 
-    name = "factworld_sharer_knows"
+    name = WORDS
     options = {"limit": 40, "apply_chat_template": True}
     alone = SingleLM(receiver=PAIR_ARGUMENTS["receiver"], device="cpu", batch_size=20)
     scores = [evaluated(lm, name, task_manager(), **options)["results"][name]["acc,paper"] for lm in (alone, pair())]
@@ -254,7 +254,7 @@ def test_a_text_sharer_gets_the_bare_question() -> None:
     settings = {"max_gen_toks": 4}
     with pytest.raises(UserError, match="bare question"):
         lm.generate_until(asked("generate_until", ("anything", settings)))
-    document = {"question": "color of the roof of Dosel ?"}
+    document = {"question": "near Kivim which metal ?"}
     assert len(lm.generate_until(asked("generate_until", ("anything", settings), doc=document))) == 1
 
 
@@ -291,7 +291,7 @@ def test_a_text_sharer_is_asked_in_the_tasks_words() -> None:
     from harness.benchmarks.registry import task_manager
 
     lm = TextLM(receiver=PAIR_ARGUMENTS["receiver"], sharer=PAIR_ARGUMENTS["sharer"], device="cpu", batch_size=20)
-    name = "factworld_sharer_knows"
+    name = WORDS
     found = evaluated(lm, name, task_manager(), limit=20, apply_chat_template=True)["results"][name]
     assert found["acc,paper"] == 1.0  # as through `run`; in the paper's words this sharer talks past the question
 
@@ -366,7 +366,7 @@ def test_lm_evals_command_line_knows_our_models_and_tasks(tmp_path: Path) -> Non
         "--model_args",
         arguments,
     ]
-    command += ["--tasks", "factworld_receiver_knows_letters", "--limit", "4", "--apply_chat_template"]
+    command += ["--tasks", LETTERS_FILE, "--limit", "4", "--apply_chat_template"]
     command += ["--batch_size", "2", "--output_path", str(tmp_path), "--use_cache", str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -374,6 +374,6 @@ def test_lm_evals_command_line_knows_our_models_and_tasks(tmp_path: Path) -> Non
     (path,) = tmp_path.rglob("results_*.json")
     assert path.parent.name.startswith("receiver+sharer+fuser-")
     results = json.loads(path.read_text(encoding="utf-8"))
-    assert not math.isnan(results["results"]["factworld_receiver_knows_letters"]["acc,none"])
+    assert not math.isnan(results["results"][LETTERS]["acc,none"])
     assert results["config"]["model"] == "c2c"
     assert results["config"]["model_name"] == path.parent.name

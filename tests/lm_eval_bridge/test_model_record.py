@@ -20,11 +20,7 @@ from harness.errors import RunError, UserError
 from harness.lm_eval_bridge.arguments import SINGLE, setup_of
 from harness.lm_eval_bridge.model import ChannelLM, FusedLM, SingleLM, TextLM
 from harness.lm_eval_bridge.record import model_name, name_in
-from harness.paths import FACTWORLD_PAIR as PAIR
-
-PATHS = {name: str(PAIR / name) for name in ("receiver", "sharer", "fuser")}
-TASK = "factworld_sharer_knows_letters"
-WORDS = "factworld_sharer_knows"
+from tests.support.relay import LETTERS, LETTERS_FILE, PATHS, WORDS
 
 
 @functools.cache
@@ -37,12 +33,12 @@ def fused() -> FusedLM:
     return FusedLM(**PATHS, device="cpu", batch_size=20)
 
 
-def accuracy(lm: Any, tmp_path: Path, task: str = TASK, **more: Any) -> float:
+def accuracy(lm: Any, tmp_path: Path, task: str = WORDS, **more: Any) -> float:
     from harness.benchmarks.registry import task_manager
 
     options = {"limit": 30, "apply_chat_template": True, "bootstrap_iters": 0, "use_cache": str(tmp_path / "cache")}
     found = simple_evaluate(model=lm, tasks=[task], task_manager=task_manager(), **{**options, **more})
-    return float(found["results"][task]["acc,none"])
+    return float(found["results"][task]["acc,paper"])
 
 
 def asked(kind: str, *arguments: tuple[Any, ...], doc: dict[str, Any] | None = None) -> list[Instance]:
@@ -54,13 +50,13 @@ class Counted:
 
     def __init__(self, lm: ChannelLM, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests = 0
-        usual = lm.loglikelihood
+        usual = lm.generate_until
 
         def counted(requests: Any, **more: Any) -> Any:
             self.requests += len(requests)
             return usual(requests, **more)
 
-        monkeypatch.setattr(lm, "loglikelihood", counted)
+        monkeypatch.setattr(lm, "generate_until", counted)
 
 
 def test_models_that_share_a_cache_keep_their_own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,14 +145,14 @@ def test_a_model_says_what_it_is() -> None:
     assert "latency" not in info
 
 
-@pytest.mark.parametrize("task", [TASK, WORDS])
-def test_latencies_stand_in_the_results(tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize(("asked_for", "task"), [(LETTERS_FILE, LETTERS), (WORDS, WORDS)])
+def test_latencies_stand_in_the_results(tmp_path: Path, asked_for: str, task: str) -> None:
     from harness.benchmarks.registry import task_manager
 
     lm = single(latency_samples=3, latency_warm_up=1)
     lm.asked.clear()
     found = simple_evaluate(
-        model=lm, tasks=[task], task_manager=task_manager(), limit=5, apply_chat_template=True, bootstrap_iters=0
+        model=lm, tasks=[asked_for], task_manager=task_manager(), limit=5, apply_chat_template=True, bootstrap_iters=0
     )
     measured = found["config"]["latency"][task]
     assert measured["latency_n"] == 6

@@ -27,13 +27,13 @@ from harness.inference.kv_cache import KVBuffer, SplitBuffer, SpreadBuffer
 from harness.inference.types import CallStats, Clock, Context, Query
 from harness.models.lm import LM, check_placed
 from harness.models.loading import load
+from harness.paths import PAIR
 from harness.records.journal import load_run
 from tests.support.fake_devices import CPU, FIRST, SECOND, FakeDevices, device_of, put, spread
 from tests.support.processes import ended, forked
 from tests.support.tiny import FOREIGN, OURS, fused, random_fuser, random_lm
 from tests.support.work import query
 
-PAIR = Path(__file__).parents[2] / "tasks" / "factworld" / "pair"
 REST = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
 
 
@@ -184,7 +184,7 @@ def test_weights_that_are_loaded_when_needed_give_the_same_answers(layers: str, 
 
 def settings(out: Path, **more: Any) -> dict[str, Any]:
     pair = {"receiver": str(PAIR / "receiver"), "sharers": [str(PAIR / "sharer")], "fusers": [str(PAIR / "fuser")]}
-    quick = {"tasks": ["factworld"], "limit": 6, "latency_samples": 1, "latency_warm_up": 0, "progress": False}
+    quick = {"tasks": ["relay"], "limit": 6, "latency_samples": 1, "latency_warm_up": 0, "progress": False}
     return {**pair, **quick, "output_path": str(out), **more}
 
 

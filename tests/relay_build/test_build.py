@@ -1,12 +1,13 @@
 import json
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from harness.factworld_build.models import FuserRecipe, Phase, load_model, one_thread, silent
 from harness.factworld_build.world import RECEIVER, SHARER
 from harness.fusers.checkpoint import load
-from harness.relay_build.build import build, train_member
+from harness.relay_build.build import build, train_fuser, train_member
 from harness.relay_build.eta import Shown
 from harness.relay_build.questions import ONE, vocabulary
 from harness.relay_build.recipe import Recipe, Rows
@@ -46,7 +47,7 @@ def test_members_are_ordinary_folders_and_follow_from_their_seed(tmp_path, name)
     assert tokenizer.decode(tokenizer.encode(question.text())) == question.text()
 
 
-def test_a_build_writes_everything_and_tells_how(tmp_path):
+def test_a_build_writes_everything_tells_how_and_gives_the_same_fuser_again(tmp_path):
     events = []
     report = build(7, tmp_path, lambda *event: events.append(event), HASTY)
     assert {path.name for path in tmp_path.iterdir()} == {"receiver", "sharer", "fuser", "training.json"}
@@ -58,6 +59,11 @@ def test_a_build_writes_everything_and_tells_how(tmp_path):
     assert fuser.config.layer_map == ((0, 1), (1, 2), (2, 3))
     assert bool((fuser.gate_logit > 0).all())
     assert ("fuse", 2, 2) in {event[:3] for event in events}
+    members = [load_model(tmp_path / name).requires_grad_(False) for name in (RECEIVER, SHARER)]
+    world = build_world(HASTY.world_seed, HASTY.world)
+    again, other = (train_fuser(*members, world, HASTY, seed, silent)[0].state_dict() for seed in (7, 8))
+    assert all(torch.equal(value, again[name]) for name, value in fuser.state_dict().items())
+    assert not all(torch.equal(value, other[name]) for name, value in fuser.state_dict().items())
 
 
 def test_progress_says_how_long_it_may_still_take(capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""What `run` asks when nobody says what, and which of the carried pairs a task stands for."""
+"""What `run` asks when nobody says what, and of whom."""
 
 import argparse
 
@@ -6,6 +6,7 @@ import pytest
 
 from harness import cli
 from harness.cli.run_flags import configuration
+from harness.errors import UserError
 
 
 def config(*given):
@@ -28,17 +29,15 @@ def test_flags_win_over_the_size_of_the_default_run():
     assert (asked.limit, asked.latency_samples) == (5, 1)
 
 
-@pytest.mark.parametrize(
-    ("tasks", "world"),
-    [
-        ("factworld", "factworld"),
-        ("factworld_letters,factworld", "factworld"),
-        ("relay", "relay"),
-        ("mmlu_redux", "relay"),
-    ],
-)
-def test_factworlds_pair_stands_in_where_only_factworld_is_asked(tasks, world):
-    assert config("--tasks", tasks).receiver == f"tasks/{world}/pair/receiver"
+def test_another_task_alone_is_asked_of_the_embedded_pair():
+    assert config("--tasks", "mmlu_redux").receiver == "tasks/relay/pair/receiver"
+
+
+@pytest.mark.parametrize("tasks", ["factworld", "relay,factworld_letters"])
+def test_factworld_without_models_is_refused_since_no_carried_pair_knows_its_words(tasks):
+    with pytest.raises(UserError, match="build a pair with train-demo --world factworld"):
+        config("--tasks", tasks)
+    assert config("--tasks", tasks, "--receiver", "mine", "--channels", "receiver").receiver == "mine"
 
 
 def test_a_named_receiver_is_left_alone():

@@ -1,18 +1,21 @@
 """The carried pair does what the world promises, in batches and through the harness."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness import cli
-from harness.factworld_build.models import load_model, one_thread
+from harness.factworld_build.models import load_model, one_thread, silent
 from harness.fusers.checkpoint import load
 from harness.paths import PAIR
+from harness.relay_build.build import train_fuser
 from harness.relay_build.judge import Judge, said_rightly
 from harness.relay_build.lessons import Codec
 from harness.relay_build.measure import merged, trained_letters
-from harness.relay_build.questions import FORMS, vocabulary
+from harness.relay_build.questions import FORMS, ONE, vocabulary
+from harness.relay_build.recipe import Recipe
 from harness.relay_build.rows import PLACES, TAUGHT, UNTAUGHT, WORLD_SEED, exam
 from harness.relay_build.world import build_world
 
@@ -54,6 +57,14 @@ def test_only_the_message_answers(judge, fuser, form):
     assert said_rightly(judge, fused, asked) > 0.95
     assert judge.told(asked).accuracy(asked) > 0.95
     assert judge.noted(asked, judge.notes(asked, 32)).accuracy(asked) > 0.95
+
+
+def test_a_short_training_makes_the_matched_message_worth_more_than_another(judge):
+    recipe = Recipe(fuser=replace(Recipe().fuser, steps=60, batch=32))
+    fuser, _ = train_fuser(judge.receiver, judge.sharer, WORLD, recipe, 1, silent)
+    asked = exam(WORLD, ONE, PLACES)
+    others = asked[len(asked) // 2 :] + asked[: len(asked) // 2]
+    assert judge.fused(fuser, asked).accuracy(asked) > judge.fused(fuser, asked, donors=others).accuracy(asked) + 0.2
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -19,15 +19,15 @@ from harness.inference.types import CallStats
 from harness.lm_eval_bridge.arguments import SINGLE
 from harness.lm_eval_bridge.model import channel_lm
 from harness.models.reference import Reference
-from harness.paths import FACTWORLD_PAIR as PAIR
+from harness.paths import PAIR
 from harness.records.schema import Sample
 from harness.serving.backend import filled_in
 from harness.serving.channels import throughput_of
 from tests.support.api_server import Api, serving
 from tests.support.processes import dying, ended, forked
 from tests.support.refusals import edit, refused
+from tests.support.relay import LETTERS, LETTERS_FILE, WORDS
 
-WORDS, LETTERS = "factworld_receiver_knows", "factworld_sharer_knows_letters"
 QUESTIONS, ARMS = 12, 4
 TEXT = "t2t:max_new_tokens=12"
 KEY = "sk-this-must-never-be-written-down"
@@ -46,7 +46,7 @@ def api(server: Api) -> Api:
     return server
 
 
-def command(folder: Path, *more: str, tasks: str = f"{WORDS},{LETTERS}") -> list[str]:
+def command(folder: Path, *more: str, tasks: str = f"{WORDS},{LETTERS_FILE}") -> list[str]:
     own = ["--latency_samples", "0"] if "--backend" not in more else []
     base = ["--tasks", tasks, "--limit", str(QUESTIONS), "--no-progress", "--output_path", str(folder)]
     return ["run", *base, "--channels", f"receiver,sharer,{TEXT}", "--controls", "mismatched", *own, *more]
@@ -316,7 +316,8 @@ def test_left_alone_it_compares_the_plain_channels_of_the_embedded_pair(tmp_path
 def test_what_cannot_run_through_an_engine_is_refused_in_one_sentence(
     more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["run", "--tasks", LETTERS, "--limit", "2", "--no-progress", "--output_path", str(tmp_path / "run"), *more]
+    base = ["--tasks", LETTERS_FILE, "--limit", "2", "--no-progress", "--output_path", str(tmp_path / "run")]
+    flags = ["run", *base, *more]
     assert said in refused(capsys, flags)
     assert not (tmp_path / "run").exists()
 

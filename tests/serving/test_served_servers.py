@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 
 from harness import cli
-from harness.paths import FACTWORLD_PAIR as PAIR
-from harness.paths import ROOT
+from harness.paths import PAIR, ROOT
 from harness.progress import other_bars_hidden
 from harness.serving.backend import reason_in
 from tests.support.api_server import Api, serving
 from tests.support.refusals import refused
+from tests.support.relay import LETTERS_FILE, WORDS
 
-WORDS, LETTERS = "factworld_receiver_knows", "factworld_sharer_knows_letters"
 CONCURRENT = ",num_concurrent=3,batch_size=2"
 
 
@@ -62,7 +61,7 @@ def test_a_server_that_does_not_score_prompts_is_refused_before_anything_is_aske
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: dict[str, Any], said: str, more: str
 ) -> None:
     vars(api).update(fault)
-    sentence = refused(capsys, command(api, tmp_path / "run", LETTERS, more))
+    sentence = refused(capsys, command(api, tmp_path / "run", LETTERS_FILE, more))
     assert said in sentence
     assert "run tasks that generate" in sentence
     assert not (tmp_path / "run").exists()
@@ -77,12 +76,12 @@ def test_such_a_server_still_writes(api: Api, tmp_path: Path) -> None:
 
 def test_one_bad_question_does_not_pass_for_a_bad_server(api: Api, tmp_path: Path) -> None:
     api.failing = [500]
-    assert cli.main(command(api, tmp_path / "run", LETTERS)) == 0
+    assert cli.main(command(api, tmp_path / "run", LETTERS_FILE)) == 0
 
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.ERROR], ids=["usual", "quiet"])
 @pytest.mark.parametrize("more", ["", CONCURRENT])
-@pytest.mark.parametrize("task", [WORDS, LETTERS])
+@pytest.mark.parametrize("task", [WORDS, LETTERS_FILE])
 def test_an_unknown_model_is_said_in_the_servers_own_words(
     api: Api, tmp_path: Path, capfd: pytest.CaptureFixture[str], task: str, more: str, level: int
 ) -> None:
@@ -94,7 +93,7 @@ def test_an_unknown_model_is_said_in_the_servers_own_words(
 
 
 @pytest.mark.parametrize("more", ["", CONCURRENT])
-@pytest.mark.parametrize("task", [WORDS, LETTERS])
+@pytest.mark.parametrize("task", [WORDS, LETTERS_FILE])
 def test_a_context_that_is_too_small_is_said_in_the_servers_own_words(
     api: Api, tmp_path: Path, capfd: pytest.CaptureFixture[str], task: str, more: str
 ) -> None:

@@ -18,7 +18,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "harness.evaluation.run",
-        "harness.factworld_build.world",
+        "harness.relay_build.rows",
         "harness.benchmarks.lm_eval_functions",
         "harness.benchmarks.registry",
         "lm_eval.tasks",

@@ -21,14 +21,14 @@ from tests.support.training_runs import chats_on_disk, logged, pair_on_disk, sto
 from tests.support.training_runs import recipe as recipe_of_pair
 from tests.training.test_processes import launched
 
-RECEIVER = "tasks/factworld/pair/receiver"
+RECEIVER = "tasks/relay/pair/receiver"
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
 
 
 def recipe(out, **changes):
     short = {
-        **{"method": "lora", "receiver": RECEIVER, "data": "tasks/factworld/fuser_train.jsonl"},
-        **{"prompt_of": "factworld_sharer_knows", "output_path": str(out), "steps": 6, "global_batch": 8},
+        **{"method": "lora", "receiver": RECEIVER, "data": "tasks/relay/test.jsonl"},
+        **{"prompt_of": "relay_one", "output_path": str(out), "steps": 6, "global_batch": 8},
         **{"micro_batch": 4, "learning_rate": 3e-3, "save_every": 2, "log_every": 1, "lora_rank": 4},
         **{"device": "cpu", "progress": False},
     }
