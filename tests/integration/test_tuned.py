@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness import cli
 from harness.channels.single import Single
 from harness.config import build
 from harness.errors import UserError
@@ -19,6 +20,7 @@ from harness.records import load_run
 from harness.results import effects
 from harness.training.lora import insert
 from harness.training.recipe import build as build_recipe
+from tests.support.tiny import GOLDEN, OURS
 
 TEXT = "t2t:max_new_tokens=2"
 RECEIVER = "tasks/relay/pair/receiver"
@@ -91,8 +93,8 @@ def test_receiver_and_tuned_stand_in_one_table_with_their_difference(folder, tmp
     config = build({**given, **small, "output_path": str(tmp_path / "run")})
     assert config.channels == ("receiver", "tuned")
     path = run(config)
-    printed = capsys.readouterr().out
-    assert "tuned" in printed
+    assert cli.main(["report", str(path), "--all"]) == 0
+    assert "tuned" in capsys.readouterr().out.rpartition("relay_one: 12 questions")[2]
     loaded = load_run(path)
     assert {sample.channel for sample in loaded.samples} == {"receiver", "tuned"}
     assert [(e.channel, e.title) for e in effects(loaded.samples)] == [("tuned", "vs receiver")]
@@ -156,7 +158,7 @@ def test_the_runs_receiver_replaces_the_base_that_is_named(folder, tmp_path):
         load(str(folder), device="cpu")
     )
     with pytest.raises(UserError, match="was made for another model|does not fit its base model"):
-        load(parse_reference(where, "tasks/relay/pair/sharer"), device="cpu")
+        load(parse_reference(where, str(GOLDEN / OURS)), device="cpu")
     with pytest.raises(UserError, match="is an adapter itself"):
         parse_reference(where, base=str(folder))
 
