@@ -144,16 +144,16 @@ def test_a_chat_server_gets_chats_and_gives_the_same_texts(
         assert (found[key].tokens_out, found[key].prompt_tokens) == (0, 0)
     roles = [[turn["role"] for turn in body["messages"]] for _, body in api.asked]
     assert ["user", "assistant", "user"] in roles
-    assert {body["max_tokens"] for _, body in api.asked} == {4, 12}
+    assert {body["max_tokens"] for _, body in api.asked} == {8, 12}
 
 
 def test_the_budget_and_the_stops_are_the_tasks_own(api: Api, tmp_path: Path) -> None:
     suite = tmp_path / "suite.yaml"
-    suite.write_text("gen_kwargs: {until: [B, x, y, z, A]}\nmax_new_tokens: 3\nmax_error_rate: 1\n")
+    suite.write_text("gen_kwargs: {until: [D, x, y, z, B]}\nmax_new_tokens: 3\nmax_error_rate: 1\n")
     one = [str(suite), "--channels", "receiver", "--controls", ""]
     assert cli.main(command(tmp_path / "own", *one, tasks=WORDS)) == 0
     ours = {k: s.text for k, s in answers(tmp_path / "own").items()}
-    assert "" in ours.values()
+    assert "?" in {text.strip() for text in ours.values()}  # it knows no place, and stops before its letter
     for backend in ("local-completions", "local-chat-completions"):
         folder = tmp_path / backend
         assert cli.main(command(folder, *one, *through(api, backend), tasks=WORDS)) == 0
