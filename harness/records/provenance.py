@@ -145,7 +145,7 @@ _NAMES = {
 # Where files are kept changes no number, what they hold has fingerprints of its own; nor does a job's name.
 _NO_SWITCHES = ("_DIR", "_JOB")
 
-# scikit-learn and torch set these for their whole process when they are imported; they change no number.
+# scikit-learn and joblib set these for the whole process when they are imported; they change no number.
 _SET_BY_LIBRARIES = {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
 
 # By engine: every variable that takes part in the name of one job on one machine; the first engine that is there.
