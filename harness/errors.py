@@ -50,14 +50,20 @@ def ended(command: Callable[[], int]) -> int:
             print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        extra = extra_of(error.name or "")
-        if extra is None:
-            raise
-        print(
-            f"Error: this command needs {error.name}, which is not installed; pip install 'c2c-harness[{extra}]'.",
-            file=sys.stderr,
-        )
+        print(f"Error: {lacking('this command', error)}", file=sys.stderr)
         return UserError.exit_code
+
+
+def lacking(what: str, error: ModuleNotFoundError) -> UserError:
+    """Says which optional part of the installation something needs.
+
+    Raises:
+        ModuleNotFoundError: none brings the module, so that its absence is a defect.
+    """
+    extra = extra_of(error.name or "")
+    if extra is None:
+        raise error
+    return UserError(f"{what} needs {error.name}, which is not installed; pip install 'c2c-harness[{extra}]'.")
 
 
 def extra_of(module: str) -> str | None:

@@ -79,6 +79,16 @@ class Registry(Generic[E]):
         self._origins.setdefault(entry.name, origin)
         return entry
 
+    def put(self, entry: E, origin: str) -> E:
+        """Adds an entry in place of an earlier one from the same origin, as a cell of a notebook that runs again.
+
+        Raises:
+            UserError: the name is taken by another origin.
+        """
+        if self._origins.get(entry.name) == origin:
+            del self._entries[entry.name]
+        return self.add(entry, origin)
+
     def names(self) -> list[str]:
         """Returns every name, our own first; imports nothing."""
         return [*self._entries, *(name for name in self._points() if name not in self._entries)]

@@ -70,3 +70,11 @@ def test_a_verb_that_needs_more_names_the_extra_and_its_command(light: dict[str,
 def test_an_unknown_module_that_is_missing_is_a_defect_and_no_extra() -> None:
     assert extra_of("harness.no_such_module") is None
     assert extra_of("torch.nn") == "run"
+
+
+def test_evaluate_names_the_extra_that_it_needs(light: dict[str, str], tmp_path: Path) -> None:
+    code = "import harness\ntry:\n    harness.evaluate()\nexcept harness.UserError as error:\n    print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=light, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "harness.evaluate needs torch, which is not installed; pip install 'c2c-harness[run]'" in done.stdout

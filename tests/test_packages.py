@@ -28,7 +28,7 @@ LAYERS = (
     ("lm_eval_bridge", "regression", "training"),
     ("bench", "factworld_build", "conformance"),
     ("relay_build",),
-    ("cli", "adapter", "lm_eval"),
+    ("cli", "adapter", "lm_eval", "api"),
 )
 LAYER = {name: place for place, row in enumerate(LAYERS) for name in row}
 

@@ -14,8 +14,8 @@ import pytest
 from harness.cli import main
 from tests.support.pages import MARKS, PROGRAMS, ROOT, Block, blocks, harness_arguments, pages, shell_blocks
 
-# Their code is run by tests of its own, since it registers what must not stay.
-OWN_TESTS = {"add_a_channel.md", "add_a_control.md", "add_a_fuser.md"}
+# Their code is run by tests of its own, since it registers what must not stay, or prints what stands on the page.
+OWN_TESTS = {"add_a_channel.md", "add_a_control.md", "add_a_fuser.md", "python.md"}
 EXAMPLE = ROOT / "examples" / "paper_repo"
 
 

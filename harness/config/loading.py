@@ -111,7 +111,7 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise UserError(f"{where} holds a {type(data).__name__}; a configuration is a list of `name: value` lines.")
-    return _named(data, where)
+    return named(data, where)
 
 
 def build(values: Mapping[str, Any], where: str = "command line") -> RunConfig:
@@ -147,7 +147,12 @@ def _check_plain(text: str, where: str) -> None:
             raise UserError(f"{where} gives {repeated[:40]!r} twice; keep one of the two lines.")
 
 
-def _named(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def named(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Returns values under the names of `RunConfig`, unchecked.
+
+    Raises:
+        UserError: a name is unknown or retired, or given in two spellings.
+    """
     values: dict[str, Any] = {}
     try:
         refuse_retired(str(key) for key in data)

@@ -129,17 +129,20 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
     write_atomic(path / "questions.jsonl", "\n".join(lines) + "\n")
 
 
-def publish(config: RunConfig, path: Path) -> None:
+def publish(config: RunConfig, path: Path, shown: bool = True) -> None:
     """Writes the run's own leaderboard page into its folder, and adds it to the leaderboards that were named."""
     from harness import leaderboard
 
     leaderboard.write_own(path)
-    print(f"Leaderboard: {path / leaderboard.OWN_PAGE}; to publish: run_eval.py report --add {path}", file=sys.stderr)
+    if shown:
+        page = path / leaderboard.OWN_PAGE
+        print(f"Leaderboard: {page}; to publish: run_eval.py report --add {path}", file=sys.stderr)
     if config.leaderboards_dir is None:
         return
     leaderboard.add_record(Path(config.leaderboards_dir), path)
     leaderboard.write(Path(config.leaderboards_dir))
-    print(f"Leaderboards: {config.leaderboards_dir}", file=sys.stderr)
+    if shown:
+        print(f"Leaderboards: {config.leaderboards_dir}", file=sys.stderr)
 
 
 def _compose(session: Session, folder: RunFolder) -> None:
@@ -185,11 +188,13 @@ def _finish(session: Session, folder: RunFolder, work: PassStats) -> None:
     folder.update(folder.record.model_copy(update=update))
     _write_lm_eval(session, folder)
     record = folder.finish("success")
-    print(render_ranking(frame([LoadedRun(folder.path, record, samples, session.timings)])))
-    for line in throughput_lines(record.throughput):
-        print(line)
+    if session.shown:
+        print(render_ranking(frame([LoadedRun(folder.path, record, samples, session.timings)])))
+        for line in throughput_lines(record.throughput):
+            print(line)
     tell(record.warnings)
-    print(f"Records: {folder.path}; all rows: run_eval.py report {folder.path} --all", file=sys.stderr)
+    if session.shown:
+        print(f"Records: {folder.path}; all rows: run_eval.py report {folder.path} --all", file=sys.stderr)
 
 
 def _peaks(session: Session, work: PassStats) -> dict[str, int]:

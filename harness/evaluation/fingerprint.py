@@ -91,7 +91,7 @@ def model_info(role: str, lm: LM) -> ModelInfo:
         revision=lm.reference.commit,
         base=(lm.reference.base or "") if lm.reference.adapter else "",
         adapter_revision=lm.reference.adapter_commit,
-        fingerprint=sha256_files(_files(lm)),
+        fingerprint=lm.reference.digest or sha256_files(_files(lm)),
         architecture=type(model).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(lm.dtype).removeprefix("torch."),
@@ -125,17 +125,23 @@ def fusers_of(config: RunConfig, cast: Cast) -> list[dict[str, Any]]:
     return [
         {
             "role": role,
+            "form": fuser.form,
             "reference": reference,
-            "revision": place.commit,
-            "fingerprint": sha256_files(sorted(p for p in folder.iterdir() if p.is_file())),
+            **_origin_of(cast, reference),
             "parameters": sum(p.numel() for p in fuser.parameters()),
             "layers": fuser.layers,
-            "training": of_fuser(folder),
         }
         for role, reference, fuser in named
-        for place in (cast.fuser_places[reference],)
-        for folder in (place.folder,)
     ]
+
+
+def _origin_of(cast: Cast, reference: str) -> dict[str, Any]:
+    """Where a fuser's weights are from, and which they are."""
+    if reference in cast.fuser_digests:
+        return {"revision": "", "fingerprint": cast.fuser_digests[reference], "training": {}}
+    place = cast.fuser_places[reference]
+    files = sorted(path for path in place.folder.iterdir() if path.is_file())
+    return {"revision": place.commit, "fingerprint": sha256_files(files), "training": of_fuser(place.folder)}
 
 
 def gates_of(cast: Cast) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from harness.evaluation.finalize import accompany, conclude, publish, write_ques
 from harness.evaluation.fingerprint import extra_identity, fusers_of, models_of
 from harness.evaluation.prompt_record import described, with_renderings
 from harness.evaluation.run_state import Session
-from harness.evaluation.setup import Cast, assemble, check_answerable
+from harness.evaluation.setup import Cast, InMemory, assemble, check_answerable
 from harness.inference.memory import forget_peak
 from harness.models.chat import Reading
 from harness.models.hub import Commits
@@ -66,7 +66,14 @@ def owned() -> Iterator[None]:
     `harness.evaluation.run.run` does nothing of it: in a caller's process logging, bars, warnings and signals are the
     caller's.
     """
-    with _ONE_AT_A_TIME, _quiet(), other_bars_hidden(), sigterm_as_interrupt():
+    with libraries_silent(), sigterm_as_interrupt():
+        yield
+
+
+@contextmanager
+def libraries_silent() -> Iterator[None]:
+    """Hides the bars and hints of libraries, those that other threads begin meanwhile included, and then shows them."""
+    with _ONE_AT_A_TIME, _quiet(), other_bars_hidden():
         yield
 
 
@@ -123,42 +130,53 @@ _FIXED: dict[str, tuple[Any, str]] = {
 }
 
 
-def run(config: RunConfig, command: Sequence[str] = (), ranks: Ranks | None = None) -> Path:
+def run(
+    config: RunConfig,
+    command: Sequence[str] = (),
+    ranks: Ranks | None = None,
+    given: InMemory | None = None,
+    shown: bool = True,
+) -> Path:
     """Runs a configuration and returns the folder of its records.
 
     Args:
         config: what is asked.
         command: how, for the record.
         ranks: the processes that share the work, each of which calls this; None for this one alone.
+        given: models and fusers that are in memory already.
+        shown: print the ranking, and where everything is.
 
     Raises:
         UserError: something asked for cannot be had.
         RunError: too many samples failed, the disk is full or another process is gone.
     """
     with alone(), ending_with_the_device():
-        return _run(config, command, (ranks or Ranks()).stepping(config.tensor_parallel))
+        return _run(config, command, (ranks or Ranks()).stepping(config.tensor_parallel), given, shown)
 
 
-def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks) -> Path:
+def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory | None, shown: bool) -> Path:
     config = with_datasets_dir(asked)
-    config, benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks))
+    config, benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks, given))
     record = _agreed(record.model_copy(update={"datasets_from": origin_of_data(asked)}), ranks)
     with ExitStack() as closing:
         folder, session = _opened(config, cast, benchmark, record, ranks, closing)
         if isinstance(folder, RunFolder):
             write_questions(benchmark, folder.path)
         work = answer_all(session)
+        session.shown = shown
         ranks.together(lambda: conclude(session, folder, work) if isinstance(folder, RunFolder) else accompany(session))
     if ranks.first:
-        publish(config, folder.path)
+        publish(config, folder.path, shown)
     return folder.path
 
 
-def _prepared(config: RunConfig, command: Sequence[str], ranks: Ranks) -> tuple[RunConfig, Benchmark, Cast, RunRecord]:
+def _prepared(
+    config: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory | None
+) -> tuple[RunConfig, Benchmark, Cast, RunRecord]:
     _refuse_early(config)
     benchmark = load_benchmark(config)
     placed = config.model_copy(update={"device": ranks.device(config.device)})
-    cast = assemble(placed, [item.request for item in benchmark.all_items], _commits(config))
+    cast = assemble(placed, [item.request for item in benchmark.all_items], _commits(config), given)
     check_answerable(cast, benchmark.all_items)
     benchmark = with_renderings(benchmark, cast)
     if cast.left_out:

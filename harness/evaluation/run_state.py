@@ -45,6 +45,7 @@ class Session:
         timings: of this session only; a resumed answer never carries a timing.
         untimed: timed answers that failed and so have no timing.
         notes: what went wrong on the way without ending the run.
+        shown: print the ranking when the run ends.
     """
 
     config: RunConfig
@@ -58,3 +59,4 @@ class Session:
     tally: Tally = field(default_factory=Tally)
     untimed: int = 0
     notes: list[str] = field(default_factory=list)
+    shown: bool = True

@@ -6,6 +6,7 @@ questions that such an engine cannot answer are refused.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,15 +29,38 @@ from harness.fusers.interface import FuserModule
 from harness.inference.types import Query, Request
 from harness.models.chat import check_template, same_vocabulary
 from harness.models.hub import Commits, Snapshot, Wanted
-from harness.models.lm import LM, kv_shape
-from harness.models.loading import fetched, load
-from harness.models.reference import parse_reference
+from harness.models.lm import LM, kv_shape, with_own_modules
+from harness.models.loading import fetched, load, read_template
+from harness.models.reference import parse_reference, refuse_in_memory
 from harness.paths import located
 from harness.registry import resolve
 from harness.self_check import checked
 from harness.serving.backend import Served, build
 from harness.serving.channels import ServedSingle, ServedText
 from harness.serving.requests import cannot_score, check_scores
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """What a run is given as objects, by the references under which its configuration names them.
+
+    Attributes:
+        models: see `harness.models.in_memory`.
+        fusers: as they are; a run works with copies over the same weights.
+        fuser_digests: one for each of them.
+    """
+
+    models: Mapping[str, LM] = field(default_factory=dict)
+    fusers: Mapping[str, FuserModule] = field(default_factory=dict)
+    fuser_digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Where models come from: the hub's commits that the run has read, and the caller."""
+
+    commits: Commits
+    given: InMemory
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,7 @@ class Cast:
         tuned: the receiver after fine-tuning, where it is asked.
         self_fuser: of the receiver with itself, where that control is asked.
         fuser_places: reference of a fuser -> where its files are.
+        fuser_digests: reference of a fuser that was given as an object -> its digest.
         left_out: usual channels that nobody named and that do not apply, each with the reason.
     """
 
@@ -60,6 +85,7 @@ class Cast:
     tuned: LM | None = None
     self_fuser: FuserModule | None = None
     fuser_places: Mapping[str, Snapshot] = field(default_factory=dict)
+    fuser_digests: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -68,13 +94,19 @@ class Cast:
         return torch.device("cpu") if self.receiver is None else self.receiver.device
 
 
-def assemble(config: RunConfig, requests: Sequence[Request] = (), commits: Commits | None = None) -> Cast:
+def assemble(
+    config: RunConfig,
+    requests: Sequence[Request] = (),
+    commits: Commits | None = None,
+    given: InMemory | None = None,
+) -> Cast:
     """Loads what the configured channels need.
 
     Args:
         config: names the channels and their models.
         requests: what is going to be asked, where that is known; a text channel says whose words its sharer reads.
         commits: that an earlier session of the run has read, for references without a commit.
+        given: models and fusers that are here already.
 
     Raises:
         UserError: a model or fuser cannot be loaded, a fuser was made for other shapes, or `may_answer` is asked of a
@@ -82,9 +114,10 @@ def assemble(config: RunConfig, requests: Sequence[Request] = (), commits: Commi
     """
     if config.backend != OWN:
         return assemble_served(config, [request.query for request in requests])
-    commits = commits or Commits()
-    places = {name: fuser_place(name, commits) for name in _fusers_asked(config)}
-    models = _loaded(config, requests, commits, places)
+    sources = _Sources(commits or Commits(), given or InMemory())
+    named = [name for name in _fusers_asked(config) if name not in sources.given.fusers]
+    places = {name: fuser_place(name, sources.commits) for name in named}
+    models = _loaded(config, requests, sources, places)
     groups: list[Group] = []
     left_out: dict[str, str] = {}
     for name in config.channels:
@@ -102,29 +135,35 @@ def assemble(config: RunConfig, requests: Sequence[Request] = (), commits: Commi
         tuned=models.tuned,
         self_fuser=models.self_fuser,
         fuser_places=places,
+        fuser_digests=sources.given.fuser_digests,
         left_out=left_out,
     )
 
 
 def _loaded(
-    config: RunConfig, requests: Sequence[Request], commits: Commits, places: Mapping[str, Snapshot]
+    config: RunConfig, requests: Sequence[Request], sources: _Sources, places: Mapping[str, Snapshot]
 ) -> LoadedModels:
     needs = _needs(config)
-    receiver = _receiver(config, commits)
+    receiver = _receiver(config, sources)
     named = config.sharers if "sharer" in needs else ()
-    sharers = tuple(_load(config, reference, config.sharer_chat_template, commits) for reference in named)
+    sharers = tuple(_load(config, reference, config.sharer_chat_template, sources) for reference in named)
+
+    def fuser(name: str, sharer: LM) -> FuserModule:
+        here = sources.given.fusers.get(name)
+        loaded = load_fuser(str(places[name].folder)) if here is None else with_own_modules(here)
+        return fitting_fuser(loaded, receiver, sharer)
+
     fusers: tuple[FuserModule, ...] = ()
     if "fuser" in needs:
-        pairs = zip(config.fusers, sharers, strict=True)
-        fusers = tuple(fitting_fuser(places[name], receiver, sharer) for name, sharer in pairs)
+        fusers = tuple(fuser(*pair) for pair in zip(config.fusers, sharers, strict=True))
     own = _self_fuser(config)
     return LoadedModels(
         receiver,
         config.controls,
         sharers,
         fusers,
-        tuned=fine_tuned(config, receiver, commits) if "tuned" in needs else None,
-        self_fuser=None if own is None or own not in places else fitting_fuser(places[own], receiver, receiver),
+        tuned=fine_tuned(config, receiver, sources) if "tuned" in needs else None,
+        self_fuser=None if own is None or "fuser" not in needs else fuser(own, receiver),
         requests=requests,
     )
 
@@ -159,14 +198,14 @@ def renamed(channel: Any, name: str) -> Any:
     return replace(channel, name=name)
 
 
-def fine_tuned(config: RunConfig, receiver: LM, commits: Commits) -> LM:
+def fine_tuned(config: RunConfig, receiver: LM, sources: _Sources) -> LM:
     """Loads the fine-tuned receiver and gives it the receiver's own tokenizer, so that both read the same prompts.
 
     Raises:
         UserError: it cannot be loaded, or speaks another vocabulary or through another chat template.
     """
     assert config.tuned is not None
-    lm = _load(config, config.tuned, config.receiver_chat_template, commits, config.receiver)
+    lm = _load(config, config.tuned, config.receiver_chat_template, sources, config.receiver)
     if not same_vocabulary(receiver.tokenizer, lm.tokenizer):
         raise UserError(
             f"tuned is {config.tuned!r}, whose tokenizer is not that of the receiver {config.receiver!r}; give an "
@@ -180,9 +219,8 @@ def fine_tuned(config: RunConfig, receiver: LM, commits: Commits) -> LM:
     return replace(lm, tokenizer=receiver.tokenizer, max_length=receiver.max_length)
 
 
-def fitting_fuser(place: Snapshot, receiver: LM, sharer: LM) -> FuserModule:
-    """Loads a fuser onto the receiver's device and checks that it was made for these two models."""
-    fuser = load_fuser(str(place.folder))
+def fitting_fuser(fuser: FuserModule, receiver: LM, sharer: LM) -> FuserModule:
+    """Checks that a fuser was made for these two models and puts it onto the receiver's device."""
     check_fits(fuser, kv_shape(receiver.model.config), kv_shape(sharer.model.config))
     return fuser.to(device=receiver.device, dtype=receiver.dtype).eval().requires_grad_(False)
 
@@ -193,6 +231,7 @@ def fuser_place(reference: str, commits: Commits | None = None) -> Snapshot:
     Raises:
         UserError: it is neither, or cannot be had at its revision.
     """
+    refuse_in_memory("Fuser", reference)
     if located(reference).is_dir():
         return Snapshot("", "", located(reference))
     repository, _, folder = reference.partition(":")
@@ -208,10 +247,27 @@ def fuser_place(reference: str, commits: Commits | None = None) -> Snapshot:
 
 
 def _load(
-    config: RunConfig, reference: str, chat_template: str | None, commits: Commits, base: str | None = None
+    config: RunConfig, reference: str, chat_template: str | None, sources: _Sources, base: str | None = None
 ) -> LM:
-    lm = load(
-        fetched(parse_reference(reference, base), commits),
+    here = sources.given.models.get(reference)
+    lm = _read(config, reference, chat_template, sources, base) if here is None else _speaking(here, chat_template)
+    if config.chat:
+        check_template(lm)  # a missing or broken template is refused before anything is asked
+    return checked(lm)
+
+
+def _speaking(lm: LM, chat_template: str | None) -> LM:
+    """A model in memory with another chat template, where one is named."""
+    if chat_template is None:
+        return lm
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.chat_template = read_template(chat_template)
+    return replace(lm, tokenizer=tokenizer)
+
+
+def _read(config: RunConfig, reference: str, chat_template: str | None, sources: _Sources, base: str | None) -> LM:
+    return load(
+        fetched(parse_reference(reference, base), sources.commits),
         device=config.device,
         dtype=config.dtype,
         attention=config.attention,
@@ -220,14 +276,11 @@ def _load(
         device_map=config.device_map,
         tensor_parallel=config.tensor_parallel,
     )
-    if config.chat:
-        check_template(lm)  # a missing or broken template is refused before anything is asked
-    return checked(lm)
 
 
-def _receiver(config: RunConfig, commits: Commits) -> LM:
+def _receiver(config: RunConfig, sources: _Sources) -> LM:
     base = config.receiver if config.peft else None
-    lm = _load(config, config.peft or config.receiver, config.receiver_chat_template, commits, base)
+    lm = _load(config, config.peft or config.receiver, config.receiver_chat_template, sources, base)
     if config.peft and lm.reference.adapter is None:
         raise UserError(f"peft is {config.peft!r}, which is no adapter; give the folder that peft wrote.")
     if config.max_length is None:

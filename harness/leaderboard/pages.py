@@ -18,7 +18,7 @@ from harness.leaderboard.rerun import rerun_command
 from harness.leaderboard.rows import board_frame, published_frame, title
 from harness.leaderboard.trainings import Pair, TrainingsRow, origins, origins_text, pairs, shared_text, trainings_rows
 from harness.records.files import file_name
-from harness.records.schema import open_pins
+from harness.records.schema import objects_of, open_pins
 from harness.results.formatting import markdown
 from harness.results.frame import MEASURED, ranking, verdict_sentence
 from harness.results.grouping import arm_order
@@ -176,7 +176,8 @@ def _run_text(entry: Entry, runs: Mapping[str, str]) -> str:
     named = (f"run {run.run_id}", backend, *where, f"open pins: {pins}" if pins else "")
     models = ", ".join(f"{model.role} {model.reference} sha256 {model.fingerprint[:12]}" for model in run.models)
     text = markdown(", ".join(part for part in named if part))
-    return f"{runs[run.run_id]}: {text}; {markdown(models)}; rerun: {_code(rerun_command(run))}"
+    rerun = "from Python, with the same objects" if objects_of(run) else _code(rerun_command(run))
+    return f"{runs[run.run_id]}: {text}; {markdown(models)}; rerun: {rerun}"
 
 
 def _code(text: str) -> str:

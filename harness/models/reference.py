@@ -9,6 +9,7 @@ from harness.errors import UserError
 from harness.models.checkpoint import files_read
 from harness.models.lora import base_of, is_adapter
 from harness.paths import located
+from harness.records.schema import IN_MEMORY
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Reference:
         repo: repository of the hub that the folder is a snapshot of; empty for a folder of the user's.
         commit: of that repository.
         adapter_commit: of the repository that the adapter is from, where it is from the hub.
+        digest: of a model that was given as an object; empty for one that is read from files.
     """
 
     text: str
@@ -36,11 +38,12 @@ class Reference:
     repo: str = ""
     commit: str = ""
     adapter_commit: str = ""
+    digest: str = ""
 
     @property
     def local(self) -> bool:
         """Whether `source` is a folder of this machine."""
-        return Path(self.source).is_dir()
+        return bool(self.source) and Path(self.source).is_dir()
 
 
 def parse_reference(text: str, base: str | None = None) -> Reference:
@@ -53,6 +56,7 @@ def parse_reference(text: str, base: str | None = None) -> Reference:
     Raises:
         UserError: a path that does not exist, or text that is none of the three.
     """
+    refuse_in_memory("Model", text)
     path = located(text)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -64,6 +68,19 @@ def parse_reference(text: str, base: str | None = None) -> Reference:
     if text.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name or not name:
         raise UserError(f"Model {text!r}: no such folder; give a folder, a .gguf file or a hub id like 'org/name@rev'.")
     return Reference(text, name, revision or None, base=base)
+
+
+def refuse_in_memory(what: str, text: str) -> None:
+    """Refuses the reference of an object of another process, or of an earlier call.
+
+    Raises:
+        UserError: it is one.
+    """
+    if text.startswith(IN_MEMORY):
+        raise UserError(
+            f"{what} {text!r} was an object in memory and its weights are in no file; give the object again, to "
+            "harness.evaluate in Python (with resume=True to go on with a run)."
+        )
 
 
 def _adapted(text: str, folder: Path, base: str | None) -> Reference:

@@ -280,6 +280,9 @@ def usual_label(keys: Iterable[str]) -> str:
     return min(counts, key=lambda label: (-counts[label], label))
 
 
+# Begins the reference of a model or fuser that was given as an object; its digest follows behind an @.
+IN_MEMORY = "in-memory:"
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -300,7 +303,15 @@ def open_pins(run: RunRecord) -> list[str]:
     unseen = [m for m in run.models if not m.fingerprint and not is_commit(m.revision)]
     served = [f"{m.reference} (commit unknown, behind an engine)" for m in unseen]
     rows = [run.dataset_revisions[task].partition("@") for task in run.unpinned if task in run.dataset_revisions]
-    return [*resolved, *dict.fromkeys(f"{name} ({commit[:12]})" for name, _, commit in rows), *dict.fromkeys(served)]
+    objects = [f"{name} (an object in memory)" for name in objects_of(run)]
+    read = [f"{name} ({commit[:12]})" for name, _, commit in rows]
+    return [*resolved, *dict.fromkeys(read), *dict.fromkeys(served), *objects]
+
+
+def objects_of(run: RunRecord) -> list[str]:
+    """Names a run's models and fusers that were objects in memory, each once: nobody can load them again."""
+    named = [*(m.reference for m in run.models), *(str(fuser.get("reference", "")) for fuser in run.fusers)]
+    return [name for name in dict.fromkeys(named) if name.startswith(IN_MEMORY)]
 
 
 def _open(run: RunRecord) -> Iterator[tuple[str, str]]:

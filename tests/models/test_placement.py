@@ -20,7 +20,8 @@ from harness.channels.t2t import TextToText, TextVariant
 from harness.config import build
 from harness.errors import UserError
 from harness.evaluation.run import run
-from harness.evaluation.setup import fitting_fuser, fuser_place
+from harness.evaluation.setup import fitting_fuser
+from harness.fusers.checkpoint import load as load_fuser
 from harness.inference import forward
 from harness.inference.generate import first_non_finite, generate, score
 from harness.inference.kv_cache import KVBuffer, SplitBuffer, SpreadBuffer
@@ -284,7 +285,7 @@ def test_a_map_that_leaves_a_part_behind_is_refused() -> None:
 
 def embedded(**placement: Any) -> dict[str, Channel]:
     receiver, sharer = (load(str(PAIR / role), dtype="float32", **placement) for role in ("receiver", "sharer"))
-    link = Link(sharer, fitting_fuser(fuser_place(str(PAIR / "fuser")), receiver, sharer))
+    link = Link(sharer, fitting_fuser(load_fuser(str(PAIR / "fuser")), receiver, sharer))
     return {"receiver": Single(receiver), "c2c": CacheToCache(receiver, (link,))}
 
 
