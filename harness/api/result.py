@@ -83,7 +83,9 @@ class Result:
         found = results.effects(self.run.samples, results.facts_of(self.run.record))
         named = ({"comparison": one.title, "arm": arm_text(*one.arm), "base": arm_text(*one.base)} for one in found)
         rows = [asdict(one) | names for one, names in zip(found, named, strict=True)]
-        return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS)).astype(dict.fromkeys(_NUMBERS, float))
+        table = pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
+        numbers: pd.DataFrame = table.astype(dict.fromkeys(_NUMBERS, "float64"))
+        return numbers
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Writes the HTML page, one self-contained file, and returns where it is.

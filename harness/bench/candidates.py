@@ -169,12 +169,8 @@ def _floors(calls: Mapping[str, Sequence[Call]], channel: Channel, payload: int)
     return found
 
 
-def _reader(channel: Channel) -> str:
-    return "sharer" if channel.name == "sharer" else "receiver"
-
-
 def _decoding(channel: Channel) -> str:
-    return f"{_reader(channel)}_decode"
+    return f"{getattr(channel, 'role', 'receiver')}_decode"
 
 
 def _alone(lm: LM, answer: Callable[[list[Query], Task], Any]) -> Arm:

@@ -372,8 +372,8 @@ def _through_all(asking: _Asking, indices: list[int]) -> list[list[Answer]]:
             context = arm.channel.go_on(queries, heard, begun.copied(), charged)
         else:
             context = arm.channel.receive(queries, heard, charged)
-        stage = "sharer_decode" if arm.channel.name == "sharer" else "receiver_decode"
-        answers.append(_read_off(context, requests, heard, charged, stage))
+        role = getattr(arm.channel, "role", "receiver")  # a channel says it where another conversation is read
+        answers.append(_read_off(context, requests, heard, charged, f"{role}_decode"))
     return answers
 
 

@@ -218,11 +218,6 @@ class Query:
         """The conversation that the sharer reads: its own view, or else the receiver's."""
         return self.receiver if self.sharer_view is None else self.sharer_view.conversation
 
-    @property
-    def conversation(self) -> Conversation:
-        """The receiver's conversation under its earlier name."""
-        return self.receiver
-
     def of(self, role: Role) -> Conversation:
         """The conversation that a model in this role reads."""
         return self.sharer if role == "sharer" else self.receiver

@@ -19,13 +19,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.models.reference import Reference
+
+M = TypeVar("M", bound=nn.Module)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -131,7 +133,7 @@ def as_the_library_has_it(model: nn.Module) -> Iterator[None]:
         _replace(model, nn.Linear, RowLinear)
 
 
-def with_own_modules(model: nn.Module) -> nn.Module:
+def with_own_modules(model: M) -> M:
     """Returns a copy of a model over the same weights: what is done to its modules does not reach the original."""
     kept: dict[int, object] = {id(buffer): buffer for buffer in model.buffers()}
     kept |= {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,14 @@ from hypothesis import strategies as st
 from harness.channels.c2c import CacheToCache
 from harness.channels.control_registry import CONTROLS
 from harness.channels.controls import Control
-from harness.channels.engine import Arm, run
+from harness.channels.engine import Arm, answer_one, run
 from harness.channels.interface import Channel, PromptTooLong
 from harness.channels.messages import Message
 from harness.channels.single import Single
 from harness.channels.t2t import TextToText, TextVariant
 from harness.errors import UserError
 from harness.inference.batching import Budget, batches
-from harness.inference.types import CallStats, Context, Counters, Query, Request
+from harness.inference.types import CallStats, Clock, Context, Counters, Query, Request
 from harness.models.chat import Conversation, Turn, encode
 from harness.models.lm import LM
 from tests.support.tiny import fused, random_lm, shared_lm, tokenizer
@@ -272,3 +273,13 @@ def test_an_arm_answers_the_same_bits_whether_it_shares_what_was_read_or_not(mod
         (alone,) = run(channel, [arm], requests, Budget(8), [CallStats()])
         assert alone.indices == together.indices
         assert [a.scored for a in alone.answers[0]] == [a.scored for a in found]
+
+
+@pytest.mark.parametrize("role", ["receiver", "sharer"])
+def test_decoding_is_booked_on_the_model_whose_conversation_a_channel_reads(role: Any) -> None:
+    channel, work = (
+        Single(shared_lm(), name="under_another_name", role=role),
+        CallStats(clock=Clock(torch.device("cpu"))),
+    )
+    answer_one(channel, Request(query("Why is the sky blue?"), max_new_tokens=2), work)
+    assert f"{role}_decode" in work.clock.stages_s()
