@@ -13,6 +13,7 @@ LEADERBOARDS = Path("leaderboards") if _IN_WHEEL else ROOT / "leaderboards"
 BUILT_IN_TEMPLATES = PACKAGE / "templates"
 PAIR = TASKS / "relay" / "pair"
 PAIR_NAME = PAIR.relative_to(TASKS.parent)
+RECIPE_FILE = "recipe.json"  # of a training, in its folder
 
 
 def located(text: str) -> Path:

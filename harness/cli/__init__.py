@@ -10,18 +10,20 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from harness import __version__
+from harness.cli.parser import Parser, declared
 from harness.distributed import leave
 from harness.errors import UserError, ended, suggest
+from harness.paths import RECIPE_FILE
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
 
 _SUMMARY = {
     "run": "compare channels on tasks; without flags the embedded pair on its own task",
-    "resume": "go on with a run that was stopped",
+    "resume": "go on with a run or a training that was stopped",
     "report": "print a run's results, add it to the leaderboards, write a page or plots",
     "check": "compare a run with a baseline: exit 0 same or better, 1 regression, 2 not comparable, 3 not shown",
     "import": "add results of others to the leaderboards, question by question",
@@ -29,22 +31,11 @@ _SUMMARY = {
     "train-demo": "build the embedded pair from nothing",
     "bench": "time the channels, or training, against the floor of this machine",
     "convert": "convert a fuser between the original's format and ours",
-    "ls": "list tasks, channels with their options, controls and forms of fusers",
+    "ls": "list tasks, channels with their options, controls, forms of fusers, and runs with their state",
 }
 
 
 _PLUGGED = ("run", "resume", "report", "check", "train", "bench", "ls")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, with a near flag."""
-
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments:"):
-            seen = message.partition(":")[2].split()[0]
-            flags = [f for action in self._actions for f in action.option_strings]
-            message = f"unknown argument {seen!r}.{suggest(seen, flags)}"
-        raise UserError(f"{message.rstrip('.')}. See {self.prog} --help.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,17 +68,17 @@ def _dispatch(given: list[str]) -> int:
 
 def _load_plugins(rest: list[str]) -> None:
     """Loads plug-ins before flags are read, since a flag may name what they bring."""
-    if not any(word.partition("=")[0] == "--plugin" for word in rest):
+    if not declared(rest, "--plugin"):
         return
     from harness.registry import load_plugins
 
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser()
     _declare_plugin(parser)
     load_plugins(parser.parse_known_args(rest)[0].plugin)
 
 
 def _declare_plugin(parser: argparse.ArgumentParser) -> None:
-    about = "module or Python file that registers channels, controls, fusers or tasks; may be given several times"
+    about = "module or file with channels, controls, fusers, tasks; may be given several times"
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=about)
 
 
@@ -105,8 +96,8 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
     return dict(zip(_SUMMARY, own, strict=True))
 
 
-def _parser(name: str) -> _Parser:
-    parser = _Parser(prog=f"run_eval.py {name}", description=_SUMMARY[name], allow_abbrev=False)
+def _parser(name: str) -> Parser:
+    parser = Parser(name, _SUMMARY[name])
     if name in _PLUGGED:
         _declare_plugin(parser)
     return parser
@@ -130,8 +121,10 @@ def _run(rest: list[str]) -> int:
 
 def _resume(rest: list[str]) -> int:
     parser = _parser("resume")
-    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("run", type=Path, help="folder of the run, or of a training")
     path = parser.parse_args(rest).run
+    if (path / RECIPE_FILE).is_file():
+        return _train(["--resume", "--output_path", str(path)])
     from harness.config import build
     from harness.distributed import join
     from harness.evaluation.run import owned, run
@@ -160,7 +153,7 @@ def _report(rest: list[str]) -> int:
     parser.add_argument("--margin", type=float, help="points within which accuracies are the same; default: the run's")
     parser.add_argument("--add", action="store_true", help="add the runs to the leaderboards")
     parser.add_argument("--check", action="store_true", help="exit 1 when pages differ from their records")
-    parser.add_argument("--leaderboards_dir", "--leaderboards-dir", type=Path, default=LEADERBOARDS)
+    parser.add_argument("--leaderboards_dir", type=Path, default=LEADERBOARDS)
     options = parser.parse_args(rest)
     _refuse_without_effect(options)
     from harness.cli.report import report
@@ -199,11 +192,10 @@ def _check(rest: list[str]) -> int:
     parser.add_argument("--margin", type=float, default=1.0, help="points of accuracy within which runs are the same")
     parser.add_argument(
         "--fail_on",
-        "--fail-on",
         choices=["regression", "not-shown"],
         help="what fails; default: not-shown, or regression alone where only rounding can differ",
     )
-    parser.add_argument("--latency_ratio", "--latency-ratio", type=float, default=1.05, help="slowdown that may pass")
+    parser.add_argument("--latency_ratio", type=float, default=1.05, help="slowdown that may pass")
     parser.add_argument("--no-latency", action="store_true", help="leave latency out")
     parser.add_argument("--no-exact", action="store_true", help="test answers statistically even for one identity")
     parser.add_argument("--junit", type=Path, help="write JUnit XML")
@@ -290,8 +282,13 @@ def _convert(rest: list[str]) -> int:
 
 def _ls(rest: list[str]) -> int:
     from harness.cli.listing import LISTS
+    from harness.cli.runs import FOLDER, runs
 
     parser = _parser("ls")
-    parser.add_argument("what", nargs="?", default="tasks", choices=list(LISTS))
-    print("\n".join(LISTS[parser.parse_args(rest).what]()))
+    parser.add_argument("what", nargs="?", default="tasks", choices=[*LISTS, "runs"])
+    parser.add_argument("folder", nargs="?", type=Path, help=f"ls runs: where they are (default: {FOLDER})")
+    options = parser.parse_args(rest)
+    if options.folder is not None and options.what != "runs":
+        raise UserError(f"ls {options.what} takes no folder; ls runs DIR lists runs.")
+    print("\n".join(runs(options.folder or FOLDER) if options.what == "runs" else LISTS[options.what]()))
     return 0

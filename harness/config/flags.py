@@ -1,7 +1,7 @@
 """The flags of a command from the fields of its pydantic model: names, types, groups and help are those of the fields.
 
-A switch has ``--name`` and ``--no-name``, a list is given with commas, everything else is one value; what is given
-twice counts as given last, but for lists of `Each`.
+A switch has ``--name`` and ``--no-name``, of which help shows the one that changes something; a list is given with
+commas, everything else is one value; what is given twice counts as given last, but for lists of `Each`.
 What a value may be is checked by the model, so that a flag and a YAML file are refused in the same words.
 """
 
@@ -35,6 +35,11 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Front:
+    """A flag that the short help shows; where no field of a model has it, all are shown."""
+
+
+@dataclass(frozen=True)
 class Each:
     """A list whose parts may be given by flags of their own: ``--sharer a --sharer b``."""
 
@@ -59,6 +64,8 @@ class Flag:
         form: what is written behind it.
         help: the field's description with its default.
         section: the group that it stands in; "" for none.
+        front: whether the short help shows it.
+        on: whether a switch is on unless it is given.
     """
 
     field: str
@@ -66,6 +73,15 @@ class Flag:
     form: Form
     help: str
     section: str = ""
+    front: bool = True
+    on: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The one spelling that help shows: of a list the flag for one part, of a switch what changes it."""
+        if self.form == "parts":
+            return f"--{self.names[-1]}"
+        return f"--no-{self.names[0]}" if self.on else f"--{self.names[0]}"
 
     @property
     def spellings(self) -> list[str]:
@@ -76,11 +92,14 @@ class Flag:
 def flags_of(model: type[BaseModel]) -> Iterator[Flag]:
     """Yields one flag a field, in the order of the fields."""
     section = ""
+    fronted = any(isinstance(mark, Front) for info in model.model_fields.values() for mark in info.metadata)
     for name, info in model.model_fields.items():
         section = next((mark.title for mark in info.metadata if isinstance(mark, Section)), section)
         names = (name, *(mark.name for mark in info.metadata if isinstance(mark, Also)))
-        each = any(isinstance(mark, Each) for mark in info.metadata)
-        yield Flag(name, names, "parts" if each else _form(info.annotation), _help(info), section)
+        marks = {type(mark) for mark in info.metadata}
+        form = "parts" if Each in marks else _form(info.annotation)
+        front = Front in marks or not fronted
+        yield Flag(name, names, form, _help(info), section, front, form == "switch" and info.default is True)
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, str]:
@@ -95,9 +114,10 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
     for flag in flags_of(model):
         if flag.section not in sections:
             sections[flag.section] = parser.add_argument_group(flag.section)
-        sections[flag.section].add_argument(
+        action = sections[flag.section].add_argument(
             *flag.spellings, dest=flag.field, default=argparse.SUPPRESS, help=flag.help, **_kind(flag, strict)
         )
+        action.shown, action.rare = flag.shown, not flag.front
 
 
 def given_values(model: type[BaseModel], parsed: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,12 +166,13 @@ def _kind(flag: Flag, strict: bool) -> dict[str, Any]:
         "count": {"metavar": "N", **({"type": _count} if strict else {})},
         "number": {"metavar": "X", **({"type": _number} if strict else {})},
     }
-    return kinds.get(flag.form, {"metavar": flag.field.upper()})
+    return kinds.get(flag.form, {"metavar": flag.field.rpartition("_")[2].upper()})
 
 
 def _help(info: FieldInfo) -> str:
     text = info.description or ""
-    shown = info.default not in (None, "", (), {}) and not info.is_required() and info.default_factory is None
+    silent = isinstance(info.default, bool) or info.default in (None, "", (), {})
+    shown = not silent and not info.is_required() and info.default_factory is None
     return (f"{text} (default: {info.default})" if shown else text).replace("%", "%%")
 
 

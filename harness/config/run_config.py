@@ -27,7 +27,7 @@ from harness.config.fields import (
     Names,
     Runtime,
 )
-from harness.config.flags import Also, Each, Section
+from harness.config.flags import Also, Each, Front, Section
 from harness.config.validation import OWN
 
 
@@ -39,20 +39,20 @@ class RunConfig(BaseModel):
     )
 
     # the pair
-    receiver: Identity[Annotated[str, Section("the pair")]] = ""
+    receiver: Identity[Annotated[str, Section("the pair"), Front()]] = ""
     """Model that answers: hub id, folder or GGUF file; empty = the embedded pair."""
     peft: Identity[Annotated[str, Field(min_length=1)] | None] = None
     """Adapter that is merged into the receiver, in every channel."""
     max_length: Identity[Count | None] = None
     """Context of the receiver in tokens, where it should be shorter than the model's own."""
-    sharers: Identity[Annotated[Names, Also("sharer"), Each()]] = ()
+    sharers: Identity[Annotated[Names, Also("sharer"), Each(), Front()]] = ()
     """Models that send messages, in order."""
-    fusers: Identity[Annotated[Names, Also("fuser"), Each()]] = ()
-    """Fuser folders or hub ids, one a sharer in the same order."""
+    fusers: Identity[Annotated[Names, Also("fuser"), Each(), Front()]] = ()
+    """Fuser folders or hub ids, one a sharer, in its order."""
     self_fuser: Identity[str | None] = None
     """Fuser of the receiver with itself, for the `self` control."""
-    tuned: Identity[str | None] = None
-    """The receiver after fine-tuning, an adapter's folder or a model; adds the channel `tuned`."""
+    tuned: Identity[Annotated[str | None, Front()]] = None
+    """The receiver fine-tuned, an adapter's folder or a model; adds the channel `tuned`."""
     receiver_chat_template: Identity[str | None] = None
     """Jinja file or `simple` in place of the receiver's own chat template."""
     sharer_chat_template: Identity[str | None] = None
@@ -69,18 +69,18 @@ class RunConfig(BaseModel):
     """The same for the sharer."""
 
     # the protocol
-    channels: Identity[Annotated[Channels, Also("channel"), Section("the protocol")]] = Field(
+    channels: Identity[Annotated[Channels, Also("channel"), Section("the protocol"), Front()]] = Field(
         default_factory=validation.usual_channels
     )
     """What is compared: `name[:option=value]...`; default: all that the given models allow."""
-    controls: Identity[Annotated[Names, Also("control")]] = ()
+    controls: Identity[Annotated[Names, Also("control"), Front()]] = ()
     """Ways to destroy a message's content; default mismatched and mean where a channel carries messages."""
-    tasks: Identity[Annotated[Names, Also("task")]] = ()
-    """Benchmarks."""
+    tasks: Identity[Annotated[Names, Also("task"), Front()]] = ()
+    """Benchmarks; `ls` lists them, a YAML file is one of your own."""
     datasets_dir: Runtime[str | None] = None
     """Folder with local copies of the data sets, read in place of the hub."""
-    limit: Identity[Count | None] = None
-    """Only so many questions of each task, drawn by the seed."""
+    limit: Identity[Annotated[Count | None, Front()]] = None
+    """Only so many questions of a task, drawn by the seed."""
     chat: Identity[Annotated[bool, Also("chat_template")]] = True
     """Render prompts through the chat template."""
     enable_thinking: Identity[bool] = False
@@ -91,22 +91,22 @@ class RunConfig(BaseModel):
     """Generation settings that override the task's."""
     calibration_samples: Identity[Count] = 64
     """Questions whose messages make up the mean message."""
-    seed: Identity[CountOrZero] = 0
+    seed: Identity[Annotated[CountOrZero, Front()]] = 0
     """Of everything random."""
 
     # the engine
-    device: Identity[Annotated[Device, Section("the engine")]] = "auto"
+    device: Identity[Annotated[Device, Section("the engine"), Front()]] = "auto"
     """auto, cpu, cuda or cuda:N."""
     device_map: Runtime[DeviceMap | None] = None
     """Spread each model over devices: auto, balanced, balanced_low_0, sequential or a map from module to device."""
     tensor_parallel: Runtime[bool] = False
     """Split every layer of each model over the processes that torchrun started."""
-    dtype: Identity[Dtype] = "auto"
+    dtype: Identity[Annotated[Dtype, Front()]] = "auto"
     """Number format of the models; auto = bfloat16 on GPU, float32 on CPU."""
     attention: Identity[Attention] = "sdpa"
     """Attention kernel."""
-    batch_size: Runtime[Count] = 8
-    """Questions answered at once, in the accuracy pass only."""
+    batch_size: Runtime[Annotated[Count, Front()]] = 8
+    """Questions answered at once; in the accuracy pass only."""
     max_batch_tokens: Runtime[Count | None] = None
     """Upper bound on tokens, padding included, of one batch."""
     max_error_rate: Runtime[Fraction] = 0.01
@@ -115,8 +115,8 @@ class RunConfig(BaseModel):
     """Points of accuracy below which two channels count as the same, where a test shows that they differ by less."""
 
     # the latency pass
-    latency_samples: Runtime[Annotated[CountOrZero, Section("the latency pass")]] = 20
-    """Questions of each task that are timed alone; 0 = no timing."""
+    latency_samples: Runtime[Annotated[CountOrZero, Section("the latency pass"), Front()]] = 20
+    """Questions of a task that are timed alone; 0 = no timing."""
     latency_warm_up: Runtime[CountOrZero] = 3
     """Questions answered before timing starts, through every channel."""
     latency_equal_tokens: Runtime[Count | None] = None
@@ -126,12 +126,12 @@ class RunConfig(BaseModel):
     """Name of the job that this run is part of: `check` compares seconds within one; default: as the CI says."""
 
     # what is left behind
-    output_path: Runtime[Annotated[str | None, Section("what is left behind")]] = None
+    output_path: Runtime[Annotated[str | None, Section("what is left behind"), Front()]] = None
     """Folder of the run."""
     leaderboards_dir: Runtime[str | None] = None
     """Folder of the leaderboards to update."""
-    resume: Runtime[bool] = False
-    """Continue the run in `output_path`."""
+    resume: Runtime[Annotated[bool, Front()]] = False
+    """Continue the run in `output_path`; start it where nothing has begun."""
     log_samples: Runtime[bool] = True
     """Keep prompts' answers in full."""
     progress: Runtime[bool] = True

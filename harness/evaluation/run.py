@@ -39,7 +39,7 @@ from harness.models.hub import Commits
 from harness.progress import other_bars_hidden, task_hints_hidden
 from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
-from harness.records.journal import read_record
+from harness.records.journal import is_run, read_record
 from harness.records.provenance import hardware
 from harness.records.schema import Processes, RunRecord, recorded_commits
 from harness.serving.channels import engine_of
@@ -155,6 +155,7 @@ def run(
 
 
 def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory | None, shown: bool) -> Path:
+    asked = _as_begun(asked)
     config = with_datasets_dir(asked)
     config, benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks, given))
     record = _agreed(record.model_copy(update={"datasets_from": origin_of_data(asked)}), ranks)
@@ -168,6 +169,13 @@ def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory
     if ranks.first:
         publish(config, folder.path, shown)
     return folder.path
+
+
+def _as_begun(config: RunConfig) -> RunConfig:
+    """A run that is to be resumed, but has not come to its record yet, starts; a job that is requeued is one line."""
+    if not config.resume or config.output_path is None or is_run(Path(config.output_path)):
+        return config
+    return RunConfig.model_validate({**config.model_dump(), "resume": False})
 
 
 def _prepared(

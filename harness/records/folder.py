@@ -147,6 +147,8 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         with Held(path) as held:
             if _taken(path):
+                if not is_run(path):
+                    raise UserError(f"{path} has answers, but no {RECORD}; restore it or choose another folder.")
                 raise UserError(f"{path} already holds a run; add --resume to continue it or choose another folder.")
             folder = cls(path, record, held.fd)
             folder.update(record)

@@ -114,13 +114,11 @@ class Checkpoints:
         self._prune(position.best_step)
 
     def read(self, trained: Trained, optimisation: Optimisation) -> Position:
-        """Restores the newest checkpoint.
+        """Restores the newest checkpoint, of which there is one.
 
         Raises:
-            UserError: if there is none, it is damaged or of a run with other settings.
+            UserError: if it is damaged or of a run with other settings.
         """
-        if not self.steps():
-            raise UserError(f"There is nothing to resume in {self.folder.parent}; leave --resume out.")
         place = self.at(self.steps()[-1])
         state = _state(place / STATE)
         if names := differing(state["identity"], self.identity):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RunError, UserError
+from harness.paths import RECIPE_FILE
 from harness.training.recipe import Recipe, add_arguments, from_options, identity
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _run(session: Session) -> None:
     weights = [weights_sha256(lm) for lm in session.models]
     loop = _loop(session, weights)
     if session.accelerator.is_main_process:
-        write_atomic(session.folder / "recipe.json", session.recipe.model_dump_json(indent=2) + "\n")
+        write_atomic(session.folder / RECIPE_FILE, session.recipe.model_dump_json(indent=2) + "\n")
         write_atomic(session.folder / COMMITS_FILE, json.dumps(session.commits.known, indent=2) + "\n")
     loop.run()
     loop.log.close()
@@ -105,8 +106,9 @@ def _loop(session: Session, weights: list[str]) -> Loop:
     pinned, told = {**identity(recipe), **origin}, _provenance(session, origin)
     checkpoints = Checkpoints(session.folder / "checkpoints", pinned, recipe.keep, told)
     batches = replace(batches, store=_store(session, list(origin.values())))
-    position = checkpoints.read(objective, optimiser) if recipe.resume else _from_start(checkpoints, Position())
-    if recipe.standard_rows and not recipe.resume:
+    goes_on = recipe.resume and bool(checkpoints.steps())
+    position = checkpoints.read(objective, optimiser) if goes_on else _from_start(checkpoints, Position())
+    if recipe.standard_rows and not goes_on:
         _standardise(session, batches)
     quizzes = load_quizzes(recipe.validate_tasks, recipe.validate_limit, rank, world)
     writes = accelerator.is_main_process

@@ -7,6 +7,7 @@ Guarantees that a recipe which exists is a possible one and that each field says
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -27,11 +28,12 @@ from harness.config.fields import (
     Names,
     Runtime,
 )
-from harness.config.flags import Also, Each, Section, add_flags, given_values, keys_of
+from harness.config.flags import Also, Each, Front, Section, add_flags, given_values, keys_of
 from harness.config.identity import kinds
 from harness.config.loading import sentence
 from harness.errors import UserError, suggest
 from harness.fusers.registry import parse_form
+from harness.paths import RECIPE_FILE
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -66,12 +68,12 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     # the models
-    receiver: Identity[Annotated[str, Section("the models")]]
+    receiver: Identity[Annotated[str, Section("the models"), Front()]]
     """Model that answers: hub id, folder or GGUF file."""
-    sharers: Identity[Annotated[Names, Also("sharer"), Each()]] = ()
+    sharers: Identity[Annotated[Names, Also("sharer"), Each(), Front()]] = ()
     """Models whose caches are fused, in order; a fuser is trained for each, all together."""
-    method: Identity[Literal["fuser", "lora"]] = "fuser"
-    """What is trained: fusers, or a low-rank adapter of the receiver, which then learns alone."""
+    method: Identity[Annotated[Literal["fuser", "lora"], Front()]] = "fuser"
+    """What is trained: fuser, or lora; that is a low-rank adapter of the receiver, which then learns alone."""
     receiver_chat_template: Identity[str | None] = None
     """Jinja file or `simple` in place of the receiver's own chat template."""
     sharer_chat_template: Identity[str | None] = None
@@ -80,8 +82,8 @@ class Recipe(BaseModel):
     """Run model code that comes with the weights."""
 
     # the data
-    data: Identity[Annotated[str, Section("the data")]] = "teknium/OpenHermes-2.5"
-    """Data set on the hub, or a local file (JSON lines, or one JSON array), of chats or questions."""
+    data: Identity[Annotated[str, Section("the data"), Front()]] = "teknium/OpenHermes-2.5"
+    """Hub data set, or a file of JSON, of chats or questions; a file has JSON lines, or one JSON array."""
     data_revision: Identity[str | None] = None
     """Revision of a data set on the hub."""
     data_config: Identity[str | None] = None
@@ -93,8 +95,8 @@ class Recipe(BaseModel):
     max_rows: Identity[Count | None] = 500_000
     """Only the first so many rows."""
     held_out_rows: Identity[CountOrZero] = 0
-    """Rows at the end of the data that are kept for the validation loss."""
-    max_length: Identity[Count] = 2048
+    """Last rows of the data, for the validation loss alone."""
+    max_length: Identity[Annotated[Count, Front()]] = 2048
     """Tokens of prompt and response; longer responses are cut, rows with longer prompts left out."""
     as_released: Identity[bool] = False
     """Read rows as the paper's released trainer does: system turns dropped, user turns stripped of white space, and
@@ -102,7 +104,7 @@ class Recipe(BaseModel):
 
     # the fuser
     init: Identity[Annotated[Names, Each(), Section("the fuser")]] = ()
-    """Fuser folders to start from, one a sharer, each in the form that it has; none = random weights."""
+    """Fuser folders to start from, one a sharer; each keeps its form; none = random weights."""
     fuser_form: Identity[str] = "c2c"
     """Form of the fusers, with its options: `name[:option=value]...`; those of c2c have flags of their own."""
     layer_alignment: Identity[Literal["last_aligned", "k_nearest"]] = "last_aligned"
@@ -150,15 +152,15 @@ class Recipe(BaseModel):
     """Receiver layers that are adapted, such as `15-29`; none = all. No gradient goes below the lowest."""
 
     # the optimisation
-    steps: Identity[Annotated[Count | None, Section("the optimisation")]] = None
+    steps: Identity[Annotated[Count | None, Section("the optimisation"), Front()]] = None
     """Optimizer steps; none = as many as `epochs` take."""
     epochs: Identity[Positive] = 1.0
     """Passes over the data, where `steps` is not given."""
-    global_batch: Identity[Count] = 256
-    """Rows of one optimizer step, over all processes and accumulated micro batches."""
-    micro_batch: Identity[Count] = 4
+    global_batch: Identity[Annotated[Count, Front()]] = 256
+    """Rows of one optimizer step; over all processes and accumulated micro batches."""
+    micro_batch: Identity[Annotated[Count, Front()]] = 4
     """Rows of one forward pass of one process."""
-    learning_rate: Identity[Positive] = 1e-4
+    learning_rate: Identity[Annotated[Positive, Front()]] = 1e-4
     """Peak of the schedule."""
     schedule: Identity[Literal["linear", "cosine", "constant_with_warmup"]] = "linear"
     """What follows the warm-up."""
@@ -172,11 +174,11 @@ class Recipe(BaseModel):
     """Of AdamW."""
     grad_norm: Identity[Positive] = 1.0
     """Gradients are clipped to this norm."""
-    seed: Identity[CountOrZero] = 0
-    """Of initial weights, data order, dropout and gate noise."""
+    seed: Identity[Annotated[CountOrZero, Front()]] = 0
+    """Of weights, order and noise; dropout and gates included."""
 
     # the engine
-    device: Identity[Annotated[Device, Section("the engine")]] = "auto"
+    device: Identity[Annotated[Device, Section("the engine"), Front()]] = "auto"
     """auto, cpu, cuda or cuda:N; with several processes each takes its own."""
     dtype: Identity[Dtype] = "auto"
     """Number format of the frozen models; auto = bfloat16 on GPU, float32 on CPU."""
@@ -197,7 +199,7 @@ class Recipe(BaseModel):
 
     # validation
     validate_tasks: Identity[Annotated[Names, Also("validate_task"), Each(), Section("validation")]] = ()
-    """Tasks whose accuracy is measured with the gates as they are at inference."""
+    """Tasks whose accuracy is measured; with the gates as they are at inference."""
     validate_every: Identity[Count] = 200
     """Steps between two validations; the last step is always validated."""
     validate_limit: Identity[Count | None] = None
@@ -206,8 +208,8 @@ class Recipe(BaseModel):
     """Questions answered at once."""
 
     # what is left behind
-    output_path: Runtime[Annotated[str, Section("what is left behind")]]
-    """Folder of the training run; the fuser ends up in its `fuser` (several sharers: `fuser-0`, ...)."""
+    output_path: Runtime[Annotated[str, Section("what is left behind"), Front()]]
+    """Folder of the training; the fuser ends up in its `fuser` (several sharers: `fuser-0`, ...)."""
     official: Runtime[bool] = False
     """Also write the original trainer's format, to `official`."""
     save_every: Runtime[Count] = 200
@@ -218,8 +220,8 @@ class Recipe(BaseModel):
     """Steps between two lines of progress."""
     tensorboard: Runtime[bool] = False
     """Write TensorBoard logs, to `tensorboard`."""
-    resume: Runtime[bool] = False
-    """Continue the training in `output_path`."""
+    resume: Runtime[Annotated[bool, Front()]] = False
+    """Continue the training in `output_path`; with the recipe there; start it where nothing has begun."""
     progress: Runtime[bool] = True
     """Show progress on the terminal."""
 
@@ -314,16 +316,41 @@ def _known(key: str, path: Path) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds one flag for each field of `Recipe`, and ``--config`` for a YAML file of them."""
-    parser.add_argument("--config", type=Path, help="YAML file with any of the settings below; flags come first")
+    parser.add_argument("--config", type=Path, help="YAML file with any of these settings; flags win")
     add_flags(parser, Recipe)
 
 
 def from_options(options: argparse.Namespace) -> Recipe:
-    """Builds the recipe from parsed flags laid over the YAML file.
+    """Builds the recipe from parsed flags laid over the YAML file, or over the one that a resumed training began with.
 
     Raises:
-        UserError: see `build` and `read_yaml`.
+        UserError: see `build` and `read_yaml`; or a resumed training began with another value of what is given.
     """
     path = getattr(options, "config", None)
-    given = given_values(Recipe, vars(options))
-    return build({**(read_yaml(path) if path else {}), **given}, "training recipe")
+    given = {**(read_yaml(path) if path else {}), **given_values(Recipe, vars(options))}
+    began = _began(given)
+    recipe = build({**began, **given}, "training recipe")
+    _check_same(recipe, began, given)
+    return recipe
+
+
+def _began(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the folder of a training says of its recipe; nothing where none is resumed or none has begun."""
+    path = Path(str(given.get("output_path", ""))).expanduser() / RECIPE_FILE
+    if not given.get("resume") or "output_path" not in given or not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:200]}; restore it.") from error
+    return found
+
+
+def _check_same(recipe: Recipe, began: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    now, decisive = recipe.model_dump(mode="json"), kinds(cast(Any, Recipe))
+    names = [name for name in given if name in began and decisive[name] == IDENTITY and now[name] != began[name]]
+    if names:
+        raise UserError(
+            f"{recipe.output_path} was begun with another {', '.join(sorted(names))}; leave that out, or choose "
+            "another --output_path."
+        )

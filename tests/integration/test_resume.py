@@ -38,8 +38,8 @@ def command(folder: Path, *more: str) -> list[str]:
 
 
 def begin(folder: Path) -> list[str]:
-    """The command that starts the run or goes on with it."""
-    return ["resume", str(folder)] if (folder / "run.json").is_file() else command(folder)
+    """The command that starts the run or goes on with it, one line for both."""
+    return command(folder, "--resume")
 
 
 def counted(log: Path) -> None:

@@ -191,7 +191,7 @@ def test_answers_of_a_further_process_alone_are_a_run_as_well(tmp_path: Path) ->
         folder.__exit__(None, None, None)
     os.unlink(tmp_path / "run.json")
     os.unlink(tmp_path / "samples.jsonl")
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="has answers, but no run"):
         RunFolder.create(tmp_path, run_record())
 
 
@@ -201,7 +201,7 @@ def test_second_create_is_refused_and_keeps_the_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--resume"):
         RunFolder.create(tmp_path, run_record(run_id="other"))
     os.unlink(tmp_path / "run.json")
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="has answers, but no run"):
         RunFolder.create(tmp_path, run_record(run_id="other"))
     (tmp_path / "samples.jsonl").write_bytes(b"")
     RunFolder.create(tmp_path, run_record(run_id="other")).close()

@@ -86,3 +86,24 @@ def test_the_flags_are_there_without_torch():
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_resumed_training_has_the_recipe_of_its_folder(tmp_path):
+    begun = build({"receiver": "r", "sharers": ["s"], "output_path": "elsewhere", "steps": 7, "learning_rate": 1e-5})
+    (tmp_path / "recipe.json").write_text(begun.model_dump_json())
+
+    def resumed(*flags):
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return from_options(parser.parse_args(["--resume", "--output_path", str(tmp_path), *flags]))
+
+    found = resumed()
+    assert (found.receiver, found.steps, found.learning_rate, found.resume) == ("r", 7, 1e-5, True)
+    assert found.output_path == str(tmp_path)
+    agreeing = resumed("--steps", "7", "--learning-rate", "0.00001", "--gradient-checkpointing")
+    assert agreeing.gradient_checkpointing
+    with pytest.raises(UserError, match="begun with another receiver, steps"):
+        resumed("--steps", "8", "--receiver", "other")
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(UserError, match="receiver is missing"):
+        resumed()

@@ -206,12 +206,16 @@ def test_what_cannot_be_resumed_or_started_is_refused(folder, whole, tmp_path):
         train(recipe(folder, whole))
     with pytest.raises(UserError, match="trained with another learning_rate"):
         train(recipe(folder, whole, resume=True, learning_rate=1.0))
-    with pytest.raises(UserError, match="nothing to resume"):
-        train(recipe(folder, tmp_path / "new", resume=True))
     with pytest.raises(RunError, match="longer than 3 tokens"):
         train(recipe(folder, tmp_path / "short", max_length=3))
     with pytest.raises(UserError, match="fuse_layers is '7'"):
         train(recipe(folder, tmp_path / "layers", fuse_layers="7"))
+
+
+def test_a_training_that_had_not_begun_starts_when_it_is_resumed(folder, whole, tmp_path):
+    train(recipe(folder, tmp_path / "new", resume=True))
+    assert logged(tmp_path / "new") == logged(whole)
+    assert_same_bits(weights(tmp_path / "new"), weights(whole))
 
 
 def test_a_damaged_optimizer_file_is_named(folder, tmp_path):

@@ -1,0 +1,51 @@
+"""Help fits a screen and shows every flag once; both spellings are read."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from harness import cli
+from harness.cli.parser import Parser
+from harness.config import RunConfig
+from harness.config.flags import add_flags, flags_of, given_values
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(words))
+    assert ended.value.code == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(capsys, command, "--help")
+    assert len(said) <= 40
+    assert max(map(len, said)) <= 80
+    assert said[-1].endswith(f"run_eval.py {command} --help all")
+
+
+def test_all_of_it_shows_every_flag_in_one_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(capsys, "run", "-h", "all")
+    assert max(map(len, said)) <= 80
+    shown = [found[1] for line in said if (found := re.match(r" {2}(--[\w-]+)", line))]
+    assert shown[1:] == [flag.shown for flag in flags_of(RunConfig)]
+    assert {"--sharer", "--no-progress", "--trust_remote_code"} <= set(shown)
+
+
+def test_hyphens_and_underscores_are_one() -> None:
+    parser = Parser("run")
+    add_flags(parser, RunConfig)
+
+    def read(*words: str) -> dict[str, object]:
+        return given_values(RunConfig, vars(parser.parse_args(words)))
+
+    assert read("--no_trust-remote_code", "--batch-size=3") == {"trust_remote_code": False, "batch_size": 3}
+    assert read("--output-path", "a-b_c") == {"output_path": "a-b_c"}
+
+
+def test_another_word_behind_help_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--help", "al"]) == 2
+    assert "--help all" in capsys.readouterr().err
