@@ -6,6 +6,7 @@ import functools
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -24,6 +25,9 @@ class Progress(Protocol):
     def advance(self, steps: int = 1) -> None:
         """Adds finished steps."""
 
+    def entitle(self, title: str) -> None:
+        """Says what the next steps are about."""
+
 
 class _Lines:
     def __init__(self, title: str, total: int) -> None:
@@ -39,9 +43,15 @@ class _Lines:
             left_s = max(self.total - self.done, 0) / rate  # a process's share is known about
             print(f"{self.title}: {self.done}/{self.total}, {rate:.1f}/s, {left_s:.0f} s left", file=sys.stderr)
 
+    def entitle(self, title: str) -> None:
+        self.title = title
+
 
 class _Silent:
     def advance(self, steps: int = 1) -> None:
+        pass
+
+    def entitle(self, title: str) -> None:
         pass
 
 
@@ -80,12 +90,46 @@ def other_bars_hidden() -> Iterator[None]:
         tqdm.__init__ = usual
 
 
+@contextmanager
+def stage(title: str, shown: bool = True) -> Iterator[None]:
+    """Says on a terminal what is going on where nothing can be counted; elsewhere nothing."""
+    if not shown or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What a command does to a process that is its own: libraries are silent and show no bars beside ours."""
+    from transformers.utils import logging as theirs
+
+    verbosity, shown = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        with task_hints_hidden(), other_bars_hidden(), warnings.catch_warnings():
+            # peft tells of names and versions that are of no concern here.
+            warnings.filterwarnings("ignore", module=r"peft\b")
+            yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        if shown:
+            theirs.enable_progress_bar()
+
+
 class _Bar:
     def __init__(self, bar: Bar, task: TaskID) -> None:
         self.bar, self.task = bar, task
 
     def advance(self, steps: int = 1) -> None:
         self.bar.advance(self.task, steps)
+
+    def entitle(self, title: str) -> None:
+        self.bar.update(self.task, description=title)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from harness.cli.parser import Parser, declared
 from harness.distributed import leave
 from harness.errors import UserError, ended, suggest
 from harness.paths import RECIPE_FILE
+from harness.progress import stage
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -104,18 +105,34 @@ def _parser(name: str) -> Parser:
 
 
 def _run(rest: list[str]) -> int:
-    from harness.cli.run_flags import configuration
+    from harness.cli.run_flags import configuration, without_dry_run
     from harness.distributed import join
 
+    words, planned = without_dry_run(rest)
+
     def read() -> RunConfig:
-        return configuration(_parser("run"), rest)
+        return configuration(_parser("run"), words)
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
-    from harness.evaluation.run import owned, run
+    if planned:
+        return _plan(config, ranks.world)
+    with stage("Starting ...", config.progress and ranks.first):
+        from harness.evaluation.run import owned, run
 
     with owned():
         run(config, ["run", *rest], ranks)
+    return 0
+
+
+def _plan(config: RunConfig, processes: int) -> int:
+    if processes > 1:
+        raise UserError(f"--dry_run plans a run of one process, but there are {processes}; start it alone.")
+    from harness.evaluation.plan import plan, render
+    from harness.evaluation.run import owned
+
+    with owned():
+        print(render(plan(config)))
     return 0
 
 
@@ -222,14 +239,12 @@ def _import(rest: list[str]) -> int:
 
 
 def _train(rest: list[str]) -> int:
-    from harness.progress import task_hints_hidden
     from harness.training.main import main
     from harness.training.recipe import add_arguments
 
     parser = _parser("train")
     add_arguments(parser)
-    with task_hints_hidden():
-        return main(parser.parse_args(rest))
+    return main(parser.parse_args(rest))
 
 
 def _train_demo(rest: list[str]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ from harness.evaluation.run_state import Key, Session, Tally, arm_name
 from harness.inference.batching import Budget, Turns
 from harness.inference.memory import peak_bytes
 from harness.inference.types import Answer, CallStats, Query
-from harness.progress import progress
+from harness.progress import Progress, progress
 from harness.records.journal import finite, latest
 from harness.records.schema import Failure, Sample
 from harness.registry import resolve
@@ -311,23 +311,34 @@ def _means(session: Session) -> dict[str, dict[str, Means]]:
 
 def _answer_share(session: Session, means: dict[str, dict[str, Means]]) -> None:
     turns, budget = session.ranks.turns(), Budget(session.config.batch_size, session.config.max_batch_tokens)
-    for group in session.cast.groups:
-        name, tasks = group.channel.name, session.benchmark.items
-        total = session.ranks.share(sum(missing(group, items, session.done) for items in tasks.values()))
-        title = f"{name}{' and controls' if group.controls else ''}{_rank(session)}"
-        with progress(title, total, _shown(session)) as bar:
+    tasks, groups = session.benchmark.items, session.cast.groups
+    total = sum(session.ranks.share(_open(session, group)) for group in groups)
+    with progress("answers", total, _shown(session)) as bar:
+        for group in groups:
+            bar.entitle(f"{group.channel.name}{' and controls' if group.controls else ''}{_rank(session)}")
             for task, asked in tasks.items():
-                mean = means.get(name, {}).get(task, ()) if needs_mean(group, asked) else ()
+                mean = means.get(group.channel.name, {}).get(task, ()) if needs_mean(group, asked) else ()
                 found = answer_task(group, asked, session.done, budget, session.config.seed, mean, session.tally, turns)
-                by_place = {item.position: item for item in asked}
-                for made, notes in found:
-                    check_unchanged(session.cast, {s.position: by_place[s.position] for s in made}.values())
-                    session.journal(made)
-                    session.samples += made
-                    bar.advance(len(made))
-                    _note(session, notes)
-                    stop_on_errors(session)
-                    session.ranks.check()
+                _keep(session, asked, found, bar)
+
+
+def _open(session: Session, group: Group) -> int:
+    return sum(missing(group, items, session.done) for items in session.benchmark.items.values())
+
+
+def _keep(
+    session: Session, asked: Sequence[Item], found: Iterable[tuple[list[Sample], list[str]]], bar: Progress
+) -> None:
+    """Journals batches as they come."""
+    by_place = {item.position: item for item in asked}
+    for made, notes in found:
+        check_unchanged(session.cast, {s.position: by_place[s.position] for s in made}.values())
+        session.journal(made)
+        session.samples += made
+        bar.advance(len(made))
+        _note(session, notes)
+        stop_on_errors(session)
+        session.ranks.check()
 
 
 def _collect(session: Session) -> PassStats:

@@ -23,6 +23,7 @@ from harness.benchmarks.answer_parsing import ScoreError, most_likely
 from harness.benchmarks.questions import Benchmark, Item
 from harness.channels.engine import answer_one, answers_itself
 from harness.channels.interface import Channel
+from harness.config import RunConfig
 from harness.evaluation.accuracy_pass import unscored_sample
 from harness.evaluation.run_state import Session
 from harness.inference.types import Answer, CallStats, Clock, Request
@@ -195,6 +196,15 @@ def same_answer(a: Sample, b: Sample) -> bool:
 
 def _most_likely(sample: Sample) -> str | None:
     return None if sample.loglikelihoods is None else most_likely(sample.loglikelihoods, sample.labels)
+
+
+def timed_questions(config: RunConfig, benchmark: Benchmark) -> int:
+    """How often each channel answers a question alone, repetitions and warm-up included."""
+    if not config.latency_samples:
+        return 0
+    drawn = [min(len(items), config.latency_samples) for items in _headlines(benchmark)]
+    lengths = 2 if config.latency_equal_tokens else 1
+    return lengths * sum(ROUNDS * count + min(config.latency_warm_up, count) for count in drawn)
 
 
 def _timed(session: Session) -> Iterator[list[Timing]]:

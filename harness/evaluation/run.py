@@ -14,7 +14,6 @@ import secrets
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,7 +35,7 @@ from harness.evaluation.setup import Cast, InMemory, assemble, check_answerable
 from harness.inference.memory import forget_peak
 from harness.models.chat import Reading
 from harness.models.hub import Commits
-from harness.progress import other_bars_hidden, task_hints_hidden
+from harness.progress import quiet, stage
 from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now
 from harness.records.journal import is_run, read_record
@@ -73,7 +72,7 @@ def owned() -> Iterator[None]:
 @contextmanager
 def libraries_silent() -> Iterator[None]:
     """Hides the bars and hints of libraries, those that other threads begin meanwhile included, and then shows them."""
-    with _ONE_AT_A_TIME, _quiet(), other_bars_hidden():
+    with _ONE_AT_A_TIME, quiet():
         yield
 
 
@@ -105,24 +104,6 @@ def sigterm_as_interrupt() -> Iterator[None]:
     finally:
         # A handler that was not set from Python reads as None and cannot be set again.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from transformers.utils import logging as theirs
-
-    verbosity, shown = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
-    try:
-        with task_hints_hidden(), warnings.catch_warnings():
-            # peft tells of names and versions that are of no concern here.
-            warnings.filterwarnings("ignore", module=r"peft\b")
-            yield
-    finally:
-        theirs.set_verbosity(verbosity)
-        if shown:
-            theirs.enable_progress_bar()
 
 
 _FIXED: dict[str, tuple[Any, str]] = {
@@ -157,7 +138,8 @@ def run(
 def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory | None, shown: bool) -> Path:
     asked = _as_begun(asked)
     config = with_datasets_dir(asked)
-    config, benchmark, cast, record = ranks.together(lambda: _prepared(config, command, ranks, given))
+    with stage("Reading models and questions ...", config.progress and ranks.first):
+        config, benchmark, cast, record = ranks.together(lambda: prepared(config, command, ranks, given))
     record = _agreed(record.model_copy(update={"datasets_from": origin_of_data(asked)}), ranks)
     with ExitStack() as closing:
         folder, session = _opened(config, cast, benchmark, record, ranks, closing)
@@ -178,9 +160,17 @@ def _as_begun(config: RunConfig) -> RunConfig:
     return RunConfig.model_validate({**config.model_dump(), "resume": False})
 
 
-def _prepared(
-    config: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory | None
+def prepared(
+    config: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory | None = None
 ) -> tuple[RunConfig, Benchmark, Cast, RunRecord]:
+    """Reads models and questions, and refuses all that can be refused before the run has a folder.
+
+    Returns:
+        The configuration without channels that do not apply, the questions, the models, and the record so far.
+
+    Raises:
+        UserError: see above.
+    """
     _refuse_early(config)
     benchmark = load_benchmark(config)
     placed = config.model_copy(update={"device": ranks.device(config.device)})

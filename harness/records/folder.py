@@ -146,10 +146,7 @@ class RunFolder:
         with explained(path):
             path.mkdir(parents=True, exist_ok=True)
         with Held(path) as held:
-            if _taken(path):
-                if not is_run(path):
-                    raise UserError(f"{path} has answers, but no {RECORD}; restore it or choose another folder.")
-                raise UserError(f"{path} already holds a run; add --resume to continue it or choose another folder.")
+            refuse_taken(path)
             folder = cls(path, record, held.fd)
             folder.update(record)
             held.keep()
@@ -284,7 +281,16 @@ class RankFolder:
         os.close(self._lock)
 
 
-def _taken(path: Path) -> bool:
-    """A folder left by a process that died before it wrote `run.json` is free again; answers never are lost."""
-    journals = (path / SAMPLES, *rank_journals(path), path / TIMINGS)
-    return is_run(path) or any(file.exists() and file.stat().st_size > 0 for file in journals)
+def refuse_taken(path: Path) -> None:
+    """Refuses a folder that holds a run.
+
+    One left by a process that died before it wrote `run.json` is free again; answers never are lost.
+
+    Raises:
+        UserError: the folder is taken.
+    """
+    if is_run(path):
+        raise UserError(f"{path} already holds a run; add --resume to continue it or choose another folder.")
+    journals = (path / SAMPLES, *(rank_journals(path) if path.is_dir() else ()), path / TIMINGS)
+    if any(file.exists() and file.stat().st_size > 0 for file in journals):
+        raise UserError(f"{path} has answers, but no {RECORD}; restore it or choose another folder.")

@@ -23,6 +23,7 @@ from harness.stats.intervals import (
     holm,
     mcnemar_power,
     minimum_detectable_effect,
+    questions_needed,
     verdict,
     wilson,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "paired_ratio",
     "parser_disagreement",
     "percentiles",
+    "questions_needed",
     "repeated",
     "repeated_difference",
     "score",

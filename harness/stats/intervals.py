@@ -272,6 +272,29 @@ def detectable_effect(n: float, discordance: float, alpha: float = 0.05, power: 
     return bisect.bisect_left(range(_STEPS), x=True, lo=1, key=finds) / _STEPS
 
 
+def questions_needed(difference: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> int:
+    """How many questions the exact McNemar test needs to find a difference with the given power.
+
+    Args:
+        difference: of the two accuracies, a fraction above 0.
+        discordance: share of questions that only one of the two gets right, taken as no less than the difference.
+        alpha: two-sided level of the test.
+        power: how often the difference is to be found.
+
+    Raises:
+        ValueError: if the difference, a share or the level is out of range.
+    """
+    if not 0 < difference <= 1:
+        raise ValueError(f"no number of questions for a difference of {difference:g}.")
+    share = max(discordance, difference)
+    rough = 2 * math.ceil((normal_quantile(1 - alpha) + float(stats.norm.ppf(power))) ** 2 * share / difference**2) + 50
+
+    def finds(n: int) -> bool:
+        return mcnemar_power(n, (share + difference) / 2, (share - difference) / 2, alpha) >= power
+
+    return bisect.bisect_left(range(rough), x=True, lo=1, key=finds)
+
+
 def _likely(n: int, share: float) -> tuple[Codes, Floats]:
     """Numbers of discordant questions with their probabilities; what is left out weighs less than 1e-9."""
     centre, reach = n * share, 7 * math.sqrt(n * share * (1 - share)) + 12

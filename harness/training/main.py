@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import RunError, UserError
 from harness.paths import RECIPE_FILE
+from harness.progress import quiet
 from harness.training.recipe import Recipe, add_arguments, from_options, identity
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def main(options: argparse.Namespace) -> int:
         UserError: if the recipe, a model, the data or a checkpoint to resume cannot be used.
         RunError: if the training cannot be finished.
     """
-    train(from_options(options))
+    recipe = from_options(options)
+    with quiet():
+        train(recipe)
     return 0
 
 

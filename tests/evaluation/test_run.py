@@ -190,7 +190,7 @@ def test_stages_are_those_of_the_channel(folder: Path) -> None:
 def test_resuming_asks_nothing_again_and_carries_no_old_timing(folder: Path, tmp_path: Path) -> None:
     flags = ["run", "--tasks", WORDS, "--limit", "4", "--channels", "receiver", "--no-progress"]
     flags += ["--latency_samples", "2", "--output_path", str(tmp_path / "out")]
-    assert cli.main(flags) == 0
+    assert cli.main([*flags, "--resume"]) == 0  # where nothing has begun it starts
     before = (tmp_path / "out" / "samples.jsonl").read_bytes()
     first = lines(tmp_path / "out", "timings.jsonl")
     assert cli.main([*flags, "--resume"]) == 0

@@ -16,6 +16,7 @@ from harness.stats import (
     mean_effect,
     minimum_detectable_effect,
     paired,
+    questions_needed,
     verdict,
 )
 from harness.stats.repeated import MeanEffect
@@ -127,3 +128,20 @@ def test_a_stricter_level_finds_less() -> None:
 def test_impossible_designs_have_no_detectable_effect(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="no power"):
         detectable_effect(**({"n": 100, "discordance": 0.2} | bad))
+
+
+@pytest.mark.parametrize("difference", [0.03, 0.05, 0.3])
+def test_so_many_questions_find_a_difference_and_fewer_do_not(difference: float) -> None:
+    n = questions_needed(difference, 0.2)
+    share = max(0.2, difference)
+
+    def power(n: int) -> float:
+        return mcnemar_power(n, (share + difference) / 2, (share - difference) / 2)
+
+    assert power(n) >= 0.8 > power(n - 1)
+    assert questions_needed(difference, 0.2, alpha=0.01) > n
+
+
+def test_no_number_of_questions_finds_nothing() -> None:
+    with pytest.raises(ValueError, match="difference of 0"):
+        questions_needed(0.0, 0.2)
