@@ -100,7 +100,7 @@ def _change(effect: Effect, pair: ArmPair) -> ArmChange:
 
 def _alone(pairs: Iterable[ArmPair], first: Run, second: Run) -> Iterator[str]:
     tasks = [{sample.task for sample in side.samples} for side in (first, second)]
-    for name, own, other in (("first", *tasks), ("second", *reversed(tasks))):
+    for name, own, other in (("first", tasks[0], tasks[1]), ("second", tasks[1], tasks[0])):
         if only := sorted(own - other):
             yield f"Only the {name} run has {', '.join(only)}."
     shared = [pair for pair in pairs if not pair.pooled and pair.name in tasks[0] & tasks[1]]
