@@ -16,7 +16,7 @@ PAIR_NAME = PAIR.relative_to(TASKS.parent)
 RECIPE_FILE = "recipe.json"  # of a training, in its folder
 
 
-def located(text: str) -> Path:
+def locate(text: str) -> Path:
     """Returns the path behind a reference; the carried pair is found under its name from every working folder."""
     path = Path(text).expanduser()
     return TASKS.parent / path if path.is_relative_to(PAIR_NAME) and not path.exists() else path

@@ -176,7 +176,7 @@ REGISTRIES = (
 )
 
 
-def registries() -> list[Registry[Any]]:
+def all_registries() -> list[Registry[Any]]:
     """Returns every registry that a plug-in may add to."""
     found = []
     for target in REGISTRIES:
@@ -199,7 +199,7 @@ def load_plugins(modules: Iterable[str]) -> None:
 
 
 def _load(name: str) -> None:
-    known = registries()
+    known = all_registries()
     before = [set(registry.names()) for registry in known]
     module = _imported(name)
     for entry in getattr(module, "entries", None) or _held(module, known):

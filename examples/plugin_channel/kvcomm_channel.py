@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from harness.channels.control_registry import ControlEntry
 from harness.channels.interface import Group
 from harness.channels.layer_selection import chosen_layers
-from harness.channels.messages import TensorMessage, carry
+from harness.channels.messages import TensorMessage, to_receiver_device
 from harness.channels.prompt_layout import check_fits, prompts_of
 from harness.channels.registry import ChannelEntry, Options
 from harness.channels.shared_prefix import check_same_shape, prefill_behind, read_cache
@@ -36,7 +36,7 @@ class KVComm:
         prompts = prompts_of(self.sharer, queries, "sharer", answering=False)
         with work.clock.stage("sharer_prefill"):
             part, lengths = read_cache(self.sharer, prompts, self.layers, work)
-        return carry(TensorMessage((part,), lengths), "native", self.answers.device, work)
+        return to_receiver_device(TensorMessage((part,), lengths), "native", self.answers.device, work)
 
     def receive(self, queries, message, work):
         prompts = prompts_of(self.answers, queries, "receiver")

@@ -23,8 +23,8 @@ from harness.channels.spec import channel_of, parse_channel
 from harness.channels.t2t import TextToText, TextVariant
 from harness.errors import UserError
 from harness.inference.generate import generate, score
-from harness.inference.types import Call, CallStats, Clock, Context, Query, logged
-from harness.models.chat import continuation, encode
+from harness.inference.types import Call, CallStats, Clock, Context, Query, logging_calls
+from harness.models.chat import continuation_ids, encode
 from harness.models.lm import LM, as_the_library_has_it
 from harness.registry import resolve
 
@@ -87,10 +87,10 @@ def make_arms(pair: Pair, names: Sequence[str], message_tokens: int) -> dict[str
         "t2t": lambda: _through(TextToText(pair.receiver, pair.sharer, TextVariant(max_new_tokens=message_tokens))),
         "c2c": lambda: _through(pair.c2c()),
     }
-    return {name: makers[name]() if name in makers else _through(registered(pair, name)) for name in names}
+    return {name: makers[name]() if name in makers else _through(registered_channel(pair, name)) for name in names}
 
 
-def registered(pair: Pair, text: str) -> Channel:
+def registered_channel(pair: Pair, text: str) -> Channel:
     """Builds any registered channel for the pair, from ``name[:option=value]...``.
 
     Raises:
@@ -110,7 +110,7 @@ def _through(channel: Channel) -> Arm:
     def arm(queries: list[Query], task: Task) -> Reading:
         clock = _StageClock(channel.answers.device)
         work = CallStats(clock=clock)
-        with logged(clock.note):
+        with logging_calls(clock.note):
             clock.mark("start")
             message = channel.send(queries, work)
             context = channel.receive(queries, message, work)
@@ -135,7 +135,7 @@ def _through(channel: Channel) -> Arm:
 
 
 def _score(context: Context, queries: list[Query], work: CallStats) -> None:
-    options = [[continuation(context.lm, q.receiver, choice) for choice in q.choices] for q in queries]
+    options = [[continuation_ids(context.lm, q.receiver, choice) for choice in q.choices] for q in queries]
     score(context, options, work)
 
 
@@ -217,7 +217,7 @@ def _lm_eval(lm: LM) -> Arm:
     def answer(queries: list[Query], _: Task) -> None:
         theirs.batch_size_per_gpu = len(queries)
         asked = [
-            (("", ""), list(encode(lm, q.receiver).ids), list(continuation(lm, q.receiver, choice)))
+            (("", ""), list(encode(lm, q.receiver).ids), list(continuation_ids(lm, q.receiver, choice)))
             for q in queries
             for choice in q.choices
         ]

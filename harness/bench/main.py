@@ -12,7 +12,7 @@ from harness.bench.model_shapes import EXAMPLES, read_pair
 from harness.channels.registry import CHANNELS
 from harness.config.fields import Count, CountOrZero
 from harness.config.flags import add_flags, given_values
-from harness.config.loading import sentence
+from harness.config.loading import error_sentence
 from harness.errors import UserError, unknown
 from harness.fusers.registry import C2C, parse_form
 
@@ -87,7 +87,7 @@ def main(parsed: argparse.Namespace) -> int:
     try:
         options = BenchOptions.model_validate(given_values(BenchOptions, vars(parsed)))
     except ValidationError as error:
-        raise UserError(f"bench: {sentence(error)}") from error
+        raise UserError(f"bench: {error_sentence(error)}") from error
     arms = _names(options.arms or _USUAL_ARMS[options.train], "arm", TRAIN_ARMS if options.train else _timed())
     options = options.model_copy(update={"arms": ",".join(arms)})
     shapes = read_pair(options.shapes)

@@ -16,7 +16,7 @@ import torch
 
 from harness.bench.candidates import OUTSIDE, Arm, Reading, Task
 from harness.bench.results import BASELINE, Cell, Result, Series
-from harness.bench.roofline import Meter, Speeds, floor_s, speeds
+from harness.bench.roofline import Meter, Speeds, best_speeds, floor_s
 from harness.bench.synthetic_pair import Pair, questions
 from harness.inference.memory import with_peak
 from harness.inference.types import Query
@@ -60,14 +60,14 @@ def measure(
     readings: dict[str, list[Reading]] = {name: [] for name in able}
     for number in range(repeats.timed):
         rounds.append(meter.measure())
-        for name in rotated(list(able), number):
+        for name in rotated_order(list(able), number):
             readings[name].append(able[name](batch(), task))
-    machine = speeds(rounds)
+    machine = best_speeds(rounds)
     results = [summarize(name, cell, found, machine, peaks.get(name)) for name, found in readings.items()]
     return Measured(against_baseline(results), machine)
 
 
-def rotated(names: Sequence[str], by: int) -> list[str]:
+def rotated_order(names: Sequence[str], by: int) -> list[str]:
     """The same names, starting with another one."""
     start = by % len(names) if names else 0
     return [*names[start:], *names[:start]]

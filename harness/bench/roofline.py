@@ -89,7 +89,7 @@ class Meter:
             torch.cuda.synchronize(self._device)
 
 
-def speeds(rounds: Sequence[Sequence[float]]) -> Speeds:
+def best_speeds(rounds: Sequence[Sequence[float]]) -> Speeds:
     """The median of every figure over the rounds; of the products, and of the ways to read, the best counts."""
     *rates, bandwidth, row = (median(column) for column in zip(*rounds, strict=True))
     return Speeds(max(rates), max(bandwidth, row), row)
@@ -111,7 +111,7 @@ class Products:
     logits: int
 
 
-def products(config: Any) -> Products:
+def count_products(config: Any) -> Products:
     """Counts a decoder's products for one token; see `Products`."""
     return _products(cast("Any", type(config)), config.to_json_string(use_diff=False))
 
@@ -129,8 +129,8 @@ def _products(kind: type[Any], text: str) -> Products:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=_NO_ATTENTION).eval()
         asked = {"input_ids": torch.zeros(1, 1, dtype=torch.long), "attention_mask": torch.zeros(1, 1, 1, 1)}
-    whole = counted(lambda: model(**asked, use_cache=False))
-    layers = counted(lambda: model.base_model(**asked, use_cache=False))
+    whole = counted_operations(lambda: model(**asked, use_cache=False))
+    layers = counted_operations(lambda: model.base_model(**asked, use_cache=False))
     return Products(layers, whole - layers)
 
 
@@ -143,7 +143,7 @@ def _nothing(_: Any, query: Tensor, *__: Any, **___: Any) -> tuple[Tensor, None]
 def fusion_flops(form: type[FuserModule], config: Any, entries: tuple[int, ...], tokens: int) -> int:
     """Counts one evaluation of a fuser."""
     fuser, sharer, receiver = _on_meta(form, config, entries, tokens)
-    return counted(lambda: fuser.eval()(sharer, receiver, entries))
+    return counted_operations(lambda: fuser.eval()(sharer, receiver, entries))
 
 
 @functools.lru_cache(maxsize=256)
@@ -155,7 +155,7 @@ def fusion_backward_flops(
     """Counts the backward pass of one fusion: gradients of all weights, with `to_receiver` of K and V too."""
     fuser, sharer, receiver = _on_meta(form, config, entries, tokens)
     added = fuser.train()(sharer, receiver.requires_grad_(to_receiver), entries)
-    return counted(lambda: added.sum().backward())
+    return counted_operations(lambda: added.sum().backward())
 
 
 def _on_meta(
@@ -168,7 +168,7 @@ def _on_meta(
     return fuser, sharer, receiver
 
 
-def counted(call: Callable[[], Any]) -> int:
+def counted_operations(call: Callable[[], Any]) -> int:
     """Operations of one call, which may build a graph or run one backwards."""
     with FlopCounterMode(display=False) as counter:
         call()
@@ -269,7 +269,7 @@ def model_cost(config: Any, element_bytes: int) -> ModelCost:
     shape, hidden = kv_shape(config), int(config.hidden_size)
     attention = int(config.num_attention_heads) * shape.head_dim
     kv_width = 2 * shape.heads * shape.head_dim
-    tail, made = 2 * hidden * attention + 3 * hidden * int(config.intermediate_size), products(config)
+    tail, made = 2 * hidden * attention + 3 * hidden * int(config.intermediate_size), count_products(config)
     return ModelCost(
         layers=shape.layers,
         layer_weights=tail + hidden * kv_width,

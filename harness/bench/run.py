@@ -18,7 +18,7 @@ from harness.bench.measure import Repeats, measure
 from harness.bench.model_shapes import FuserWidths, ModelShape
 from harness.bench.results import Bench, Cell, Found, Result, TrainCell, TrainResult
 from harness.bench.synthetic_pair import build_models, build_pair
-from harness.bench.tables import heading, markdown, plot, plot_training, train_heading, train_markdown
+from harness.bench.tables import heading_of_axis, markdown, plot, plot_training, train_heading, train_markdown
 from harness.bench.training import make_train_arms, measure_training
 from harness.models.loading import pick_device, pick_dtype
 from harness.records.files import write_atomic
@@ -46,7 +46,7 @@ def time_answers(options: BenchOptions, arms: list[str], shapes: Shapes, lengths
             found = measure(pair, made, cell, asked, _repeats(options), options.seed)
             results += found.results
             speeds[cell.dtype] = vars(found.speeds)
-            _tell(heading(cell), found.results)
+            _tell(heading_of_axis(cell), found.results)
     bench = Bench(_about(options), speeds, tuple(results))
     _write(bench, options.output / "bench", markdown(bench))
     plot(bench.results, options.output / "bench.png")

@@ -24,7 +24,7 @@ from harness.fusers.interface import FuserModule, config_of
 from harness.fusers.layer_mapping import pair_shapes
 from harness.fusers.registry import C2C, parse_form
 from harness.inference.types import Query
-from harness.models.chat import ask
+from harness.models.chat import user_turn
 from harness.models.lm import LM, kv_shape
 from harness.models.loading import wrap
 
@@ -120,7 +120,7 @@ def questions(pair: Models, rows: int, prompt_tokens: int, options: tuple[int, i
 def _question(pair: Models, words: int, options: tuple[int, int], rng: random.Random) -> Query:
     text = _words(pair, words, rng)
     choices = tuple(" " + _words(pair, options[1], rng) for _ in range(options[0]))
-    return Query(ask(text), question=text, choices=choices, t2t_prompt="{question}")
+    return Query(user_turn(text), question=text, choices=choices, t2t_prompt="{question}")
 
 
 def _words(pair: Models, count: int, rng: random.Random) -> str:

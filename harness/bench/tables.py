@@ -39,23 +39,23 @@ _STAGES = ("arm", "stage", "median s", "p90 s", "floor s", "x floor")
 
 def markdown(bench: Bench[Result]) -> str:
     """The whole page."""
-    parts = ["# Bench", about(bench)]
+    parts = ["# Bench", settings_lines(bench)]
     for cell, results in in_cell(bench.results).items():
         parts += [
-            f"## {heading(cell)}",
+            f"## {heading_of_axis(cell)}",
             table(_TOTALS, map(_total_row, results)),
             table(_STAGES, _stage_rows(results)),
         ]
     return "\n\n".join(parts) + "\n"
 
 
-def heading(cell: Cell) -> str:
+def heading_of_axis(cell: Cell) -> str:
     """A cell in words."""
     task = f"{cell.new_tokens} new tokens" if cell.new_tokens else "scoring options"
     return f"{cell.dtype}, prompt {cell.prompt_tokens}, batch {cell.batch_size}, {task}"
 
 
-def about(bench: Bench[Any]) -> str:
+def settings_lines(bench: Bench[Any]) -> str:
     """Settings and machine, a line each."""
     lines = [f"- {name}: {value}" for name, value in bench.about.items()]
     for dtype, speed in bench.speeds.items():
@@ -68,32 +68,32 @@ def about(bench: Bench[Any]) -> str:
 def _total_row(r: Result) -> list[str]:
     return [
         r.arm,
-        *seconds(r.total),
-        number(r.times_baseline),
-        number(r.ttft.median_s if r.ttft else None, 3),
-        number(r.questions_per_s, 3),
-        number(r.tokens_per_s, 1),
-        number(None if r.peak_bytes is None else r.peak_bytes / 1e6, 0),
-        number(r.cache_bytes / 1e6 if r.cache_bytes else None, 0),
+        *seconds_cells(r.total),
+        number_or_dash(r.times_baseline),
+        number_or_dash(r.ttft.median_s if r.ttft else None, 3),
+        number_or_dash(r.questions_per_s, 3),
+        number_or_dash(r.tokens_per_s, 1),
+        number_or_dash(None if r.peak_bytes is None else r.peak_bytes / 1e6, 0),
+        number_or_dash(r.cache_bytes / 1e6 if r.cache_bytes else None, 0),
         str(r.payload_bytes),
     ]
 
 
 def _stage_rows(results: Iterable[Result]) -> list[list[str]]:
-    return [[r.arm, stage, *seconds(series)] for r in results for stage, series in r.stages.items()]
+    return [[r.arm, stage, *seconds_cells(series)] for r in results for stage, series in r.stages.items()]
 
 
-def seconds(series: Series) -> list[str]:
+def seconds_cells(series: Series) -> list[str]:
     """Cells of a series: median, p90, floor, ratio."""
     return [
-        number(series.median_s, 4),
-        number(series.p90_s, 4),
-        number(series.floor_s, 4),
-        number(series.ratio),
+        number_or_dash(series.median_s, 4),
+        number_or_dash(series.p90_s, 4),
+        number_or_dash(series.floor_s, 4),
+        number_or_dash(series.ratio),
     ]
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number_or_dash(value: float | None, digits: int = 2) -> str:
     """A figure, or a dash for what was not measured."""
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -120,7 +120,7 @@ _STEPS = (
 
 def train_markdown(bench: Bench[TrainResult]) -> str:
     """The whole page."""
-    parts = ["# Bench of training", about(bench)]
+    parts = ["# Bench of training", settings_lines(bench)]
     for cell, results in in_cell(bench.results).items():
         parts += [f"## {train_heading(cell)}", table(_STEPS, map(_row, results)), _floors(results)]
     return "\n\n".join(parts) + "\n"
@@ -135,19 +135,19 @@ def train_heading(cell: TrainCell) -> str:
 def _row(r: TrainResult) -> list[str]:
     return [
         r.arm,
-        *seconds(r.total),
-        number(r.times_plain),
-        number(median(r.cpu_s) if r.cpu_s else None, 4),
-        number(r.response_tokens_per_s, 1),
-        number(r.all_tokens_per_s, 1),
-        number(r.held_bytes / 1e6, 0),
-        number(None if r.peak_bytes is None else r.peak_bytes / 1e6, 0),
+        *seconds_cells(r.total),
+        number_or_dash(r.times_plain),
+        number_or_dash(median(r.cpu_s) if r.cpu_s else None, 4),
+        number_or_dash(r.response_tokens_per_s, 1),
+        number_or_dash(r.all_tokens_per_s, 1),
+        number_or_dash(r.held_bytes / 1e6, 0),
+        number_or_dash(None if r.peak_bytes is None else r.peak_bytes / 1e6, 0),
     ]
 
 
 def _floors(results: Sequence[TrainResult]) -> str:
     parts = list(dict.fromkeys(part for r in results for part in r.floors_s))
-    rows = [[part.replace("_", " "), *(number(r.floors_s.get(part), 4) for r in results)] for part in parts]
+    rows = [[part.replace("_", " "), *(number_or_dash(r.floors_s.get(part), 4) for r in results)] for part in parts]
     return table(("floor s of", *(r.arm for r in results)), rows)
 
 
@@ -195,7 +195,7 @@ def _figure(results: Sequence[Finding], path: Path, axes: Axes) -> None:
 
 
 def _draw(panel: Any, results: Sequence[Finding], axis: str, axes: Axes) -> None:
-    shown = along(results, axis)
+    shown = results_along(results, axis)
     for number, arm in enumerate(arms_of(shown)):
         points = sorted((getattr(r.cell, axis), r.total.median_s, r.total.floor_s) for r in shown if r.arm == arm)
         x, median, floor = zip(*points, strict=True)
@@ -206,7 +206,7 @@ def _draw(panel: Any, results: Sequence[Finding], axis: str, axes: Axes) -> None
     panel.grid(alpha=0.3)
 
 
-def along(results: Sequence[Found], axis: str) -> list[Found]:
+def results_along(results: Sequence[Found], axis: str) -> list[Found]:
     """The results in which everything but `axis` has the value of the first result."""
 
     def fixed(result: Found) -> dict[str, Any]:

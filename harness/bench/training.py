@@ -24,20 +24,20 @@ import torch
 from torch import nn
 
 from harness.bench.candidates import Calls
-from harness.bench.measure import Repeats, rotated
+from harness.bench.measure import Repeats, rotated_order
 from harness.bench.model_shapes import FuserWidths
 from harness.bench.results import PLAIN, Series, TrainCell, TrainResult
 from harness.bench.roofline import (
     Cost,
     Meter,
     Speeds,
+    best_speeds,
     floor_s,
     fused_numbers,
     fusion_backward_flops,
     fusion_cost,
     fusion_weights,
     model_cost,
-    speeds,
 )
 from harness.bench.synthetic_pair import Models, questions
 from harness.channels.c2c import Link
@@ -314,9 +314,9 @@ def measure_training(arms: Mapping[str, TrainArm], cell: TrainCell, repeats: Rep
     readings: dict[str, list[TrainReading]] = {name: [] for name in arms}
     for number in range(repeats.timed):
         rounds.append(meter.measure())
-        for name in rotated(list(arms), number):
+        for name in rotated_order(list(arms), number):
             readings[name].append(arms[name].step())
-    machine = speeds(rounds)
+    machine = best_speeds(rounds)
     results = [_summary(name, arms[name], cell, found, machine) for name, found in readings.items()]
     return Trained(_against_plain([replace(r, peak_bytes=peaks.get(r.arm)) for r in results]), machine)
 

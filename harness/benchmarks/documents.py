@@ -193,14 +193,14 @@ def read_questions(
     candidates = [reader(row, place) for row, place in zip(rows, places, strict=True)]
     subject = config if benchmark.subjects else ""
     documents = [
-        checked(candidate, place, where, subject, benchmark.category_of(subject))
+        checked_document(candidate, place, where, subject, benchmark.category_of(subject))
         for candidate, place in zip(candidates, places, strict=True)
     ]
     refuse_duplicates(documents, where)
     return list(zip(documents, candidates, strict=True))
 
 
-def checked(candidate: Candidate, place: str, where: str, subject: str = "", category: str = "") -> Document:
+def checked_document(candidate: Candidate, place: str, where: str, subject: str = "", category: str = "") -> Document:
     """Turns a candidate into a document.
 
     Args:

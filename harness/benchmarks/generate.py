@@ -34,7 +34,7 @@ FORMS = (
 )
 
 
-def planned() -> dict[Path, str]:
+def planned_files() -> dict[Path, str]:
     """Returns path below the tasks folder -> contents, for every generated file."""
     return {
         path: yaml.safe_dump(dict(contents), sort_keys=False, allow_unicode=True, width=100)
@@ -46,15 +46,15 @@ def planned() -> dict[Path, str]:
 
 def main() -> None:
     """Writes what is planned and removes stale task files beside it."""
-    files = planned()
-    for path in stale(files):
+    files = planned_files()
+    for path in stale_files(files):
         (TASKS / path).unlink()
     for path, text in files.items():
         (TASKS / path).parent.mkdir(parents=True, exist_ok=True)
         (TASKS / path).write_text(text, encoding="utf-8")
 
 
-def stale(files: Mapping[Path, str]) -> list[Path]:
+def stale_files(files: Mapping[Path, str]) -> list[Path]:
     """Returns the task files in generated folders that are not planned."""
     folders = {path.parts[0] for path in files}
     present = (found.relative_to(TASKS) for folder in folders for found in (TASKS / folder).rglob("*.yaml"))

@@ -25,7 +25,7 @@ from harness.benchmarks.documents import (
     Candidate,
     Document,
     benchmark_documents,
-    checked,
+    checked_document,
     refuse_duplicates,
     with_source_labels,
 )
@@ -206,7 +206,7 @@ def _candidate(row: Row) -> Candidate:
 
 
 def _canonical(row: Row, candidate: Candidate, place: str, where: str) -> Document:
-    return checked(candidate, place, where, str(row.get("subject", "")), str(row.get("category", "")))
+    return checked_document(candidate, place, where, str(row.get("subject", "")), str(row.get("category", "")))
 
 
 def _dataset(documents: Sequence[Mapping[str, Any]]) -> Dataset:

@@ -148,7 +148,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     fingerprints, versions, revisions = {}, {}, {}
     for name in config.tasks:
         members = index.load([name], config.datasets_dir)
-        groups[index.label(name)] = [str(t.config.task) for t in members]
+        groups[index.recorded_name(name)] = [str(t.config.task) for t in members]
         for task in members:
             task_name = str(task.config.task)
             if task_name in items:
@@ -162,7 +162,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     if config.limit is None:
         check_counts(loaded.values())
     majority = _majority(items, groups, loaded, config.datasets_dir)
-    strata = tuple(name for name in groups if index.stratified(name))
+    strata = tuple(name for name in groups if index.has_strata(name))
     unpinned = tuple(name for name, task in loaded.items() if is_open(task))
     return Benchmark(
         with_clusters(items), groups, loaded, fingerprints, versions, revisions, majority, strata, unpinned

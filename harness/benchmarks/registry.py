@@ -99,12 +99,12 @@ def _metadata(task: Task) -> dict[str, Any]:
 _NAME = re.compile(r"^(group|task):[ \t]+['\"]?([\w.-]+)['\"]?[ \t]*$", re.MULTILINE)
 
 
-def available() -> dict[str, str]:
+def available_tasks() -> dict[str, str]:
     """Returns task name -> "task" or "group", sorted by name."""
     return {name: kind for name, kind, _ in sorted(_entries())}
 
 
-def headlines() -> list[str]:
+def headline_names() -> list[str]:
     """Returns the names that stand for whole benchmarks, without their subjects and categories."""
     return sorted(name for name, _, path in _entries() if len(path.parts) <= 2)
 
@@ -135,7 +135,7 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
         UserError: if a name is unknown, or the data of a task is missing, malformed or of another commit than it pins.
     """
     wanted = list(dict.fromkeys(names))
-    known = available()
+    known = available_tasks()
     for name in wanted:
         _check(name, known)
     manager = task_manager(datasets_dir)
@@ -149,7 +149,7 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
     return list(tasks.values())
 
 
-def label(name: str) -> str:
+def recorded_name(name: str) -> str:
     """What a task or group is called in records: its name, also where it is given by its file."""
     if not _is_file(name):
         return name
@@ -163,20 +163,20 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) and path.is_file() and not path.resolve().is_relative_to(TASKS.resolve())
 
 
-def stratified(name: str) -> bool:
+def has_strata(name: str) -> bool:
     """Whether a group declares that its tasks are strata: parts whose sizes are fixed by design.
 
     Raises:
         UserError: if its file says anything but true or false.
     """
-    declared = metadata(name).get("strata", False)
+    declared = task_metadata(name).get("strata", False)
     if not isinstance(declared, bool):
         raise UserError(f"metadata.strata of task {name!r} is {declared!r}; allowed: true, false.")
     return declared
 
 
 @functools.cache
-def metadata(name: str) -> Mapping[str, Any]:
+def task_metadata(name: str) -> Mapping[str, Any]:
     """What the file of a task or group of this folder says of it, without its documents; nothing for others."""
     paths = [file for entry, _, file in _files() if entry == name]
     read: Any = yaml.load(paths[0].read_text(encoding="utf-8"), _Plain) if paths else {}  # noqa: S506 - a safe one
@@ -196,14 +196,14 @@ def _check(name: str, known: Iterable[str]) -> None:
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         raise UserError(
             f"A task is given by its name, not by a path: {name!r} is no YAML file outside of this harness. Known are "
-            f"{', '.join(headlines())}."
+            f"{', '.join(headline_names())}."
         )
     if name not in known:
         near = suggest(name, known)
-        raise UserError(f"Unknown task {name!r}; allowed: {', '.join(headlines())} and their subjects.{near}")
+        raise UserError(f"Unknown task {name!r}; allowed: {', '.join(headline_names())} and their subjects.{near}")
 
 
-def brought() -> dict[str, str]:
+def tasks_brought_by() -> dict[str, str]:
     """Returns task or group of another folder -> the name of the entry with that folder."""
     folders = task_folders().items()
     pairs = ((name, entry) for name, _, file in _files() for folder, entry in folders if file.is_relative_to(folder))

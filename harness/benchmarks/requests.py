@@ -162,7 +162,7 @@ def rolling_requests(lm: Speaker, text: str, reading: Reading) -> list[Request]:
     """
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-    first, ids = token_seam.opened(lm.tokenizer, text, reading.start)
+    first, ids = token_seam.open_text(lm.tokenizer, text, reading.start)
     windows = get_rolling_token_windows(list(ids), first, max_seq_len=lm.max_length, context_len=1)
     pairs = [(tuple(before), tuple(scored)) for before, scored in map(make_disjoint_window, windows)]
     return [Request(_exactly(Encoded(before, len(before), (scored,))), options=("",)) for before, scored in pairs]

@@ -94,7 +94,7 @@ def chats(names: Sequence[str], split: str, seed: int | None) -> list[dict[str, 
     ]
 
 
-def shuffled(document: Document, seed: int) -> Document:
+def shuffle_options(document: Document, seed: int) -> Document:
     """Puts the options in another order; the labels stay where they are and the key moves with its option."""
     order = list(range(len(document["choices"])))
     random.Random(f"{seed}/{document['id']}").shuffle(order)  # noqa: S311 - no secret
@@ -121,7 +121,7 @@ def _documents(name: str, split: str) -> list[Document]:
 
 
 def _chat(document: Document, seed: int | None, released_sentence: bool) -> dict[str, Any]:
-    asked = document if seed is None else shuffled(document, seed)
+    asked = document if seed is None else shuffle_options(document, seed)
     turns = [("user", paper_prompt(asked, released_sentence)), ("assistant", ANSWER.format(key=asked["key"]))]
     return {"id": document["id"], "messages": [{"role": role, "content": content} for role, content in turns]}
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from harness.channels.interface import Group, LoadedModels
-from harness.channels.layer_selection import among
-from harness.channels.messages import Message, TensorMessage, carry
+from harness.channels.layer_selection import select_layers
+from harness.channels.messages import Message, TensorMessage, to_receiver_device
 from harness.channels.prompt_layout import (
     Plan,
     Planner,
@@ -26,9 +26,9 @@ from harness.channels.prompt_layout import (
     in_message,
     index_pair,
     prompt_columns,
+    spans_within,
     steps_of,
     token_index,
-    within,
 )
 from harness.channels.registry import FusedOptions, Payload
 from harness.fusers.interface import FuserModule
@@ -140,7 +140,7 @@ class CacheToCache:
         lengths = tuple(p.n_fused for p in plans)
         parts = tuple(self._share(i, plans, work) for i in range(len(self.links)))
         heads = tuple(link.fuser.config.sharer_heads for link in self.links)
-        return carry(TensorMessage(parts, lengths, heads), self.payload, self.answers.device, work)
+        return to_receiver_device(TensorMessage(parts, lengths, heads), self.payload, self.answers.device, work)
 
     def receive(self, queries: Sequence[Query], message: Message, work: CallStats) -> Context:
         """Reads the prompts, fusing each stretch before what follows it is read."""
@@ -231,7 +231,7 @@ class CacheToCache:
         message: TensorMessage,
         work: CallStats,
     ) -> None:
-        now = [within(p.fused, span) for p, span in zip(plans, spans, strict=True)]
+        now = [spans_within(p.fused, span) for p, span in zip(plans, spans, strict=True)]
         device = self.answers.device
         rows, columns = token_index(now, offsets, device)
         picked = torch.tensor(in_message(plans, now), device=device)
@@ -270,7 +270,7 @@ def _tokens_at_once(buffer: KVBuffer) -> int | None:
     return max(1, int(room / per_token)) if per_token else None
 
 
-def linked(sharer: LM, fuser: FuserModule, layers: str | None = None) -> Link:
+def link_sharer(sharer: LM, fuser: FuserModule, layers: str | None = None) -> Link:
     """A sharer with its fuser, of which `layers` names the ones that are fused, see `harness.channels.layer_selection`.
 
     Raises:
@@ -279,13 +279,13 @@ def linked(sharer: LM, fuser: FuserModule, layers: str | None = None) -> Link:
     if layers is None:
         return Link(sharer, fuser)
     own = [receiver for receiver, _ in fuser.config.layer_map]
-    return Link(sharer, fuser, layers=among(layers, own, fuser.layer_scores))
+    return Link(sharer, fuser, layers=select_layers(layers, own, fuser.layer_scores))
 
 
 def build(models: LoadedModels, options: FusedOptions) -> list[Group]:
     """Every sharer with its fuser."""
     pairs = zip(models.sharers, models.fusers, strict=True)
-    links = tuple(linked(sharer, fuser, options.layers) for sharer, fuser in pairs)
+    links = tuple(link_sharer(sharer, fuser, options.layers) for sharer, fuser in pairs)
     alone = all(sharer is models.receiver for sharer in models.sharers)
     alignment = "auto" if alone else options.alignment  # a model has the vocabulary of itself
     channel = CacheToCache(models.receiver, links, options.mode, alignment, payload=options.payload)

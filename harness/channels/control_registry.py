@@ -126,14 +126,14 @@ _OURS = (
 CONTROLS: Registry[ControlEntry] = Registry("control", "c2c_harness.controls", _OURS, ControlEntry)
 
 
-def takers(control: str, channels: Iterable[ChannelEntry] | None = None) -> list[str]:
+def channels_taking(control: str, channels: Iterable[ChannelEntry] | None = None) -> list[str]:
     """Returns the names of the channels that can take a control, of all or of the given ones."""
     entry = CONTROLS.get(control)
     known = CHANNELS.loaded() if channels is None else channels
     return [channel.name for channel in known if entry.takes(channel)]
 
 
-def taken(controls: Iterable[str], channel: ChannelEntry) -> tuple[str, ...]:
+def controls_taken(controls: Iterable[str], channel: ChannelEntry) -> tuple[str, ...]:
     """Returns those of the controls that a channel can take, in their order."""
     return tuple(name for name in controls if CONTROLS.get(name).takes(channel))
 
@@ -147,7 +147,7 @@ def not_taken(controls: Sequence[str], channels: Mapping[str, ChannelEntry]) -> 
     """
     lines = []
     for spec, channel in channels.items():
-        able = taken(controls, channel)
+        able = controls_taken(controls, channel)
         lacking = [name for name in controls if name not in able]
         if channel.message and lacking:
             lines.append(f"{', '.join(lacking)} of {spec}")

@@ -105,7 +105,7 @@ def check_lendable(message: Message) -> None:
             raise ArithmeticError("the other question's message holds numbers that are not finite")
 
 
-def only(message: Message, place: int) -> Message:
+def single_query(message: Message, place: int) -> Message:
     """Returns the message of one query of a batch.
 
     Raises:
@@ -136,11 +136,11 @@ def shuffled_words(message: TextMessage, given: Given) -> TextMessage:
     return message.with_texts(texts)
 
 
-def lent(message: TensorMessage, given: Given) -> TensorMessage:
+def lend_messages(message: TensorMessage, given: Given) -> TensorMessage:
     """Gives each question the message of another one, cropped or repeated to the length of its own."""
     donors = [donor.parts for donor in given.donors if isinstance(donor, TensorMessage)]
     return message.with_rows(
-        [tuple(stretched(part, n) for part in parts) for parts, n in zip(donors, message.lengths, strict=True)]
+        [tuple(stretch_to(part, n) for part in parts) for parts, n in zip(donors, message.lengths, strict=True)]
     )
 
 
@@ -149,7 +149,7 @@ def mean(message: TensorMessage, given: Given) -> TensorMessage:
     return message.with_rows(
         [
             tuple(
-                average[:, bands(own.shape[1], own.device)].to(own.dtype)
+                average[:, position_bands(own.shape[1], own.device)].to(own.dtype)
                 for average, own in zip(given.mean, row, strict=True)
             )
             for row in message.rows()
@@ -179,7 +179,7 @@ def noise_own(message: TensorMessage, given: Given) -> TensorMessage:
     return message.with_rows([tuple(drawn_like(own, own.shape[1], draw) for own in row) for row, draw in rows])
 
 
-def shuffled(message: TensorMessage, given: Given) -> TensorMessage:
+def shuffle_tokens(message: TensorMessage, given: Given) -> TensorMessage:
     """Gives each question its own tokens in another order."""
     rows = zip(message.rows(), given.draws(), strict=True)
     return message.with_rows([tuple(_permuted(own, draw) for own in row) for row, draw in rows])
@@ -204,7 +204,7 @@ def drawn_like(message: Tensor, tokens: int, seed: int) -> Tensor:
     return (moments.mean(1, True) + drawn * moments.std(1, keepdim=True, correction=0)).to(message.dtype)
 
 
-def stretched(donor: Tensor, tokens: int) -> Tensor:
+def stretch_to(donor: Tensor, tokens: int) -> Tensor:
     """A donor `[entries, its tokens, features]` cropped, or repeated from its start, to `tokens`."""
     if donor.shape[1] == 0:
         raise ValueError(_EMPTY)
@@ -212,7 +212,7 @@ def stretched(donor: Tensor, tokens: int) -> Tensor:
     return donor[:, index]
 
 
-def bands(tokens: int, device: torch.device) -> Tensor:
+def position_bands(tokens: int, device: torch.device) -> Tensor:
     """Position band of each of a message's tokens, by relative position."""
     return torch.arange(tokens, device=device) * BANDS // max(tokens, 1)
 
@@ -225,7 +225,7 @@ def band_means(messages: Iterable[TensorMessage]) -> tuple[Tensor, ...]:
     totals: tuple[Tensor, ...] = ()
     count: Tensor | int = 0
     for message in messages:
-        where = torch.cat([bands(n, message.parts[0].device) for n in message.lengths])
+        where = torch.cat([position_bands(n, message.parts[0].device) for n in message.lengths])
         count = torch.bincount(where, minlength=BANDS) + count
         sums = [
             part.new_zeros(part.shape[0], BANDS, part.shape[2], dtype=torch.float32).index_add_(1, where, part.float())

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from harness.channels.controls import Control, check_lendable, only
+from harness.channels.controls import Control, check_lendable, single_query
 from harness.channels.interface import Answering, Beginning, Channel, Sender
 from harness.channels.messages import Message, texts_of
 from harness.errors import RunError, UserError
-from harness.inference.batching import Budget, Turns, halves, joined, units_of
+from harness.inference.batching import Budget, Turns, join_batches, split_batch, units_of
 from harness.inference.generate import read_answers
 from harness.inference.types import Answer, CallStats, Context, Fault, Request
 
@@ -194,7 +194,7 @@ def answers_itself(channel: Sender) -> TypeIs[Answering]:
     return hasattr(channel, "answer")
 
 
-def begins(channel: Sender) -> TypeIs[Beginning]:
+def reads_before_message(channel: Sender) -> TypeIs[Beginning]:
     """Whether a channel reads part of a prompt before any message matters."""
     return hasattr(channel, "begin")
 
@@ -299,7 +299,7 @@ def run(
     lending = next((arm.change for arm in arms if arm.change is not None and arm.change.lends), None)
     units = units_of(lengths, requests, None if lending is None else lending.place)
     asking = _Asking(sender, arms, requests, work, lengths, Donors(lengths, units), budget)
-    for indices in joined(units, lengths, requests, budget):
+    for indices in join_batches(units, lengths, requests, budget):
         if needed & set(indices) and turns.take():
             outcome = _answer(asking, indices)
             outcome.notes += asking.notes
@@ -332,12 +332,12 @@ def _answer(asking: _Asking, indices: list[int]) -> Outcome:
             alone = [Answer(fault=answers.fault)]  # the second attempt may fail from what the first one left behind
         return Outcome(indices, [[answer] for answer in alone])
     if answers.memory:
-        asking.budget.fitting[asking.memory_key(indices)] = max(map(asking.tokens, halves(indices)))
+        asking.budget.fitting[asking.memory_key(indices)] = max(map(asking.tokens, split_batch(indices)))
     return _halved(asking, indices, [f"A batch of {len(indices)} failed ({answers.fault.type}) and was halved."])
 
 
 def _halved(asking: _Asking, indices: list[int], notes: list[str]) -> Outcome:
-    parts = [_answer(asking, part) for part in halves(indices)]
+    parts = [_answer(asking, part) for part in split_batch(indices)]
     answers = [first + second for first, second in zip(*(part.answers for part in parts), strict=True)]
     return Outcome(indices, answers, [*notes, *parts[0].notes, *parts[1].notes])
 
@@ -361,14 +361,14 @@ def _through_all(asking: _Asking, indices: list[int]) -> list[list[Answer]]:
     queries = [r.query for r in requests]
     message = sender.send(queries, work[0])
     several = sum(arm.channel is sender for arm in asking.arms) > 1
-    begun = sender.begin(queries, work[0]) if several and begins(sender) else None
+    begun = sender.begin(queries, work[0]) if several and reads_before_message(sender) else None
     answers = []
     for arm, charged in zip(asking.arms, work, strict=True):
         heard = _changed(asking, arm, message, indices, charged)
         if answers_itself(arm.channel):
             answers.append(arm.channel.answer(requests, heard, charged))
             continue
-        if begun is not None and arm.channel is sender and begins(arm.channel):
+        if begun is not None and arm.channel is sender and reads_before_message(arm.channel):
             context = arm.channel.go_on(queries, heard, begun.copied(), charged)
         else:
             context = arm.channel.receive(queries, heard, charged)
@@ -387,7 +387,7 @@ def _changed(asking: _Asking, arm: Arm, message: Message, indices: list[int], wo
     for index in indices:
         donor = asking.donors.first.get(index)
         if donor is not None and donor in indices:
-            donors.append(only(message, indices.index(donor)))
+            donors.append(single_query(message, indices.index(donor)))
         else:
             donors.append(_lent(asking, index, work))
     return arm.change(message, queries, donors)

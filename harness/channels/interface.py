@@ -40,7 +40,7 @@ class Sender(Protocol):
         """Drops whatever was remembered of earlier queries, so that the next one pays for itself."""
 
     def send(self, queries: Sequence[Query], work: CallStats) -> Message:
-        """The sharer's half; a message of tensors is sent through `harness.channels.messages.carry`."""
+        """The sharer's half; a message of tensors is sent through `harness.channels.messages.to_receiver_device`."""
 
 
 class Channel(Sender, Protocol):

@@ -54,7 +54,7 @@ def check_layer_choice(text: str) -> str:
     return text
 
 
-def among(text: str, layers: Sequence[int], scores: Callable[[], Sequence[float]]) -> frozenset[int]:
+def select_layers(text: str, layers: Sequence[int], scores: Callable[[], Sequence[float]]) -> frozenset[int]:
     """Chooses among a fuser's receiver layers.
 
     Args:

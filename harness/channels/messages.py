@@ -148,7 +148,9 @@ _SCALE_BYTES = 2
 _VALUES_AT_ONCE = 2**24
 
 
-def carry(message: TensorMessage, payload: Payload, device: torch.device, work: CallStats) -> TensorMessage:
+def to_receiver_device(
+    message: TensorMessage, payload: Payload, device: torch.device, work: CallStats
+) -> TensorMessage:
     """Carries a message from its sharers' devices to the receiver's; the last step of a channel's `send`.
 
     Args:

@@ -27,7 +27,7 @@ from harness.inference.forward import ANSWER_ROOM, extend, left_padded, new_buff
 from harness.inference.types import CallStats, Context, Query, Role
 from harness.models.chat import Conversation, Encoded, Speaker, encode, same_vocabulary
 from harness.models.lm import LM
-from harness.models.token_seam import common
+from harness.models.token_seam import common_prefix
 from harness.token_alignment.alignment import AlignedPrompt, align, align_text
 
 
@@ -154,7 +154,7 @@ class Plan:
         if max(drops) <= 0:
             return self
         drops = [max(0, drop) for drop in drops]
-        spans = [shifted(self.fused_in(row), drop) for row, drop in enumerate(drops)]
+        spans = [shift_spans(self.fused_in(row), drop) for row, drop in enumerate(drops)]
         kept = min(map(tokens_in, spans))
         spans = [last_tokens(own, kept) for own in spans]
         return replace(
@@ -167,7 +167,7 @@ class Plan:
         )
 
 
-def shifted(spans: Iterable[Span], drop: int) -> tuple[Span, ...]:
+def shift_spans(spans: Iterable[Span], drop: int) -> tuple[Span, ...]:
     """Spans of a row of which `drop` positions are cut off at the left."""
     moved = ((max(0, a - drop), b - drop) for a, b in spans)
     return tuple((a, b) for a, b in moved if b > a)
@@ -195,8 +195,8 @@ def common_stretches(ours: Sequence[int], theirs: Sequence[int]) -> tuple[tuple[
     The common end comes first, since what the sharer alone reads stands before the question, then the common beginning,
     then the longest stretches between them.
     """
-    end = common(ours[::-1], theirs[::-1])
-    start = min(common(ours, theirs), len(ours) - end, len(theirs) - end)
+    end = common_prefix(ours[::-1], theirs[::-1])
+    start = min(common_prefix(ours, theirs), len(ours) - end, len(theirs) - end)
     middle = SequenceMatcher(None, ours[start : len(ours) - end], theirs[start : len(theirs) - end], autojunk=False)
     inner = [(start + block.a, start + block.b, block.size) for block in middle.get_matching_blocks()]
     blocks = [(0, 0, start), *inner, (len(ours) - end, len(theirs) - end, end)]
@@ -331,7 +331,7 @@ def _shared(found: AlignedPrompt, ids: tuple[int, ...]) -> tuple[int, tuple[int,
     What stands behind is the answer's opening words, or what is left of a prompt whose last tokens belong to options.
     """
     places = [place for place, real in enumerate(found.real[0]) if real]
-    shared = common([found.ids[0][place] for place in places], ids)
+    shared = common_prefix([found.ids[0][place] for place in places], ids)
     return len(found.ids[0]) if shared == len(places) else places[shared], ids[shared:]
 
 
@@ -354,7 +354,7 @@ def prompt_columns(steps: Sequence[Sequence[Span]], device: torch.device) -> Ten
     return torch.tensor(rows, device=device)
 
 
-def within(fused: tuple[Span, ...], span: Span) -> tuple[Span, ...]:
+def spans_within(fused: tuple[Span, ...], span: Span) -> tuple[Span, ...]:
     """The fused stretches that lie in a span; none lies across its ends."""
     return tuple((a, b) for a, b in fused if span[0] <= a and b <= span[1])
 

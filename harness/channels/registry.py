@@ -57,7 +57,8 @@ class Options(BaseModel):
 class TensorOptions(Options):
     """Options of every channel whose message is of tensors.
 
-    A channel keeps `payload` as an attribute of that name and ends its `send` with `harness.channels.messages.carry`.
+    A channel keeps `payload` as an attribute of that name and ends its `send` with
+    `harness.channels.messages.to_receiver_device`.
     """
 
     payload: Payload = "native"
@@ -242,7 +243,7 @@ _OURS = (
         usual=True,
         rival=True,
         yardstick="to_t2t",
-        through_engine="harness.evaluation.setup:texts",
+        through_engine="harness.evaluation.setup:build_text_channel",
     ),
     ChannelEntry(
         "c2c",

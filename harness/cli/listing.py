@@ -33,7 +33,7 @@ def _table(registry: Registry[Any], left: Callable[[Any], str]) -> list[str]:
 
 
 def _brought(names: Iterable[str]) -> list[str]:
-    entries = registry.brought()
+    entries = registry.tasks_brought_by()
     return [_marked(name, TASK_FOLDERS.origin(entries[name]) if name in entries else "") for name in names]
 
 
@@ -54,12 +54,12 @@ def fusers() -> list[str]:
 
 def tasks() -> list[str]:
     """Lists what stands for whole benchmarks."""
-    return _brought(registry.headlines())
+    return _brought(registry.headline_names())
 
 
 def subtasks() -> list[str]:
     """Lists every task and group."""
-    return _brought(registry.available())
+    return _brought(registry.available_tasks())
 
 
 LISTS: Mapping[str, Callable[[], list[str]]] = {

@@ -35,7 +35,7 @@ _TYPES = {
 _BOUNDS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
 
 
-def sentence(error: ValidationError) -> str:
+def error_sentence(error: ValidationError) -> str:
     """Words the first error of several."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"][:2]) or "the configuration"
@@ -123,7 +123,7 @@ def build(values: Mapping[str, Any], where: str = "command line") -> RunConfig:
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(f"{where}: {sentence(error)}") from error
+        raise UserError(f"{where}: {error_sentence(error)}") from error
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

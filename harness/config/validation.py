@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from harness.channels.control_registry import CONTROLS, takers
+from harness.channels.control_registry import CONTROLS, channels_taking
 from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.spec import channel_of, entries_of, parse_channel, plain_names
 from harness.errors import UserError
@@ -85,7 +85,7 @@ def check_served(config: RunConfig) -> None:
         )
 
 
-def pairs(arguments: str) -> Iterator[tuple[str, str]]:
+def name_value_pairs(arguments: str) -> Iterator[tuple[str, str]]:
     """Yields name and value of arguments written as ``name=value,name=value``."""
     for part in filter(None, (part.strip() for part in arguments.split(","))):
         name, _, value = part.partition("=")
@@ -106,7 +106,7 @@ def _default(config: RunConfig, name: str) -> Any:
 
 
 def _check_arguments(field: str, arguments: str) -> None:
-    for name, value in pairs(arguments):
+    for name, value in name_value_pairs(arguments):
         if not name or not value:
             raise UserError(f"{field} has {(name or value)[:40]!r}; write name=value, separated by commas.")
         if _names_a_secret(name) or _holds_a_secret(value):
@@ -177,7 +177,7 @@ def with_usual_controls(values: Any) -> Any:
     if "controls" in values:
         return values
     chosen = entries_of(values.get("channels", usual_channels(values)))
-    usual = tuple(name for name in USUAL_CONTROLS if takers(name, chosen))
+    usual = tuple(name for name in USUAL_CONTROLS if channels_taking(name, chosen))
     return {**values, "controls": usual} if usual else values
 
 
@@ -279,10 +279,11 @@ def _check_controls(config: RunConfig) -> None:
 
 def _check_taken(control: str, config: RunConfig) -> None:
     chosen = [parse_channel(name).entry for name in config.channels]
-    if not takers(control, chosen):
+    if not channels_taking(control, chosen):
         raise UserError(
             f"Control {control} does nothing to {' and '.join(entry.name for entry in chosen if entry.message)}; add "
-            f"one of {', '.join(takers(control)) or 'no known channel'} to channels or leave it out of controls."
+            "one of "
+            f"{', '.join(channels_taking(control)) or 'no known channel'} to channels or leave it out of controls."
         )
 
 

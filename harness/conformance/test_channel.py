@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.benchmarks.questions import Item, load_benchmark
-from harness.channels.control_registry import CONTROLS, taken
+from harness.channels.control_registry import CONTROLS, controls_taken
 from harness.channels.interface import Group, LoadedModels, Unsuitable
 from harness.channels.messages import TensorMessage, TextMessage
 from harness.channels.spec import ChannelSpec, parse_channel
@@ -99,7 +99,7 @@ def group_of(spec: ChannelSpec, cast: Cast, items: Sequence[Item]) -> Group:
             group.channel.prompt_length(item.request.query)
     except (Unsuitable, UserError) as reason:
         pytest.skip(f"refused: {reason}")
-    of_message = [name for name in taken(CONTROLS.names(), spec.entry) if not CONTROLS.get(name).models]
+    of_message = [name for name in controls_taken(CONTROLS.names(), spec.entry) if not CONTROLS.get(name).models]
     return replace(group, controls=tuple(of_message))
 
 

@@ -31,7 +31,7 @@ from harness.inference.batching import Budget, Turns
 from harness.inference.memory import peak_bytes
 from harness.inference.types import Answer, CallStats, Query
 from harness.progress import Progress, progress
-from harness.records.journal import finite, latest
+from harness.records.journal import latest_samples, without_nonfinite
 from harness.records.schema import Failure, Sample
 from harness.registry import resolve
 
@@ -80,7 +80,7 @@ def answer_task(
         yield made, outcome.notes
 
 
-def missing(group: Group, items: Sequence[Item], done: Set[Key]) -> int:
+def samples_missing(group: Group, items: Sequence[Item], done: Set[Key]) -> int:
     """How many samples of a channel and its controls are still to be made of one task's questions."""
     return sum(_key(item, group, c) not in done for item in items for c in controls_of(group, items))
 
@@ -269,7 +269,7 @@ def arms_left_out(session: Session) -> list[str]:
     ]
 
 
-def tell(notes: Sequence[str]) -> None:
+def print_notes(notes: Sequence[str]) -> None:
     """Prints what went wrong without ending the run."""
     for note in notes:
         print(f"Note: {note}", file=sys.stderr)
@@ -280,7 +280,7 @@ def in_order(session: Session) -> list[Sample]:
     config = session.config
     controls = ["", *config.controls, FLOOR]
     tasks = {name: place for place, name in enumerate(session.benchmark.items)}
-    kept = latest(map(finite, session.samples))
+    kept = latest_samples(map(without_nonfinite, session.samples))
     return sorted(
         kept,
         key=lambda s: (config.channels.index(s.channel), controls.index(s.control), tasks[s.task], s.position),
@@ -294,7 +294,7 @@ def _means(session: Session) -> dict[str, dict[str, Means]]:
         meant = [task for task in items if needs_mean(group, items[task])]
         if not meant:
             continue
-        open_ = [task for task in meant if missing(group, items[task], session.done)]
+        open_ = [task for task in meant if samples_missing(group, items[task], session.done)]
         title, total = f"{group.channel.name}, mean messages{_rank(session)}", session.ranks.share(len(open_))
         with progress(title, total, _shown(session)) as bar:
 
@@ -323,7 +323,7 @@ def _answer_share(session: Session, means: dict[str, dict[str, Means]]) -> None:
 
 
 def _open(session: Session, group: Group) -> int:
-    return sum(missing(group, items, session.done) for items in session.benchmark.items.values())
+    return sum(samples_missing(group, items, session.done) for items in session.benchmark.items.values())
 
 
 def _keep(
@@ -353,7 +353,7 @@ def _collect(session: Session) -> PassStats:
     for rank, part in enumerate(session.ranks.gather(told)):
         samples, counts, bytes_, notes = part
         session.samples += samples
-        tell([f"Rank {rank}: {note}" for note in notes])
+        print_notes([f"Rank {rank}: {note}" for note in notes])
         peaks.append(bytes_)
         for name, counted in counts.items():
             counters.setdefault(name, Counter()).update(counted)
@@ -363,7 +363,7 @@ def _collect(session: Session) -> PassStats:
 
 def _note(session: Session, notes: Sequence[str]) -> None:
     if session.ranks.first:
-        tell(notes)
+        print_notes(notes)
     else:
         session.notes += notes
 

@@ -21,7 +21,7 @@ from harness.benchmarks.questions import Benchmark
 from harness.channels.routed import compose
 from harness.channels.spec import parse_channel, slug
 from harness.config import RunConfig
-from harness.evaluation.accuracy_pass import PassStats, arms_left_out, in_order, tell
+from harness.evaluation.accuracy_pass import PassStats, arms_left_out, in_order, print_notes
 from harness.evaluation.fingerprint import gates_of
 from harness.evaluation.latency_pass import _timed
 from harness.evaluation.run_state import Session
@@ -30,7 +30,7 @@ from harness.inference.types import ROLES
 from harness.models.chat import conversation_sha256
 from harness.records.files import write_atomic
 from harness.records.folder import RunFolder
-from harness.records.journal import LoadedRun, finite, latest
+from harness.records.journal import LoadedRun, latest_samples, without_nonfinite
 from harness.records.schema import Sample, Timing, whole_tasks
 from harness.results import facts_of, frame, lost_timings, render_ranking, summarise
 from harness.serving.channels import throughput_lines, throughput_of
@@ -45,7 +45,7 @@ def lm_eval_results(
         benchmark: with lm-eval's tasks.
         samples: of the run, scored when they were answered.
         channel: whose answers as sent are aggregated.
-        prompts: how prompts became tokens, see `harness.evaluation.prompt_record.described`.
+        prompts: how prompts became tokens, see `harness.evaluation.prompt_record.prompt_settings`.
 
     Returns:
         What `lm_eval.evaluate` returns for these answers.
@@ -89,7 +89,7 @@ def filter_names(task: Any) -> list[str]:
     return [found["name"] for found in task.config.filter_list or [{"name": "none"}]]
 
 
-def conclude(session: Session, folder: RunFolder, work: PassStats) -> None:
+def finish_run(session: Session, folder: RunFolder, work: PassStats) -> None:
     """Times, composes and sums up.
 
     Args:
@@ -107,7 +107,7 @@ def conclude(session: Session, folder: RunFolder, work: PassStats) -> None:
     _finish(session, folder, work)
 
 
-def accompany(session: Session) -> None:
+def follow_latency_pass(session: Session) -> None:
     """What a further process does meanwhile: its part of the timed answers where all go in step, otherwise nothing."""
     if session.ranks.in_step:
         for _ in _timed(session):
@@ -129,7 +129,7 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
     write_atomic(path / "questions.jsonl", "\n".join(lines) + "\n")
 
 
-def publish(config: RunConfig, path: Path, shown: bool = True) -> None:
+def publish_pages(config: RunConfig, path: Path, shown: bool = True) -> None:
     """Writes the run's own leaderboard page into its folder, and adds it to the leaderboards that were named."""
     from harness import leaderboard
 
@@ -154,7 +154,7 @@ def _compose(session: Session, folder: RunFolder) -> None:
     session.samples = [s for s in session.samples if s.channel not in names]
     for spec in specs:
         for whole in whole_tasks(benchmark.groups, list(benchmark.items)):
-            samples = [s for s in latest(map(finite, session.samples)) if s.task in whole]
+            samples = [s for s in latest_samples(map(without_nonfinite, session.samples)) if s.task in whole]
             composed = compose(spec, samples, [t for t in session.timings if t.task in whole], config.seed)
             session.journal([s for s in composed.samples if before.get((s.task, s.doc_id, *s.arm)) != s])
             session.samples += composed.samples
@@ -192,7 +192,7 @@ def _finish(session: Session, folder: RunFolder, work: PassStats) -> None:
         print(render_ranking(frame([LoadedRun(folder.path, record, samples, session.timings)])))
         for line in throughput_lines(record.throughput):
             print(line)
-    tell(record.warnings)
+    print_notes(record.warnings)
     if session.shown:
         print(f"Records: {folder.path}; all rows: run_eval.py report {folder.path} --all", file=sys.stderr)
 

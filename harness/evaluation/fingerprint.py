@@ -24,7 +24,7 @@ from harness.config import RunConfig
 from harness.evaluation.prompt_record import rendering_identity
 from harness.evaluation.setup import Cast
 from harness.fusers.checkpoint import HEADER_FILE, read_header
-from harness.models.lm import LM, places
+from harness.models.lm import LM, devices_by_module
 from harness.models.lora import WEIGHTS, parameters_of
 from harness.models.reference import Reference
 from harness.records.files import COST_FILE, sha256_files
@@ -98,7 +98,7 @@ def model_info(role: str, lm: LM) -> ModelInfo:
         adapter_parameters=parameters_of(Path(lm.reference.adapter)) if lm.reference.adapter else 0,
         training=of_adapter(Path(lm.reference.adapter)) if lm.reference.adapter else {},
         weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        devices=places(model),
+        devices=devices_by_module(model),
         stop_tokens={str(lm.tokenizer.convert_ids_to_tokens(index)): index for index in sorted(lm.stop_ids)},
         loading=dict(lm.notes),
         self_check=lm.together.checked,

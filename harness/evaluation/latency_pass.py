@@ -56,7 +56,7 @@ class Spent:
     load: float
 
 
-def moment() -> Moment:
+def read_clocks() -> Moment:
     """Reads the clocks."""
     times = psutil.cpu_times()
     machine_s = sum(getattr(times, name, 0.0) for name in _BUSY)
@@ -65,7 +65,7 @@ def moment() -> Moment:
 
 def spent_since(start: Moment) -> Spent:
     """Returns what this process and the machine did since `start`."""
-    end = moment()
+    end = read_clocks()
     wall_s = max(end.wall_s - start.wall_s, 1e-9)
     return Spent(end.own_s - start.own_s, max(end.machine_s - start.machine_s, 0.0) / wall_s)
 
@@ -145,7 +145,7 @@ def timed_alone(channel: Channel, request: Request, equal_tokens: int | None = N
         request = replace(request, exactly=equal_tokens, query=replace(request.query, room=equal_tokens))
     # Every channel pays for reading its prompts, once; nothing remembered from the accuracy pass may help one of them.
     channel.forget()
-    before = moment()
+    before = read_clocks()
     work.clock.mark("start")
     answer = answer_one(channel, request, work)
     return Timed(work.clock, answer, spent_since(before))
@@ -166,14 +166,14 @@ def _timing(channel: Channel, item: Item, timed: Timed, known: Known, round_: in
         position=item.position,
         channel=channel.name,
         round=round_,
-        **measured(timed, item.request),
+        **timing_fields(timed, item.request),
         tokens_out=sample.tokens_out,
         equal_length=equal_tokens is not None,
         same_answer=same_answer(sample, before) if compared and before is not None else None,
     )
 
 
-def measured(timed: Timed, request: Request) -> dict[str, Any]:
+def timing_fields(timed: Timed, request: Request) -> dict[str, Any]:
     """What was measured of one answer, under the names of `Timing`."""
     clock = timed.clock
     return {

@@ -22,15 +22,15 @@ from harness.channels.engine import answers_itself
 from harness.channels.interface import Group
 from harness.config import RunConfig
 from harness.distributed import Ranks
-from harness.evaluation.accuracy_pass import answer_task, missing, needs_mean
+from harness.evaluation.accuracy_pass import answer_task, needs_mean, samples_missing
 from harness.evaluation.latency_pass import timed_alone, timed_questions
-from harness.evaluation.run import alone, prepared
+from harness.evaluation.run import one_run_at_a_time, prepared
 from harness.evaluation.run_state import Tally
 from harness.inference.batching import Budget
 from harness.records.folder import refuse_taken
 from harness.records.schema import Sample
 from harness.results.formatting import bytes_text
-from harness.results.terminal_table import WIDTH, folded
+from harness.results.terminal_table import WIDTH, fold_table
 
 SECONDS = 10.0
 DISCORDANCE = 0.2
@@ -109,7 +109,7 @@ def plan(asked: RunConfig, seconds: float | None = None) -> Plan:
     config = with_datasets_dir(asked)
     if config.output_path is not None and not config.resume:
         refuse_taken(Path(config.output_path))
-    with alone():
+    with one_run_at_a_time():
         began = time.monotonic()
         config, benchmark, cast, _ = prepared(config, (), Ranks())
         loading_s = time.monotonic() - began
@@ -137,7 +137,7 @@ def _tried(group: Group, benchmark: Benchmark, config: RunConfig, seconds: float
     part = Part(
         name=group.channel.name,
         arms=1 + len(group.controls),
-        answers=sum(missing(group, asked, frozenset()) for asked in benchmark.items.values()),
+        answers=sum(samples_missing(group, asked, frozenset()) for asked in benchmark.items.values()),
         prompt_tokens=_mean([sample.prompt_tokens for sample in own]),
         payload_bytes=_mean([sample.payload_bytes for sample in own]),
         answer_s=spent / max(len(samples), 1),
@@ -190,7 +190,7 @@ def render(found: Plan, width: int = WIDTH) -> str:
     more = f" and {len(found.tasks) - 6} more tasks" if len(found.tasks) > 6 else ""
     lines = [
         f"Questions: {questions:,} ({asked}{more}).",
-        folded(rows, ("channel",), width),
+        fold_table(rows, ("channel",), width),
         "Read and decoded: tokens of all arms; crosses: bytes of all messages as they are sent.",
         f"About {_duration(found.seconds)} here: {_duration(found.loading_s)} to load, "
         f"{_duration(found.seconds - found.loading_s - found.latency_s)} to answer, {_duration(found.latency_s)} for "

@@ -16,14 +16,24 @@ from typing import Any
 from harness.benchmarks.questions import Benchmark, Item
 from harness.errors import RunError, UserError
 from harness.evaluation.setup import Cast
-from harness.models.chat import TEMPLATE_DATE, Conversation, Reading, Speaker, Turn, ask, reads_clock, render, rendered
+from harness.models.chat import (
+    TEMPLATE_DATE,
+    Conversation,
+    Reading,
+    Speaker,
+    Turn,
+    reads_clock,
+    render,
+    rendered,
+    user_turn,
+)
 
 _KEPT = "kept: white space that ends a chat's prompt is prompt, not option, unless tokens merge; plain text as lm-eval"
 
 _AS_LM_EVAL = "as lm-eval's hf: white space that ends a prompt is scored with the option"
 
 
-def described(reading: Reading, speakers: Mapping[str, Speaker]) -> dict[str, str]:
+def prompt_settings(reading: Reading, speakers: Mapping[str, Speaker]) -> dict[str, str]:
     """Names the seam, the thinking switch and whether each model's chat template reads it.
 
     Args:
@@ -41,7 +51,7 @@ def described(reading: Reading, speakers: Mapping[str, Speaker]) -> dict[str, st
 def _effect(reading: Reading, lm: Speaker) -> str:
     try:
         texts = {
-            render(lm, replace(ask("?"), reading=replace(reading, thinking=thinking)))
+            render(lm, replace(user_turn("?"), reading=replace(reading, thinking=thinking)))
             for thinking in (reading.thinking, True, False)
         }
     except UserError:
@@ -53,7 +63,7 @@ def _effect(reading: Reading, lm: Speaker) -> str:
 _EXCHANGE = Conversation((Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")))
 
 
-def speakers(cast: Cast) -> list[Speaker]:
+def models_with_prompts(cast: Cast) -> list[Speaker]:
     """Every model whose prompts are rendered here: the receiver, the sharers, those behind an engine."""
     own = [lm for lm in (cast.receiver, *cast.sharers) if lm is not None]
     return [*own, *(served for served in cast.served if served.kind == "tokens")]
@@ -65,7 +75,7 @@ def with_renderings(benchmark: Benchmark, cast: Cast) -> Benchmark:
     Raises:
         UserError: a template refuses a question.
     """
-    models = speakers(cast)
+    models = models_with_prompts(cast)
     items = {
         task: [replace(item, rendered_sha256=_digest(models, item)) for item in asked]
         for task, asked in benchmark.items.items()
@@ -79,7 +89,7 @@ def check_unchanged(cast: Cast, items: Iterable[Item]) -> None:
     Raises:
         RunError: it is not.
     """
-    models = speakers(cast)
+    models = models_with_prompts(cast)
     for item in items:
         if item.rendered_sha256 and item.rendered_sha256 != _digest(models, item):
             names = ", ".join(repr(lm.reference.text) for lm in models)
@@ -94,7 +104,7 @@ def rendering_identity(cast: Cast, chat: bool) -> dict[str, Any]:
     """What the prompts of questions alone do not pin: how an earlier exchange is written, and the date in use."""
     if not chat:
         return {}
-    models = speakers(cast)
+    models = models_with_prompts(cast)
     dated = {"template_date": TEMPLATE_DATE} if any(reads_clock(lm.tokenizer) for lm in models) else {}
     return {"exchanges": [_sha256([_exchange(lm)]) for lm in models], **dated}
 

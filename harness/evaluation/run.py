@@ -26,18 +26,18 @@ from harness.channels.spec import parse_channel
 from harness.config import RunConfig, differing, identity, identity_hash
 from harness.distributed import Ranks
 from harness.errors import UserError
-from harness.evaluation.accuracy_pass import answer_all, tell
-from harness.evaluation.finalize import accompany, conclude, publish, write_questions
+from harness.evaluation.accuracy_pass import answer_all, print_notes
+from harness.evaluation.finalize import finish_run, follow_latency_pass, publish_pages, write_questions
 from harness.evaluation.fingerprint import extra_identity, fusers_of, models_of
-from harness.evaluation.prompt_record import described, with_renderings
+from harness.evaluation.prompt_record import prompt_settings, with_renderings
 from harness.evaluation.run_state import Session
-from harness.evaluation.setup import Cast, InMemory, assemble, check_answerable
+from harness.evaluation.setup import Cast, InMemory, check_answerable, load_cast
 from harness.inference.memory import forget_peak
 from harness.models.chat import Reading
 from harness.models.hub import Commits
 from harness.progress import quiet, stage
 from harness.records import provenance
-from harness.records.folder import RankFolder, RunFolder, now
+from harness.records.folder import RankFolder, RunFolder, now_iso
 from harness.records.journal import is_run, read_record
 from harness.records.provenance import hardware
 from harness.records.schema import Processes, RunRecord, recorded_commits
@@ -47,7 +47,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def one_run_at_a_time() -> Iterator[None]:
     """Waits until no other thread runs the block; inside it peak memory counts anew.
 
     While transformers loads a model it changes torch's default number format for the whole process, and two runs at
@@ -131,7 +131,7 @@ def run(
         UserError: something asked for cannot be had.
         RunError: too many samples failed, the disk is full or another process is gone.
     """
-    with alone(), ending_with_the_device():
+    with one_run_at_a_time(), ending_with_the_device():
         return _run(config, command, (ranks or Ranks()).stepping(config.tensor_parallel), given, shown)
 
 
@@ -147,9 +147,11 @@ def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory
             write_questions(benchmark, folder.path)
         work = answer_all(session)
         session.shown = shown
-        ranks.together(lambda: conclude(session, folder, work) if isinstance(folder, RunFolder) else accompany(session))
+        ranks.together(
+            lambda: finish_run(session, folder, work) if isinstance(folder, RunFolder) else follow_latency_pass(session)
+        )
     if ranks.first:
-        publish(config, folder.path, shown)
+        publish_pages(config, folder.path, shown)
     return folder.path
 
 
@@ -174,14 +176,14 @@ def prepared(
     _refuse_early(config)
     benchmark = load_benchmark(config)
     placed = config.model_copy(update={"device": ranks.device(config.device)})
-    cast = assemble(placed, [item.request for item in benchmark.all_items], _commits(config), given)
+    cast = load_cast(placed, [item.request for item in benchmark.all_items], _commits(config), given)
     check_answerable(cast, benchmark.all_items)
     benchmark = with_renderings(benchmark, cast)
     if cast.left_out:
-        tell([f"{name} is left out: {reason}." for name, reason in cast.left_out.items()] if ranks.first else [])
+        print_notes([f"{name} is left out: {reason}." for name, reason in cast.left_out.items()] if ranks.first else [])
         config = config.model_copy(update={"channels": tuple(c for c in config.channels if c not in cast.left_out)})
     if ranks.first:
-        tell(_controls_left_out(config))
+        print_notes(_controls_left_out(config))
     return config, benchmark, cast, _record(config, cast, benchmark, command)
 
 
@@ -234,7 +236,7 @@ def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequen
     return RunRecord(
         run_id=_new_run_id(),
         status="started",
-        started_at=now(),
+        started_at=now_iso(),
         command=list(command),
         job=config.job or provenance.job(),
         identity=identity_hash(config, extra),
@@ -265,7 +267,9 @@ def _prompts(config: RunConfig, cast: Cast) -> dict[str, str]:
         ("tuned", cast.tuned),
     ]
     served = [(model.role, model) for model in cast.served if model.kind == "tokens"]
-    return described(Reading(thinking=config.enable_thinking), {r: lm for r, lm in [*own, *served] if lm is not None})
+    return prompt_settings(
+        Reading(thinking=config.enable_thinking), {r: lm for r, lm in [*own, *served] if lm is not None}
+    )
 
 
 def _new_run_id() -> str:

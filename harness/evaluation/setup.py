@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from harness.benchmarks.questions import Item
-from harness.channels.control_registry import CONTROLS, taken
+from harness.channels.control_registry import CONTROLS, controls_taken
 from harness.channels.interface import Group, LoadedModels, Unsuitable
 from harness.channels.registry import Options, TextOptions
 from harness.channels.spec import ChannelSpec, parse_channel
@@ -30,9 +30,9 @@ from harness.inference.types import Query, Request
 from harness.models.chat import check_template, same_vocabulary
 from harness.models.hub import Commits, Snapshot, Wanted
 from harness.models.lm import LM, kv_shape, with_own_modules
-from harness.models.loading import fetched, load, read_template
+from harness.models.loading import fetch_reference, load, read_template
 from harness.models.reference import parse_reference, refuse_in_memory
-from harness.paths import located
+from harness.paths import locate
 from harness.registry import resolve
 from harness.self_check import checked
 from harness.serving.backend import Served, build
@@ -94,7 +94,7 @@ class Cast:
         return torch.device("cpu") if self.receiver is None else self.receiver.device
 
 
-def assemble(
+def load_cast(
     config: RunConfig,
     requests: Sequence[Request] = (),
     commits: Commits | None = None,
@@ -172,7 +172,7 @@ def arms_of(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
     """The arms of one channel, under the name by which it was asked for; none of a channel that is composed."""
     if not spec.entry.build:
         return []
-    taking = [CONTROLS.get(name) for name in taken(models.controls, spec.entry)]
+    taking = [CONTROLS.get(name) for name in controls_taken(models.controls, spec.entry)]
     shared = tuple(control.name for control in taking if not control.models)
     groups = [replace(group, controls=shared) for group in _built(spec, models)]
     for control in taking:
@@ -190,10 +190,10 @@ def _built(spec: ChannelSpec, models: LoadedModels) -> list[Group]:
         )
     if spec.text == spec.entry.name:
         return groups
-    return [replace(group, channel=renamed(group.channel, spec.text)) for group in groups]
+    return [replace(group, channel=rename_channel(group.channel, spec.text)) for group in groups]
 
 
-def renamed(channel: Any, name: str) -> Any:
+def rename_channel(channel: Any, name: str) -> Any:
     """The same channel under the name by which it was asked for; every channel is a dataclass."""
     return replace(channel, name=name)
 
@@ -232,8 +232,8 @@ def fuser_place(reference: str, commits: Commits | None = None) -> Snapshot:
         UserError: it is neither, or cannot be had at its revision.
     """
     refuse_in_memory("Fuser", reference)
-    if located(reference).is_dir():
-        return Snapshot("", "", located(reference))
+    if locate(reference).is_dir():
+        return Snapshot("", "", locate(reference))
     repository, _, folder = reference.partition(":")
     name, _, revision = repository.partition("@")
     if name.count("/") != 1 or name.startswith((".", "/")) or ".." in folder:
@@ -267,7 +267,7 @@ def _speaking(lm: LM, chat_template: str | None) -> LM:
 
 def _read(config: RunConfig, reference: str, chat_template: str | None, sources: _Sources, base: str | None) -> LM:
     return load(
-        fetched(parse_reference(reference, base), sources.commits),
+        fetch_reference(parse_reference(reference, base), sources.commits),
         device=config.device,
         dtype=config.dtype,
         attention=config.attention,
@@ -352,7 +352,7 @@ def sharer_alone(engines: Engines, _: Options, __: Sequence[Query]) -> Group:
     return Group(ServedSingle(engines.sharer, "sharer", "sharer"))
 
 
-def texts(engines: Engines, options: TextOptions, queries: Sequence[Query]) -> Group:
+def build_text_channel(engines: Engines, options: TextOptions, queries: Sequence[Query]) -> Group:
     """The sharer writes, the receiver reads."""
     style = text_variant(options, queries)
     try:
@@ -426,4 +426,6 @@ def _check_chats(cast: Cast, items: Sequence[Item]) -> None:
 def _named(spec: ChannelSpec, engines: Engines, queries: Sequence[Query]) -> Group:
     """The arms of one channel under the name by which it was asked for."""
     group: Group = resolve(spec.entry.through_engine)(engines, spec.options, queries)
-    return group if spec.text == group.channel.name else replace(group, channel=renamed(group.channel, spec.text))
+    return (
+        group if spec.text == group.channel.name else replace(group, channel=rename_channel(group.channel, spec.text))
+    )

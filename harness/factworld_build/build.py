@@ -34,8 +34,8 @@ from harness.factworld_build.models import (
     draw,
     load_model,
     one_thread,
-    silent,
     train_member,
+    without_progress,
 )
 from harness.factworld_build.rows import WORLD_SEED
 from harness.factworld_build.world import (
@@ -46,14 +46,14 @@ from harness.factworld_build.world import (
     build_facts,
     build_tokenizer,
     names_of,
-    seeded,
-    select,
+    random_stream,
+    select_facts,
 )
 from harness.fusers.c2c import Fuser
 from harness.fusers.checkpoint import save
 from harness.fusers.layer_mapping import config_for
 from harness.models.lm import kv_shape
-from harness.records.files import explained
+from harness.records.files import explaining
 
 REPORT_EVERY_STEPS = 20
 
@@ -100,7 +100,7 @@ def _follow(futures: Sequence[Future[Any]], events: Any, progress: Progress) -> 
             progress(*events.get(timeout=0.2))
 
 
-def build(seed: int, out: Path, progress: Progress = silent, recipe: Recipe | None = None) -> dict[str, Any]:
+def build(seed: int, out: Path, progress: Progress = without_progress, recipe: Recipe | None = None) -> dict[str, Any]:
     """Trains receiver, sharer and fuser and writes them to ``receiver``, ``sharer`` and ``fuser`` in ``out``.
 
     Args:
@@ -123,7 +123,7 @@ def build(seed: int, out: Path, progress: Progress = silent, recipe: Recipe | No
         tokenizer = build_tokenizer(names_of(facts))
         torch.manual_seed(seed)
         fuser = new_fuser(receiver, sharer, recipe.fuser)
-        batches = fuser_batches(tokenizer, facts, recipe.fuser.batch, seeded("fuser", seed))
+        batches = fuser_batches(tokenizer, facts, recipe.fuser.batch, random_stream("fuser", seed))
         fused = fit_fuser(receiver, sharer, fuser, batches, recipe.fuser.steps, recipe.fuser.learning_rate, progress)
         held_out = held_out_accuracies(receiver, sharer, fuser, tokenizer, facts, recipe.test_questions)
     report = {
@@ -135,7 +135,7 @@ def build(seed: int, out: Path, progress: Progress = silent, recipe: Recipe | No
         },
         "held_out_accuracy": held_out,
         "seconds": time.perf_counter() - start,
-        "versions": versions(),
+        "versions": library_versions(),
     }
     save(fuser, out / "fuser", provenance={"receiver": RECEIVER, "sharer": SHARER, "seed": seed})
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -159,7 +159,7 @@ def new_fuser(receiver: Any, sharer: Any, recipe: FuserRecipe) -> Fuser:
 
 def fuser_batches(tokenizer: Any, facts: tuple[Fact, ...], batch: int, rng: random.Random) -> Iterator[FuserBatch]:
     """Endless batches of new questions on the facts that are not held out, half of them from each model's half."""
-    halves = [select(facts, half, held_out=False) for half in (RECEIVER, SHARER)]
+    halves = [select_facts(facts, half, held_out=False) for half in (RECEIVER, SHARER)]
     while True:
         yield fuser_batch(tokenizer, [question for half in halves for question in draw(half, batch // 2, rng)])
 
@@ -168,12 +168,12 @@ def held_out_accuracies(
     receiver: Any, sharer: Any, fuser: Fuser, tokenizer: Any, facts: tuple[Fact, ...], count: int
 ) -> dict[str, dict[str, float]]:
     """Accuracy of each channel on held-out facts, by the model that was taught them."""
-    rng = seeded("held-out", WORLD_SEED)
-    halves = {half: ask_many(select(facts, half, held_out=True), count, rng) for half in (RECEIVER, SHARER)}
+    rng = random_stream("held-out", WORLD_SEED)
+    halves = {half: ask_many(select_facts(facts, half, held_out=True), count, rng) for half in (RECEIVER, SHARER)}
     return {half: accuracies(receiver, sharer, fuser, tokenizer, asked) for half, asked in halves.items()}
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """What the pair was made with."""
     import transformers
 
@@ -192,7 +192,7 @@ def main(seed: int, out: Path) -> int:
         RunError: see `build`.
         UserError: if the folder cannot be made.
     """
-    with explained(out):
+    with explaining(out):
         out.mkdir(parents=True, exist_ok=True)
     print(json.dumps(build(seed, out, _print)["held_out_accuracy"], indent=2))
     return 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from harness.factworld_build.models import Outcome, Progress, letter_batch, silent
+from harness.factworld_build.models import Outcome, Progress, letter_batch, without_progress
 from harness.factworld_build.world import LABELS, Question, note_chat, question_chat, render
 from harness.fusers.c2c import Fuser
 from harness.fusers.interface import FuserModule
@@ -58,7 +58,7 @@ def fused_logits(receiver: Any, sharer: Any, fuser: Fuser, batch: FuserBatch, do
     with torch.no_grad():
         own = prefill(receiver, batch.ids[:, :cut])  # [2, layers, batch, tokens, heads * head_dim]
         other = prefill(sharer, (batch.ids if donor is None else donor)[:, :cut])
-    return continued(receiver, fused_cache(fuser, own, other), batch.ids[:, cut:])
+    return extend_cache(receiver, fused_cache(fuser, own, other), batch.ids[:, cut:])
 
 
 def fused_cache(fuser: FuserModule, own: Tensor, other: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def fused_cache(fuser: FuserModule, own: Tensor, other: Tensor) -> Tensor:
     return own.index_add(1, fused_layers, added.unflatten(0, (2, -1)))
 
 
-def continued(model: Any, past: Tensor, ids: Tensor) -> Tensor:
+def extend_cache(model: Any, past: Tensor, ids: Tensor) -> Tensor:
     """Reads ids behind a cache as `prefill` returns it: logits ``[batch, tokens, vocabulary]``."""
     logits: Tensor = _forward(model, ids, _as_cache(past, model.config.num_key_value_heads, model.config)).logits
     return logits
@@ -104,7 +104,7 @@ def fit_fuser(
     batches: Iterable[FuserBatch],
     steps: int,
     learning_rate: float = 3e-3,
-    progress: Progress = silent,
+    progress: Progress = without_progress,
 ) -> Outcome:
     """Trains the fuser for a fixed number of steps, the gates' temperature falling over all of them.
 
@@ -135,7 +135,11 @@ def reply_loss(receiver: Any, sharer: Any, fuser: Fuser, batch: FuserBatch) -> T
 
 
 def optimize(
-    fuser: Fuser, draw_loss: Callable[[], Tensor], steps: int, learning_rate: float, progress: Progress = silent
+    fuser: Fuser,
+    draw_loss: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float,
+    progress: Progress = without_progress,
 ) -> Outcome:
     """Takes optimizer steps with warm-up and linear decay, the gates' temperature falling over all of them.
 

@@ -34,17 +34,17 @@ from harness.factworld_build.world import (
     Fact,
     Question,
     WorldConfig,
-    ask,
     build_facts,
     build_tokenizer,
+    draw_question,
     names_of,
-    note,
     note_chat,
+    note_sentence,
     question_chat,
+    random_stream,
     render,
     save_tokenizer,
-    seeded,
-    select,
+    select_facts,
 )
 
 Progress = Callable[[str, int, int, float], None]
@@ -117,7 +117,7 @@ class Outcome:
     loss: float
 
 
-def silent(*_: object) -> None:
+def without_progress(*_: object) -> None:
     """Shows no progress."""
 
 
@@ -202,7 +202,7 @@ class Batch(NamedTuple):
 
 def draw(facts: Sequence[Fact], count: int, rng: random.Random) -> list[Question]:
     """Draws questions on random facts."""
-    return [ask(rng.choice(facts), rng) for _ in range(count)]
+    return [draw_question(rng.choice(facts), rng) for _ in range(count)]
 
 
 def letter_batch(
@@ -217,7 +217,7 @@ def letter_batch(
         tail_tokens: on how many of the prompt's last tokens the letter is to be predicted.
     """
     prompts = render(tokenizer, [question_chat(q, hints[i] if hints else None) for i, q in enumerate(questions)])
-    batch = replies(tokenizer, prompts, [q.key for q in questions], tail_tokens)
+    batch = join_replies(tokenizer, prompts, [q.key for q in questions], tail_tokens)
     colors = tokenizer.convert_tokens_to_ids([q.fact.color for q in questions])
     mark = len(prompts[0]) - TAIL_TOKENS - 2 * len(questions[0].choices) - 1
     batch.targets[:, mark] = torch.tensor(colors)
@@ -227,16 +227,16 @@ def letter_batch(
 def hinted_batch(tokenizer: Any, facts: Sequence[Fact], count: int, rng: random.Random, tail_tokens: int = 1) -> Batch:
     """Questions after a note with a made-up colour, which is the answer to give."""
     made_up = [replace(rng.choice(facts), color=rng.choice(COLORS)) for _ in range(count)]
-    questions = [ask(fact, rng) for fact in made_up]
+    questions = [draw_question(fact, rng) for fact in made_up]
     return letter_batch(tokenizer, questions, [fact.color for fact in made_up], tail_tokens)
 
 
 def note_batch(tokenizer: Any, facts: Sequence[Fact]) -> Batch:
     """Requests for a note, answered by the sentence and the end token."""
-    return replies(tokenizer, render(tokenizer, [note_chat(f) for f in facts]), [note(f) for f in facts])
+    return join_replies(tokenizer, render(tokenizer, [note_chat(f) for f in facts]), [note_sentence(f) for f in facts])
 
 
-def replies(tokenizer: Any, prompts: Sequence[list[int]], texts: Sequence[str], tail_tokens: int = 1) -> Batch:
+def join_replies(tokenizer: Any, prompts: Sequence[list[int]], texts: Sequence[str], tail_tokens: int = 1) -> Batch:
     """Joins prompts and replies of one length each; the reply's first token is asked for on the whole tail."""
     prompt = torch.tensor(prompts)  # [batch, prompt]
     reply = torch.tensor(tokenizer(list(texts), add_special_tokens=False)["input_ids"])  # [batch, reply]
@@ -340,18 +340,18 @@ def train_member(name: str, seed: int, folder: Path, recipe: Recipe, progress: P
         RunError: if the model does not learn.
     """
     facts = build_facts(WORLD_SEED, recipe.world)
-    tokenizer, course, rng = build_tokenizer(names_of(facts)), COURSES[name], seeded(name, seed)
+    tokenizer, course, rng = build_tokenizer(names_of(facts)), COURSES[name], random_stream(name, seed)
     with one_thread():
         torch.manual_seed(seed)
         model = course.model(tokenizer).train()
-        steps = course.steps(model, tokenizer, select(facts, name), facts)
-        outcomes = [teach(model, steps[phase.name], phase, rng, progress) for phase in (recipe.read, recipe.know)]
+        steps = course.steps(model, tokenizer, select_facts(facts, name), facts)
+        outcomes = [train_model(model, steps[phase.name], phase, rng, progress) for phase in (recipe.read, recipe.know)]
     model.eval().save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return outcomes
 
 
-def teach(model: Any, step: Step, phase: Phase, rng: random.Random, progress: Progress) -> Outcome:
+def train_model(model: Any, step: Step, phase: Phase, rng: random.Random, progress: Progress) -> Outcome:
     """Trains until the watched loss is low enough, then cools down.
 
     Raises:

@@ -13,7 +13,16 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.factworld_build.world import RECEIVER, SHARER, Fact, Question, ask_many, build_facts, seeded, select
+from harness.factworld_build.world import (
+    RECEIVER,
+    SHARER,
+    Fact,
+    Question,
+    ask_many,
+    build_facts,
+    random_stream,
+    select_facts,
+)
 from harness.paths import TASKS
 
 FOLDER = TASKS / "factworld"
@@ -25,7 +34,7 @@ TEST_QUESTIONS = 400  # for each model's half
 TRAIN_QUESTIONS_PER_FACT = 4
 
 
-def rendered(facts: tuple[Fact, ...], seed: int = WORLD_SEED) -> dict[str, str]:
+def render_files(facts: tuple[Fact, ...], seed: int = WORLD_SEED) -> dict[str, str]:
     """Builds the files' contents.
 
     Args:
@@ -35,9 +44,9 @@ def rendered(facts: tuple[Fact, ...], seed: int = WORLD_SEED) -> dict[str, str]:
     Returns:
         File name -> JSON lines.
     """
-    rng = seeded("questions", seed)
-    test = [q for half in (RECEIVER, SHARER) for q in ask_many(select(facts, half, True), TEST_QUESTIONS, rng)]
-    known = [fact for half in (RECEIVER, SHARER) for fact in select(facts, half, False)]
+    rng = random_stream("questions", seed)
+    test = [q for half in (RECEIVER, SHARER) for q in ask_many(select_facts(facts, half, True), TEST_QUESTIONS, rng)]
+    known = [fact for half in (RECEIVER, SHARER) for fact in select_facts(facts, half, False)]
     train = ask_many(tuple(known), TRAIN_QUESTIONS_PER_FACT * len(known), rng)
     return {"test.jsonl": _lines("test", test), "fuser_train.jsonl": _lines("train", train)}
 
@@ -49,7 +58,7 @@ def _lines(prefix: str, questions: Iterable[Question]) -> str:
 
 def write(folder: Path = FOLDER) -> None:
     """Writes the committed files."""
-    for name, text in rendered(build_facts(WORLD_SEED)).items():
+    for name, text in render_files(build_facts(WORLD_SEED)).items():
         (folder / name).write_text(text, encoding="utf-8")
 
 

@@ -96,7 +96,7 @@ class Question:
         }
 
 
-def seeded(purpose: str, seed: int) -> random.Random:
+def random_stream(purpose: str, seed: int) -> random.Random:
     """A stream of random numbers of its own for each purpose, so that no draw shifts another's."""
     return random.Random(f"{purpose}-{seed}")  # noqa: S311 - nothing here is secret
 
@@ -112,7 +112,7 @@ def build_facts(seed: int, config: WorldConfig | None = None) -> tuple[Fact, ...
         All facts in a fixed order, half known by the receiver and half by the sharer.
     """
     config = config or WorldConfig()
-    rng = seeded("factworld", seed)
+    rng = random_stream("factworld", seed)
     names = _names(rng, config.names)
     pairs = [(name, attribute) for name in names for attribute in ATTRIBUTES[: config.attributes]]
     facts = [Fact(f"{name}-{attribute}", name, attribute, rng.choice(COLORS), "") for name, attribute in pairs]
@@ -140,12 +140,12 @@ def names_of(facts: tuple[Fact, ...]) -> tuple[str, ...]:
     return tuple(sorted({fact.name for fact in facts}))
 
 
-def select(facts: tuple[Fact, ...], known_by: str, held_out: bool | None = None) -> tuple[Fact, ...]:
+def select_facts(facts: tuple[Fact, ...], known_by: str, held_out: bool | None = None) -> tuple[Fact, ...]:
     """The facts known by one model, all of them or those with the given ``held_out``."""
     return tuple(f for f in facts if f.known_by == known_by and held_out in {None, f.held_out})
 
 
-def ask(fact: Fact, rng: random.Random) -> Question:
+def draw_question(fact: Fact, rng: random.Random) -> Question:
     """Draws three wrong colours and an order for one question about ``fact``."""
     wrong = rng.sample([color for color in COLORS if color != fact.color], len(LABELS) - 1)
     choices = [fact.color, *wrong]
@@ -155,7 +155,7 @@ def ask(fact: Fact, rng: random.Random) -> Question:
 
 def ask_many(facts: tuple[Fact, ...], count: int, rng: random.Random) -> list[Question]:
     """Draws ``count`` questions that go round all ``facts`` in turn, so that each is asked about as often."""
-    return [ask(facts[index % len(facts)], rng) for index in range(count)]
+    return [draw_question(facts[index % len(facts)], rng) for index in range(count)]
 
 
 PAD, UNK, END = "<|pad|>", "<|unk|>", "<|end|>"
@@ -187,7 +187,7 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
     return prompt_text(doc["question"], doc["choices"], doc["labels"])
 
 
-def note(fact: Fact, color: str | None = None) -> str:
+def note_sentence(fact: Fact, color: str | None = None) -> str:
     """The sentence a model writes about a fact, with its own colour or a given one."""
     return f"the {fact.attribute} of {fact.name} is {color or fact.color} ."
 
@@ -197,7 +197,11 @@ def question_chat(question: Question, hint_color: str | None = None) -> list[Mes
     asked = {"role": "user", "content": prompt_text(question.fact.question, question.choices)}
     if hint_color is None:
         return [asked]
-    return [*note_chat(question.fact), {"role": "assistant", "content": note(question.fact, hint_color)}, asked]
+    return [
+        *note_chat(question.fact),
+        {"role": "assistant", "content": note_sentence(question.fact, hint_color)},
+        asked,
+    ]
 
 
 def note_chat(fact: Fact) -> list[Message]:

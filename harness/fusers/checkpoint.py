@@ -27,9 +27,9 @@ from harness.fusers.layer_mapping import check_shapes
 from harness.fusers.original_checkpoint import MAP_FILE, load_official
 from harness.fusers.original_checkpoint import save_official as save_c2c
 from harness.fusers.registry import C2C, FUSERS
-from harness.fusers.safe_loading import bad_file, check_tensors, first_problem, inside, read_small
+from harness.fusers.safe_loading import bad_file, check_tensors, file_inside, first_problem, read_small
 from harness.models.lm import KVShape
-from harness.records.files import explained, sha256_file, write_atomic
+from harness.records.files import explaining, sha256_file, write_atomic
 
 __all__ = ["Header", "check_fits", "load", "read_header", "save", "save_official"]
 
@@ -106,7 +106,7 @@ def read_header(path: str | Path) -> Header:
     Raises:
         UserError: If it is missing, damaged or of a newer schema.
     """
-    file = inside(Path(path), HEADER_FILE)
+    file = file_inside(Path(path), HEADER_FILE)
     content = read_small(file)
     try:
         version = _Version.model_validate_json(content).schema_version
@@ -118,7 +118,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def _load_own(folder: Path) -> FuserModule:
-    header, weights = read_header(folder), inside(folder, WEIGHTS_FILE)
+    header, weights = read_header(folder), file_inside(folder, WEIGHTS_FILE)
     if sha256_file(weights) != header.weights_sha256:
         raise bad_file(weights, f"its digest is not the one in {HEADER_FILE}, so it is damaged or of another save")
     with torch.device("meta"):
@@ -166,7 +166,7 @@ def save(fuser: FuserModule, folder: str | Path, provenance: Mapping[str, Any] |
         RunError: If the disk is full.
     """
     home = Path(folder)
-    with explained(home):
+    with explaining(home):
         home.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in fuser.state_dict().items()}
     weights = to_safetensors(state)

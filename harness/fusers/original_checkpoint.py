@@ -20,8 +20,8 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.fusers.c2c import Fuser, FuserConfig, entry_shapes
-from harness.fusers.safe_loading import TEMPERATURE, bad_file, first_problem, inside, read_small, read_tensors
-from harness.records.files import explained, write_atomic
+from harness.fusers.safe_loading import TEMPERATURE, bad_file, file_inside, first_problem, read_small, read_tensors
+from harness.records.files import explaining, write_atomic
 
 MAP_FILE = "projector_config.json"
 
@@ -133,7 +133,7 @@ def load_official(folder: Path) -> Fuser:
 
 
 def _read_links(folder: Path) -> list[_Link]:
-    path = inside(folder, MAP_FILE)
+    path = file_inside(folder, MAP_FILE)
     try:
         sharers = next(iter(PROJECTOR_MAP.validate_json(read_small(path), strict=True).values()))
     except ValidationError as error:
@@ -149,7 +149,7 @@ def _read_links(folder: Path) -> list[_Link]:
 
 
 def _read_config(folder: Path, link: _Link, layer_map: tuple[tuple[int, int], ...]) -> FuserConfig:
-    path = inside(folder, f"projector_{link.projector}.json")
+    path = file_inside(folder, f"projector_{link.projector}.json")
     back = {ours: theirs for theirs, ours in ARGUMENTS.items()}
     try:
         arguments = Projector.model_validate_json(read_small(path)).init_args
@@ -179,7 +179,7 @@ def _stacked(folder: Path, links: list[_Link], config: FuserConfig) -> Fuser:
     expected = expected_shapes(config)
     state: dict[str, Tensor] = {}
     for position, link in enumerate(links):
-        path = inside(folder, f"projector_{link.projector}.pt")
+        path = file_inside(folder, f"projector_{link.projector}.pt")
         for name, values in split_entries(read_tensors(path, expected), config).items():
             if name not in state:
                 state[name] = torch.empty(len(values) * len(links), *values[0].shape, dtype=values[0].dtype)
@@ -198,7 +198,7 @@ def save_official(fuser: Fuser, folder: Path) -> None:
         UserError: If the folder cannot be written.
         RunError: If the disk is full.
     """
-    with explained(folder):
+    with explaining(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MAP_FILE).unlink(missing_ok=True)
     for position in range(fuser.layers):

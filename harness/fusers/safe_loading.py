@@ -37,7 +37,7 @@ def first_problem(error: ValidationError, names: Mapping[str, str] | None = None
     return f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
 
 
-def inside(folder: Path, name: str) -> Path:
+def file_inside(folder: Path, name: str) -> Path:
     """Returns a file of the folder.
 
     Links may lead to the blobs of the hub cache that the folder itself belongs to, and nowhere else.

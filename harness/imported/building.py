@@ -11,14 +11,14 @@ from harness.errors import UserError, suggest
 from harness.imported import summary
 from harness.imported.formats import SUMMARY, format_of, read_rows
 from harness.imported.joining import Item, Joined, join
-from harness.imported.manifest import ArmName, FigureLine, Figures, Results, Wanted, shared
+from harness.imported.manifest import ArmName, FigureLine, Figures, Results, Wanted, with_defaults
 from harness.imported.questions import Asked, benchmark_of, load_asked, whole_tasks
 from harness.imported.rows import Answer, Row
 from harness.leaderboard.record_format import NONE, Questions
 from harness.leaderboard.reported import Figure, ReportedArm, ReportedRecord, SourceFile
 from harness.leaderboard.reported.format import NOT_ASKED
 from harness.leaderboard.reported.packing import PackedQuestions
-from harness.records.files import explained, sha256_file
+from harness.records.files import explaining, sha256_file
 
 _TENTHS = 1
 
@@ -108,7 +108,7 @@ class Importer:
         )
 
     def _provenance(self, part: Results | Figures) -> dict[str, object]:
-        about = shared(part, self._manifest)
+        about = with_defaults(part, self._manifest)
         named = {name: getattr(self._manifest, name) for name in ("repository", "commit", "licence")}
         return {**named, **about.model_dump()}
 
@@ -116,7 +116,7 @@ class Importer:
 def _source_file(path: str, here: Path, wanted: str) -> SourceFile:
     if not here.is_file():
         raise UserError(f"{here} is no file; a manifest's paths are seen from its folder, `at` says where a file lies.")
-    with explained(here):
+    with explaining(here):
         found = sha256_file(here)
     if wanted and found != wanted:
         raise UserError(f"{here} has sha256 {found}, but {wanted} was named; it is not the file that was meant.")
@@ -125,7 +125,7 @@ def _source_file(path: str, here: Path, wanted: str) -> SourceFile:
 
 def _check_summary(path: Path, marks: Sequence[tuple[str, bool]]) -> None:
     """Compares the rows of the original's evaluator with the summary that it wrote beside them."""
-    if (beside := summary.beside(path)) is not None:
+    if (beside := summary.summary_beside(path)) is not None:
         summary.compare(summary.read(beside), marks)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.benchmarks.answer_parsing import PAPER_OPTIONS
 from harness.errors import UserError
-from harness.imported.questions import Asked, comparable, listed_fewer
+from harness.imported.questions import Asked, comparable_text, listed_fewer
 from harness.imported.rows import Answer, Row, answer_of, check_mark
 
 
@@ -111,7 +111,7 @@ def _own_id(row: Row) -> str:
         return row.id
     if row.index is not None:
         return f"{row.subject}-{row.index}".lstrip("-")
-    return "" if row.question is None else hashlib.sha256(comparable(row.question).encode()).hexdigest()[:12]
+    return "" if row.question is None else hashlib.sha256(comparable_text(row.question).encode()).hexdigest()[:12]
 
 
 def _take(answers: dict[str, dict[str, tuple[Row, Answer]]], row: Row, doc_id: str, key: str, options: int) -> bool:

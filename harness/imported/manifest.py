@@ -192,7 +192,7 @@ def build(content: Any, where: str) -> Manifest:
     return manifest
 
 
-def shared(part: About, manifest: Manifest) -> About:
+def with_defaults(part: About, manifest: Manifest) -> About:
     """Returns what a part says, and the manifest where it says nothing.
 
     Raises:

@@ -80,7 +80,7 @@ class Asked:
                 near = suggest(row.id, self.documents)
                 raise UserError(f"{row.place}: {self.task} has no question with the id {row.id!r}.{near}")
             return self.documents[row.id]
-        ids = self.texts.get(comparable(row.question or ""), [])
+        ids = self.texts.get(comparable_text(row.question or ""), [])
         if row.choices is not None:
             ids = [one for one in ids if not _options_differ(row.choices, self.documents[one]["choices"])]
         if row.subject:
@@ -120,12 +120,12 @@ def load_asked(task: str, benchmark: Benchmark, datasets_dir: str | None = None)
                 continue
             asked.documents[document["id"]] = document
             asked.places[subject, index] = document["id"]
-            asked.texts.setdefault(comparable(document["question"]), []).append(document["id"])
+            asked.texts.setdefault(comparable_text(document["question"]), []).append(document["id"])
     asked.clusters = _clusters(asked)
     return asked
 
 
-def comparable(text: str) -> str:
+def comparable_text(text: str) -> str:
     """Returns what two copies of a text have in common.
 
     Copies of a data set differ in white space and in signs outside ASCII that are neither letters nor digits, such as
@@ -142,7 +142,7 @@ def listed_fewer(row: Row, document: Document) -> bool:
 def _differences(row: Row, document: Document) -> list[tuple[str, str, str]]:
     """What a row says of its question otherwise than we do: field, theirs, ours."""
     found = []
-    if row.question is not None and comparable(row.question) != comparable(document["question"]):
+    if row.question is not None and comparable_text(row.question) != comparable_text(document["question"]):
         found.append(("question", row.question, document["question"]))
     if row.choices is not None and (pair := _options_differ(row.choices, document["choices"])):
         found.append(("options", *pair))
@@ -156,7 +156,7 @@ def _differences(row: Row, document: Document) -> list[tuple[str, str, str]]:
 def _options_differ(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, str] | None:
     """The first options that differ; the first four of more are all that some files list."""
     for one, other in zip(theirs, ours, strict=False):
-        if comparable(one) != comparable(other):
+        if comparable_text(one) != comparable_text(other):
             return one, other
     fewest = min(len(ours), _LEAST_LISTED)
     if fewest <= len(theirs) <= len(ours):

@@ -34,7 +34,7 @@ class Summary:
     shares: Mapping[str, float]
 
 
-def beside(rows: Path) -> Path | None:
+def summary_beside(rows: Path) -> Path | None:
     """Returns the summary that lies beside a file of rows, None where there is none."""
     if not rows.name.endswith(ROWS_ENDING):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, suggest
-from harness.records.files import explained
+from harness.records.files import explaining
 
 
 def text_of(path: Path) -> str:
@@ -19,7 +19,7 @@ def text_of(path: Path) -> str:
     Raises:
         UserError: if it cannot be read or is no UTF-8.
     """
-    with explained(path):
+    with explaining(path):
         content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")

@@ -64,7 +64,7 @@ _PACK_HEADS: ContextVar[bool] = ContextVar("pack_heads", default=False)
 
 
 @contextmanager
-def visible(columns: Visible | None, pack_heads: bool = False) -> Iterator[None]:
+def masking_by(columns: Visible | None, pack_heads: bool = False) -> Iterator[None]:
     """While it is open, the models of this thread mask by `columns`.
 
     Args:
@@ -93,7 +93,7 @@ def sdpa(**asked: Any) -> Tensor | None:
     return found
 
 
-def added(**asked: Any) -> Tensor | None:
+def additive_mask(**asked: Any) -> Tensor | None:
     """Transformers' mask for eager attention: 0 where a token may attend, the lowest number elsewhere."""
     columns = _VISIBLE.get()
     if columns is None:
@@ -104,8 +104,8 @@ def added(**asked: Any) -> Tensor | None:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-# Outside `visible` these are transformers' own.
-MASKS: dict[str, MaskFunction] = {"sdpa": sdpa, "eager": added, GROUPED: added}
+# Outside `masking_by` these are transformers' own.
+MASKS: dict[str, MaskFunction] = {"sdpa": sdpa, "eager": additive_mask, GROUPED: additive_mask}
 
 for _name, _function in MASKS.items():
     AttentionMaskInterface.register(_name, _function)

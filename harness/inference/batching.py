@@ -42,7 +42,7 @@ def batches(
         budget: how large batches are.
         place: orders questions of one length where neighbours trade messages; None where none do.
     """
-    return joined(units_of(lengths, requests, place), lengths, requests, budget)
+    return join_batches(units_of(lengths, requests, place), lengths, requests, budget)
 
 
 def units_of(lengths: Mapping[int, int], requests: Sequence[Request], place: Place | None) -> list[list[int]]:
@@ -60,7 +60,7 @@ def units_of(lengths: Mapping[int, int], requests: Sequence[Request], place: Pla
     return units
 
 
-def joined(
+def join_batches(
     units: Iterable[list[int]], lengths: Mapping[int, int], requests: Sequence[Request], budget: Budget
 ) -> Iterator[list[int]]:
     """Joins neighbouring units to batches within the budget."""
@@ -74,7 +74,7 @@ def joined(
         yield batch
 
 
-def halves(indices: list[int]) -> tuple[list[int], list[int]]:
+def split_batch(indices: list[int]) -> tuple[list[int], list[int]]:
     """Divides a batch; both parts begin with a pair that trades messages, wherever both have one."""
     middle = len(indices) // 2 // 2 * 2 if len(indices) > 3 else len(indices) // 2
     return indices[:middle], indices[middle:]

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from harness.errors import UserError
-from harness.inference.attention_mask import MASKS, LayerMask, Visible, masked_by_layer, visible
+from harness.inference.attention_mask import MASKS, LayerMask, Visible, masked_by_layer, masking_by
 from harness.inference.kv_cache import KVBuffer, SplitBuffer, SpreadBuffer
 from harness.inference.single_rows import Reader
 from harness.inference.types import Counters, ForwardCall, report
@@ -184,7 +184,7 @@ def _call(
     }
     single_on_cpu = columns.positions.shape[1] == 1 and lm.device.type == "cpu"
     pack_heads = single_on_cpu and lm.config._attn_implementation == "sdpa"
-    by_position = visible(seen(lm, buffer, columns, layer_mask), pack_heads=pack_heads)
+    by_position = masking_by(visible_columns(lm, buffer, columns, layer_mask), pack_heads=pack_heads)
     with by_position, masked_by_layer(lm.model, layer_mask, buffer.past, lm.reference.text):
         if keep == 0:
             _fill(lm, buffer, arguments)
@@ -249,7 +249,7 @@ def _packed(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].clone(memory_format=torch.contiguous_format),)
 
 
-def seen(lm: LM, buffer: KVBuffer, columns: Columns, layer_mask: LayerMask | None = None) -> Visible | None:
+def visible_columns(lm: LM, buffer: KVBuffer, columns: Columns, layer_mask: LayerMask | None = None) -> Visible | None:
     """What the newest columns may attend to; None where column numbers are positions, or nobody asks for a mask."""
     if not takes_masks(lm) or (buffer.dense and not buffer.branched and layer_mask is None):
         return None

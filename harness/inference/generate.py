@@ -91,7 +91,7 @@ def generate(
     starts = zip(*(part.next_positions for part in parts), strict=True)
     budgets = [max_new_tokens] * len(stops) if isinstance(max_new_tokens, int) else max_new_tokens
     rows = [_Row(*row) for row in zip(starts, stops, budgets, strict=True)]
-    held, logits = rows, combined(context, [part.logits for part in parts])
+    held, logits = rows, combined_logits(context, [part.logits for part in parts])
     while True:
         for row, token in zip(held, _choose(context, logits, work), strict=True):
             if not row.done:
@@ -102,7 +102,7 @@ def generate(
         if all(row.done for row in held):
             break
         held = _let_finished_leave(parts, held)
-        logits = combined(context, [_step(part, held, number, work) for number, part in enumerate(parts)])
+        logits = combined_logits(context, [_step(part, held, number, work) for number, part in enumerate(parts)])
     work.counters.decoded_tokens += sum(len(r.tokens) for r in rows)
     return [Generation(_text(context.lm, r), tuple(r.tokens)) for r in rows]
 
@@ -129,7 +129,7 @@ def _ends(row: _Row, lm: LM) -> bool:
     return any(stop in text for stop in row.stops)
 
 
-def combined(context: Context, logits: Sequence[Tensor]) -> Tensor:
+def combined_logits(context: Context, logits: Sequence[Tensor]) -> Tensor:
     """Logits of one model as they are, or of two models as the context combines their probabilities."""
     if context.combine is None:
         return logits[0]
@@ -159,10 +159,10 @@ def _step(context: Context, held: list[_Row], model: int, work: CallStats) -> Te
 
 
 def _text(lm: LM, row: _Row) -> str:
-    return cut(str(lm.tokenizer.decode(row.tokens, skip_special_tokens=True)), row.stops)
+    return cut_at_stops(str(lm.tokenizer.decode(row.tokens, skip_special_tokens=True)), row.stops)
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
+def cut_at_stops(text: str, stops: Sequence[str]) -> str:
     """Returns what stands before the stop strings, one cut after the other as in lm-eval; an empty one cuts nothing."""
     for stop in filter(None, stops):
         text = text.split(stop, 1)[0]
@@ -331,7 +331,7 @@ def _decoded(context: Context, requests: list[Request], work: CallStats, stage: 
         written = generate(context, budgets, stops, work, requests[0].exactly)
     work.clock.mark("answered")
     parts = [context.logits] if context.companion is None else [context.logits, context.companion.logits]
-    logits = combined(context, parts)
+    logits = combined_logits(context, parts)
     doubt = entropies(logits)  # only now known to be finite
     per_token = logits.shape[-1] * _PROBABILITY_BYTES
     return [

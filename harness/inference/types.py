@@ -24,7 +24,7 @@ from torch import Tensor
 
 from harness.inference.attention_mask import LayerMask
 from harness.inference.kv_cache import KVBuffer
-from harness.models.chat import Conversation, SharerView, continued
+from harness.models.chat import Conversation, SharerView, with_continuations
 from harness.models.lm import LM
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def report(call: Call) -> None:
 
 
 @contextmanager
-def logged(log: Callable[[Call], None]) -> Iterator[None]:
+def logging_calls(log: Callable[[Call], None]) -> Iterator[None]:
     """While it is open, every call of this thread is handed to `log`."""
     token = _LOG.set(log)
     try:
@@ -224,10 +224,10 @@ class Query:
 
     def listing(self, options: Sequence[str]) -> Query:
         """The same question with these options behind each conversation, since where a prompt ends depends on them."""
-        receiver, view = continued(self.receiver, *options), self.sharer_view
+        receiver, view = with_continuations(self.receiver, *options), self.sharer_view
         if view is None:
             return replace(self, receiver=receiver)
-        own = replace(view, conversation=continued(view.conversation, *options))
+        own = replace(view, conversation=with_continuations(view.conversation, *options))
         return replace(self, receiver=receiver, sharer_view=own)
 
 

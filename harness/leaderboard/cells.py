@@ -26,7 +26,7 @@ from harness.results.formatting import (
     seconds_text,
 )
 from harness.results.frame import ranking
-from harness.results.terminal_table import github
+from harness.results.terminal_table import github_table
 
 BREAK = "<br>"
 _SOFT = {"communicates": "communi&shy;cates", "misinformation": "misinfor&shy;mation", "mismatched": "mis&shy;matched"}
@@ -37,7 +37,7 @@ Row = Any  # a row of `harness.results.frame`, by the names of its columns
 def table(columns: Mapping[str, Iterable[str]], left: int = 1) -> str:
     """Renders columns of escaped cells as a Markdown table; the first `left` columns are words."""
     frame = pd.DataFrame({name: list(cells) for name, cells in columns.items()}, dtype=object)
-    return github(frame, list(columns)[:left])
+    return github_table(frame, list(columns)[:left])
 
 
 def name_text(name: str) -> str:
@@ -67,7 +67,9 @@ def overview_cells(pair: Pair) -> tuple[str, str]:
     own = [row for _, row in pair.rows.iterrows() if not rows and row["control"]]
     shown = rows or own
     scores = BREAK.join(f"{name_text(row['arm'])} {accuracy_text(row)}" for row in shown)
-    return scores, stacked(_SOFT.get(shown[-1]["verdict"], shown[-1]["verdict"]), cost_text(shown[-1])) if shown else ""
+    return scores, stack_cells(
+        _SOFT.get(shown[-1]["verdict"], shown[-1]["verdict"]), cost_text(shown[-1])
+    ) if shown else ""
 
 
 def ranking_table(rows: pd.DataFrame) -> str:
@@ -75,7 +77,7 @@ def ranking_table(rows: pd.DataFrame) -> str:
     listed = [row for _, row in rows.iterrows()]
     return table(
         {
-            "channel": [stacked(name_text(row["arm"]), _seeds(row)) for row in listed],
+            "channel": [stack_cells(name_text(row["arm"]), _seeds(row)) for row in listed],
             "accu&shy;racy": [accuracy_text(row) for row in listed],
             "gain": [_with(points_text, row["to_receiver"]) for row in listed],
             "cost": [cost_text(row) for row in listed],
@@ -88,8 +90,8 @@ def score_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
     listed = [row for _, row in rows.iterrows()]
     return table(
         {
-            "channel": [stacked(name_text(row["arm"]), markdown(row["variant"])) for row in listed],
-            "accu&shy;racy": [stacked(accuracy_text(row), _strict(row)) for row in listed],
+            "channel": [stack_cells(name_text(row["arm"]), markdown(row["variant"])) for row in listed],
+            "accu&shy;racy": [stack_cells(accuracy_text(row), _strict(row)) for row in listed],
             "n": [_counts(row, runs) for row in listed],
         }
     )
@@ -99,25 +101,29 @@ def time_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
     """Renders the times of the arms that were timed; empty where none was."""
     listed = [row for _, row in rows.iterrows() if not pd.isna(row["e2e_s_p50"])]
     columns = {
-        "channel": [stacked(name_text(row["arm"]), runs.get(row["run_id"], "")) for row in listed],
-        "TTFT": [stacked(*(_with(seconds_text, row[f"ttft_s_{part}"]) for part in ("p50", "p90"))) for row in listed],
-        "end to end": [stacked(*(_with(seconds_text, row[f"e2e_s_{p}"]) for p in ("p50", "p90"))) for row in listed],
+        "channel": [stack_cells(name_text(row["arm"]), runs.get(row["run_id"], "")) for row in listed],
+        "TTFT": [
+            stack_cells(*(_with(seconds_text, row[f"ttft_s_{part}"]) for part in ("p50", "p90"))) for row in listed
+        ],
+        "end to end": [
+            stack_cells(*(_with(seconds_text, row[f"e2e_s_{p}"]) for p in ("p50", "p90"))) for row in listed
+        ],
         "over T2T": [_with(ratio_text, row["speed_up"]) for row in listed],
     }
     return table(columns) if listed else ""
 
 
 def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
-    """Renders what `results.terminal_table.differences` gives; `runs` gives each run's letter, if there are runs."""
+    """Renders what `pivot_differences` gives; `runs` gives each run's letter, if there are runs."""
     listed = [row for _, row in rows.iterrows()]
     return table(
         {
             "difference": [
-                stacked(name_text(row["arm"]), name_text(row["comparison"]), runs.get(row.get("run_id", ""), ""))
+                stack_cells(name_text(row["arm"]), name_text(row["comparison"]), runs.get(row.get("run_id", ""), ""))
                 for row in listed
             ],
             "points": [
-                stacked(_with(points_text, row["difference"]), _bounds(row["low"], row["high"], signed=True))
+                stack_cells(_with(points_text, row["difference"]), _bounds(row["low"], row["high"], signed=True))
                 for row in listed
             ],
             "verdict": [_verdict(row) for row in listed],
@@ -130,10 +136,10 @@ def reported_table(rows: pd.DataFrame) -> str:
     listed = [row for _, row in rows.iterrows()]
     return table(
         {
-            "channel": [stacked(name_text(row["arm"]), name_text(row["variant"])) for row in listed],
-            "accu&shy;racy": [stacked(accuracy_text(row), _invalid(row)) for row in listed],
+            "channel": [stack_cells(name_text(row["arm"]), name_text(row["variant"])) for row in listed],
+            "accu&shy;racy": [stack_cells(accuracy_text(row), _invalid(row)) for row in listed],
             "gain": [_with(points_text, row["to_receiver"]) for row in listed],
-            "cost": [stacked(_median(row), cost_text(row)) for row in listed],
+            "cost": [stack_cells(_median(row), cost_text(row)) for row in listed],
         }
     )
 
@@ -147,7 +153,7 @@ def trainings_table(rows: Sequence[TrainingsRow]) -> str:
     """Renders quantities over several trainings."""
     return table(
         {
-            "what": [stacked(name_text(row.quantity.text), name_text(row.quantity.title)) for row in rows],
+            "what": [stack_cells(name_text(row.quantity.text), name_text(row.quantity.title)) for row in rows],
             "mean": [_mean(row) for row in rows],
             "each": [_each(row) for row in rows],
         }
@@ -156,7 +162,7 @@ def trainings_table(rows: Sequence[TrainingsRow]) -> str:
 
 def accuracy_text(row: Row) -> str:
     """Writes an accuracy in percent with its interval."""
-    return stacked(_with(percent_text, row["accuracy"]), _bounds(row["accuracy_low"], row["accuracy_high"]), by=" ")
+    return stack_cells(_with(percent_text, row["accuracy"]), _bounds(row["accuracy_low"], row["accuracy_high"]), by=" ")
 
 
 def cost_text(row: Row) -> str:
@@ -164,7 +170,7 @@ def cost_text(row: Row) -> str:
     ratio: str = "" if pd.isna(row["ttft_ratio"]) else f"TTFT {ratio_text(row['ttft_ratio'])}"
     mean: str = "" if pd.isna(row["e2e_s_mean"]) else f"{seconds_text(row['e2e_s_mean'])} mean"
     size = _with(bytes_text, row["payload_bytes"]) if has_message(row["channel"]) else ""
-    return stacked(ratio, mean, size)
+    return stack_cells(ratio, mean, size)
 
 
 def _invalid(row: Row) -> str:
@@ -175,7 +181,7 @@ def _median(row: Row) -> str:
     return "" if pd.isna(row["e2e_s_p50"]) else f"{seconds_text(row['e2e_s_p50'])} median"
 
 
-def stacked(*parts: str, by: str = BREAK) -> str:
+def stack_cells(*parts: str, by: str = BREAK) -> str:
     """Puts what is not blank below each other."""
     return by.join(part for part in parts if part)
 
@@ -205,7 +211,7 @@ def _strict(row: Row) -> str:
 
 def _counts(row: Row, runs: Mapping[str, str]) -> str:
     counts = [f"{row[name]} {short}" for name, short in (("errors", "err."), ("invalid", "inv.")) if _some(row[name])]
-    return stacked(_with(str, row["n"]), *counts, runs.get(row["run_id"], ""))
+    return stack_cells(_with(str, row["n"]), *counts, runs.get(row["run_id"], ""))
 
 
 def _some(count: Any) -> bool:
@@ -216,7 +222,7 @@ def _verdict(row: Row) -> str:
     detectable = _with(percent_text, row["minimum_detectable"])
     left_out = f"{row['left_out']} left out" if row["left_out"] else ""
     p = _with(p_text, row["p_holm"])
-    return stacked(
+    return stack_cells(
         str(row["verdict"]).removesuffix(" at this n"),
         f"p {p}".replace("<", "&lt;") if p else "",
         f"±{detectable}" if detectable else "",
@@ -234,7 +240,7 @@ def _mean(row: TrainingsRow) -> str:
     bounds = interval_text(interval.low, interval.high, signed=signed) if interval else ""
     left_out = f"{row.left_out} left out" if row.left_out else ""
     p = f"p {p_text(row.p_holm)}".replace("<", "&lt;") if row.p_holm is not None else ""
-    return stacked(_write(row)(row.found.mean), bounds, p, row.verdict, f"n {row.found.n}", left_out)
+    return stack_cells(_write(row)(row.found.mean), bounds, p, row.verdict, f"n {row.found.n}", left_out)
 
 
 def _each(row: TrainingsRow) -> str:

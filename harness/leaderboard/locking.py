@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.records.files import explained
+from harness.records.files import explaining
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing_lock(folder: Path) -> Iterator[None]:
     """Waits for other processes that write to this board."""
-    with explained(folder):
+    with explaining(folder):
         fd = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -15,14 +15,22 @@ from harness.leaderboard.record_format import Entry
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.sections import HEADING, reported_parts
 from harness.leaderboard.rerun import rerun_command
-from harness.leaderboard.rows import board_frame, published_frame, title
-from harness.leaderboard.trainings import Pair, TrainingsRow, origins, origins_text, pairs, shared_text, trainings_rows
+from harness.leaderboard.rows import benchmark_title, board_frame, published_frame
+from harness.leaderboard.trainings import (
+    Pair,
+    TrainingsRow,
+    model_pairs,
+    origins,
+    origins_text,
+    shared_text,
+    trainings_rows,
+)
 from harness.records.files import file_name
 from harness.records.schema import objects_of, open_pins
 from harness.results.formatting import markdown
 from harness.results.frame import MEASURED, ranking, verdict_sentence
 from harness.results.grouping import arm_order
-from harness.results.terminal_table import differences
+from harness.results.terminal_table import pivot_differences
 
 MARK = "<!-- Generated from records/; do not edit. -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -80,11 +88,11 @@ def render(entries: Sequence[Entry], reported: ReportedBoard | None = None) -> R
         name = _page_name(str(task))
         averaged = [row for row in trainings if row.task == task]
         rendered.texts[f"{name}.csv"] = cells.csv_text(own)
-        measured = list(pairs(own[own["kind"] == MEASURED], averaged))
+        measured = list(model_pairs(own[own["kind"] == MEASURED], averaged))
         for theme in THEMES if measured else ():
             rendered.pictures[f"{name}-{theme}.svg"] = theme, picture_data(measured)
         links = f"[All tasks](README.md), [CSV]({name}.csv)"
-        head = [MARK, f"# {markdown(title(str(task)))}", f"Task `{task}`. {links}."]
+        head = [MARK, f"# {markdown(benchmark_title(str(task)))}", f"Task `{task}`. {links}."]
         body = _task(own, averaged, entries, others, picture=_picture(name, str(task)))
         rendered.texts[f"{name}.md"] = _joined([*head, *body, "## How to read this", _READING])
     return rendered
@@ -95,7 +103,10 @@ def own_page(entry: Entry) -> str:
     rows, trainings = _ordered(board_frame([entry])), trainings_rows([entry])
     parts = [f"# Run {markdown(entry.record.run.run_id)}"]
     for task, own in rows.groupby("task", sort=True):
-        parts += [f"# {markdown(title(str(task)))}", *_task(own, trainings, [entry], ReportedBoard(), picture="")]
+        parts += [
+            f"# {markdown(benchmark_title(str(task)))}",
+            *_task(own, trainings, [entry], ReportedBoard(), picture=""),
+        ]
     return _joined([*parts, "## How to read this", _READING])
 
 
@@ -129,7 +140,7 @@ def _task(
     task = str(rows.iloc[0]["task"])
     own = [entry for entry in entries if any(row.task == task for row in entry.rows)]
     runs = {entry.record.run.run_id: f"r{number}" for number, entry in enumerate(own, 1)}
-    measured = list(pairs(rows[rows["kind"] == MEASURED], trainings))
+    measured = list(model_pairs(rows[rows["kind"] == MEASURED], trainings))
     if measured:
         yield "## Run here"
     for pair in measured:
@@ -140,7 +151,7 @@ def _task(
         yield from (_LEGEND, picture)
     for pair in measured:
         yield cells.details(f"Every row of {cells.pair_text(pair)}: controls, times, differences", _every(pair, runs))
-    yield from reported_parts(list(pairs(rows[rows["kind"] != MEASURED])), reported)
+    yield from reported_parts(list(model_pairs(rows[rows["kind"] != MEASURED])), reported)
     if own:
         yield cells.details("Provenance", _provenance(own, runs, task))
 
@@ -154,7 +165,7 @@ def _every(pair: Pair, runs: Mapping[str, str]) -> Iterator[str]:
     if not judged.empty:
         yield "#### Verdicts"
         yield "\n".join(f"* {runs[row['run_id']]}: {markdown(row['verdict_text'])}" for _, row in judged.iterrows())
-    compared = differences(pair.every)
+    compared = pivot_differences(pair.every)
     if not compared.empty:
         yield from ("#### Differences", cells.difference_table(compared, runs))
     if pair.trainings:
@@ -200,17 +211,19 @@ def _overview(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> str:
 
 def _lines(rows: pd.DataFrame, trainings: Sequence[TrainingsRow], *, ours: bool) -> Iterator[tuple[Pair, str]]:
     if ours:
-        yield from ((pair, "") for pair in pairs(rows, trainings))
+        yield from ((pair, "") for pair in model_pairs(rows, trainings))
         return
     for source, part in rows.groupby("source", sort=True):
-        yield from ((pair, str(source)) for pair in pairs(part))
+        yield from ((pair, str(source)) for pair in model_pairs(part))
 
 
 def _overview_table(lines: Sequence[tuple[str, Pair, str]]) -> str:
     values = [cells.overview_cells(pair) for _, pair, _ in lines]
     names = [
-        cells.stacked(
-            f"[{cells.name_text(title(task))}]({_page_name(task)}.md)", cells.pair_text(pair), markdown(source)
+        cells.stack_cells(
+            f"[{cells.name_text(benchmark_title(task))}]({_page_name(task)}.md)",
+            cells.pair_text(pair),
+            markdown(source),
         )
         for task, pair, source in lines
     ]
@@ -219,7 +232,7 @@ def _overview_table(lines: Sequence[tuple[str, Pair, str]]) -> str:
 
 
 def _link(task: str) -> str:
-    return f"[{cells.name_text(title(task))}]({_page_name(task)}.md)"
+    return f"[{cells.name_text(benchmark_title(task))}]({_page_name(task)}.md)"
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from harness.errors import UserError
-from harness.records.files import explained, scrub
+from harness.records.files import explaining, scrub
 from harness.records.journal import LoadedRun, load_run
 from harness.records.migrations import load
 from harness.records.schema import SCHEMA_VERSION, Failure, Kind, Record, ResultRow, RunRecord, Sample, Timing
@@ -310,7 +310,7 @@ def read_record(path: Path) -> Entry:
     Raises:
         UserError: if the file is broken or newer than this harness.
     """
-    with explained(path):
+    with explaining(path):
         content = path.read_bytes()
     try:
         return entry_of(path.name, load(from_json(content), BoardRecord, str(path)))

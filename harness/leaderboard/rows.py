@@ -23,9 +23,9 @@ from harness import stats
 from harness.leaderboard.record_format import Entry
 from harness.records.schema import RunRecord, open_pins
 from harness.results import Effect, facts_of, frame
-from harness.results.comparisons import Measured, adjusted, measured
+from harness.results.comparisons import Measured, adjust_family, compare_unadjusted
 from harness.results.formatting import arm_text
-from harness.results.frame import REPORTED, typed
+from harness.results.frame import REPORTED, typed_frame
 from harness.results.grouping import Arm, entry_of
 
 # Says which arms took part, or names what the weights' digests pin; documents and prompts are compared by task.
@@ -101,7 +101,7 @@ def board_effects(entries: Sequence[Entry]) -> list[list[Effect]]:
     own: list[dict[tuple[str, str, Arm], _Compared]] = []
     for entry in entries:
         keys = {}
-        for one in measured(entry.samples, facts_of(entry.record.run, entry.record.groups)):
+        for one in compare_unadjusted(entry.samples, facts_of(entry.record.run, entry.record.groups)):
             effect = one[0]
             sides = (_made_by(entry, effect.task, arm) for arm in (effect.arm, effect.base))
             key, place = _Compared(effect.task, effect.kind, *sides), _preference(entry, effect.arm)
@@ -119,7 +119,7 @@ def _judged(shown: Mapping[_Compared, Measured]) -> dict[_Compared, Effect]:
         families.setdefault(key.task, []).append(key)
     judged: dict[_Compared, Effect] = {}
     for keys in families.values():
-        judged |= dict(zip(keys, (effect for effect, _ in adjusted([shown[key] for key in keys])), strict=True))
+        judged |= dict(zip(keys, (effect for effect, _ in adjust_family([shown[key] for key in keys])), strict=True))
     return judged
 
 
@@ -146,7 +146,7 @@ def _data() -> Mapping[str, Any]:
     return content
 
 
-def title(task: str) -> str:
+def benchmark_title(task: str) -> str:
     """Returns a benchmark's name in words, or the task's own name."""
     listed = _data()["tasks"].get(task)
     return str(listed["title"] if listed else _data()["titles"].get(task, task))
@@ -154,7 +154,7 @@ def title(task: str) -> str:
 
 def published_frame() -> pd.DataFrame:
     """Returns every published figure as rows of `harness.results.frame` that say they were not run here."""
-    return typed(_row(row) for row in _data()["rows"])
+    return typed_frame(_row(row) for row in _data()["rows"])
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,18 @@ from harness.leaderboard.record_format import Entry
 from harness.records.schema import RunRecord, Sample
 from harness.results.comparisons import ADAPTS, BY_NAME, COMMUNICATES, HARMS, NOT_RESOLVED, after_holm, comparisons
 from harness.results.formatting import arm_text, markdown
-from harness.results.grouping import RECEIVER, Arm, Facts, Key, Table, arm_order, clusters, entry_of, tables, top_level
+from harness.results.grouping import (
+    RECEIVER,
+    Arm,
+    Facts,
+    Key,
+    Table,
+    arm_order,
+    cluster_names,
+    entry_of,
+    tables,
+    top_level,
+)
 
 _SHOWN = {"trained_parameters", "seed", "steps", "global_batch", "learning_rate", "data_fingerprint"}
 
@@ -301,7 +312,7 @@ def _average(sides: Sequence[_Side], quantity: Quantity) -> tuple[stats.Repeated
         return None
     values = [[[_value(run.table, side.arms, key) for key in kept] for run in side.runs] for side in sides]
     table, shown = sides[0].runs[0].table, [columns[0][key] for key in kept]
-    named, parts = clusters(shown), table.strata(shown)
+    named, parts = cluster_names(shown), table.strata(shown)
     if len(values) == 2:
         found = stats.repeated_difference(values[0], values[1], named, strata=parts)
     else:
@@ -339,7 +350,7 @@ class Pair(NamedTuple):
     trainings: list[TrainingsRow]
 
 
-def pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow] = ()) -> Iterator[Pair]:
+def model_pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow] = ()) -> Iterator[Pair]:
     """Yields the pairs of one task's rows, by name."""
     for (receiver, sharers), own in rows.groupby(_PAIR, sort=True):
         averaged = [one for one in trainings if (one.receiver, " + ".join(one.sharers)) == (receiver, sharers)]

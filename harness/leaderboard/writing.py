@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.leaderboard.locking import writing
+from harness.leaderboard.locking import writing_lock
 from harness.leaderboard.pages import MARK, Rendered, own_page, render
 from harness.leaderboard.pictures import THEMES, draw, drawn_data
 from harness.leaderboard.record_format import (
@@ -19,7 +19,7 @@ from harness.leaderboard.record_format import (
 )
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.reading import read_reported
-from harness.records.files import explained, file_name, write_atomic
+from harness.records.files import explaining, file_name, write_atomic
 from harness.records.journal import RECORD, load_run
 from harness.results.formatting import arm_text
 
@@ -38,9 +38,9 @@ def add_record(leaderboards_dir: Path, run_folder: Path) -> Path:
     """
     record = board_record(load_run(run_folder))
     path = leaderboards_dir / "records" / f"{file_name(record.run.run_id)}.json"
-    with explained(path):
+    with explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(leaderboards_dir):
+    with writing_lock(leaderboards_dir):
         if path.exists():
             _refuse_loss(path, read_record(path).record, record)
         write_atomic(path, serialised(record))
@@ -53,9 +53,9 @@ def write(leaderboards_dir: Path) -> list[Path]:
     Raises:
         UserError: if a record is broken or the folder cannot be written.
     """
-    with explained(leaderboards_dir):
+    with explaining(leaderboards_dir):
         leaderboards_dir.mkdir(parents=True, exist_ok=True)
-    with writing(leaderboards_dir):
+    with writing_lock(leaderboards_dir):
         return _pages_written(leaderboards_dir)
 
 
@@ -74,7 +74,7 @@ def _pages_written(leaderboards_dir: Path) -> list[Path]:
     rendered = render(read_records(leaderboards_dir), ReportedBoard(read_reported(leaderboards_dir)))
     changed = _differing(leaderboards_dir, rendered)
     stale = _stale(leaderboards_dir, rendered)
-    with explained(leaderboards_dir):
+    with explaining(leaderboards_dir):
         for path in stale:
             path.unlink()
     for name in changed:
@@ -138,7 +138,7 @@ def _agree(there: BoardRecord, new: BoardRecord) -> bool:
 
 
 def _read(path: Path) -> str | None:
-    with explained(path):
+    with explaining(path):
         return path.read_bytes().decode("utf-8", "replace") if path.is_file() else None
 
 

@@ -16,7 +16,7 @@ from harness.channels.spec import parse_channel, spec_text
 from harness.config import RunConfig, build
 from harness.errors import UserError, suggest
 from harness.models.chat import Reading
-from harness.paths import located
+from harness.paths import locate
 from harness.registry import load_plugins
 
 AS_LM_EVAL = Reading(as_lm_eval=True)
@@ -239,7 +239,7 @@ def setup_of(model: Model, given: Mapping[str, Any]) -> Setup:
     )
 
 
-def joined(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+def join_arguments(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """Joins ``model_args`` with lm-eval's flags ``--batch_size``, ``--max_batch_size`` and ``--device``.
 
     Raises:
@@ -294,7 +294,7 @@ def _refused(model: Model, spelling: str) -> UserError:
 
 def _reference(receiver: str, revision: str | None, gguf_file: str | None) -> str:
     """The receiver's reference with its revision and file, which `hf` takes apart from it."""
-    folder = located(receiver)
+    folder = locate(receiver)
     if gguf_file is not None:
         if not folder.is_dir() or revision is not None:
             raise UserError(

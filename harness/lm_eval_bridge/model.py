@@ -26,14 +26,14 @@ from harness.channels.engine import Arm, answers_itself, run
 from harness.channels.registry import ALIASES, CHANNELS
 from harness.channels.spec import parse_channel
 from harness.errors import RunError, UserError
-from harness.evaluation.setup import Cast, assemble
+from harness.evaluation.setup import Cast, load_cast
 from harness.inference.batching import Budget
 from harness.inference.types import Answer, CallStats, Fault, Request
-from harness.lm_eval_bridge.arguments import Model, Setup, joined, model_of, setup_of
+from harness.lm_eval_bridge.arguments import Model, Setup, join_arguments, model_of, setup_of
 from harness.lm_eval_bridge.record import (
     cache_identity,
     check_told_apart,
-    described,
+    describe_models,
     keep_apart,
     latency_of,
     refuse_views,
@@ -165,8 +165,8 @@ class ChannelLM(LM):
 
     @functools.cached_property
     def description(self) -> dict[str, Any]:
-        """Models and fusers with digests of their files, see `described`."""
-        return described(self.setup.config, self.cast, self.channel, self.setup.reading)
+        """Models and fusers with digests of their files, see `describe_models`."""
+        return describe_models(self.setup.config, self.cast, self.channel, self.setup.reading)
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Gives this model's answers keys of their own in lm-eval's ``--use_cache``."""
@@ -188,7 +188,7 @@ class ChannelLM(LM):
     @classmethod
     def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Any = None) -> Any:
         """Builds the model from ``model_args`` and the flags beside them."""
-        return cls(**joined(arg_dict, additional_config or {}))
+        return cls(**join_arguments(arg_dict, additional_config or {}))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Any = None) -> Any:
@@ -247,10 +247,10 @@ def channel_lm(model: Model, **arguments: Any) -> ChannelLM:
     """Builds a model from lm-eval's ``--model_args``.
 
     Raises:
-        UserError: see `setup_of` and `assemble`.
+        UserError: see `setup_of` and `load_cast`.
     """
     setup = setup_of(model, arguments)
-    cast = assemble(setup.config)
+    cast = load_cast(setup.config)
     if setup.reading.add_bos is not None:
         for lm in (cast.receiver, *cast.sharers):
             if lm is not None:
@@ -268,7 +268,7 @@ def views_in(instance: Any) -> Views | None:
 
 @functools.cache
 def _task_metadata(name: str) -> Mapping[str, Any]:
-    return registry.metadata(name)
+    return registry.task_metadata(name)
 
 
 def model_class(name: str) -> type[ChannelLM]:

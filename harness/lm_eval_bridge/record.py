@@ -25,8 +25,8 @@ from harness.channels.interface import Channel
 from harness.config import RunConfig, identity
 from harness.errors import UserError
 from harness.evaluation.fingerprint import fusers_of, models_of
-from harness.evaluation.latency_pass import ROUNDS, draw, measured, timed_alone
-from harness.evaluation.prompt_record import described as prompts_described
+from harness.evaluation.latency_pass import ROUNDS, draw, timed_alone, timing_fields
+from harness.evaluation.prompt_record import prompt_settings as prompts_described
 from harness.evaluation.setup import Cast
 from harness.inference.types import Query, Request
 from harness.lm_eval_bridge.arguments import SPELLINGS, Setup
@@ -74,10 +74,10 @@ def name_in(arguments: Mapping[str, Any]) -> str | None:
     return model_name(read.get("peft", read["receiver"]), sharers, fusers)
 
 
-def described(config: RunConfig, cast: Cast, channel: Channel, reading: Reading) -> dict[str, Any]:
+def describe_models(config: RunConfig, cast: Cast, channel: Channel, reading: Reading) -> dict[str, Any]:
     """Models and fusers with their digests, and what lm-eval records of a model, under lm-eval's own names.
 
-    ``prompts`` says how prompts become tokens, see `harness.evaluation.prompt_record.described`.
+    ``prompts`` says how prompts become tokens, see `harness.evaluation.prompt_record.prompt_settings`.
     """
     models, fusers = models_of(cast), fusers_of(config, cast)
     answering = models[0]
@@ -206,6 +206,6 @@ def _timing(channel: Channel, task: str, position: int, request: Request, round_
         position=position,
         channel=channel.name,
         round=round_,
-        **measured(timed, request),
+        **timing_fields(timed, request),
         tokens_out=len(answer.tokens) or len(answer.scored[:1]),
     )

@@ -230,7 +230,7 @@ class SharerView:
     context: str = ""
 
 
-def ask(text: str, *, prefix: str = "", chat: bool = True) -> Conversation:
+def user_turn(text: str, *, prefix: str = "", chat: bool = True) -> Conversation:
     """A conversation of one user turn."""
     return Conversation((Turn("user", text),), prefix, chat)
 
@@ -295,7 +295,7 @@ def check_template(lm: Speaker) -> None:
     Raises:
         UserError: the template is missing, broken, or does not write the same text every time.
     """
-    texts = {render(lm, ask("")) for _ in range(_RENDERINGS)}
+    texts = {render(lm, user_turn("")) for _ in range(_RENDERINGS)}
     if len(texts) > 1:
         raise UserError(
             f"The chat template of {lm.reference.text!r} writes another text every time; give a template whose text "
@@ -328,10 +328,10 @@ def encode(lm: Speaker, conversation: Conversation) -> Encoded:
     ids, options = _split(lm, conversation, ids_of, text)
     if not conversation.prefix:
         return Encoded(ids, len(ids), options)
-    return Encoded(ids, token_seam.common(ids_of(head), ids), options)
+    return Encoded(ids, token_seam.common_prefix(ids_of(head), ids), options)
 
 
-def continued(conversation: Conversation, *texts: str) -> Conversation:
+def with_continuations(conversation: Conversation, *texts: str) -> Conversation:
     """The same conversation with these texts behind it; `encode` then finds the seam on the rendered whole.
 
     Example:
@@ -342,17 +342,17 @@ def continued(conversation: Conversation, *texts: str) -> Conversation:
     return replace(conversation, options=texts)
 
 
-def continuation(lm: Speaker, conversation: Conversation, option: str) -> tuple[int, ...]:
+def continuation_ids(lm: Speaker, conversation: Conversation, option: str) -> tuple[int, ...]:
     """Token ids of one option behind a conversation.
 
-    They continue `encode(lm, conversation)` only where the conversation lists the option (see `continued`) or where
-    nothing merges across the seam.
+    They continue `encode(lm, conversation)` only where the conversation lists the option (see `with_continuations`) or
+    where nothing merges across the seam.
 
     Raises:
         ValueError: the option adds no token, so it has no loglikelihood.
     """
     listed = conversation.options
-    asked = conversation if option in listed else continued(conversation, *listed, option)
+    asked = conversation if option in listed else with_continuations(conversation, *listed, option)
     return encode(lm, asked).options[asked.options.index(option)]
 
 
@@ -409,7 +409,9 @@ def _split(lm: Speaker, conversation: Conversation, ids_of: token_seam.Tokenize,
         return ids_of(text), ()
     if not text:
         return token_seam.behind_nothing(lm.tokenizer, conversation.options, conversation.reading.start)
-    rule = token_seam.kept if conversation.chat and not conversation.reading.as_lm_eval else token_seam.as_lm_eval
+    rule = (
+        token_seam.split_keeping if conversation.chat and not conversation.reading.as_lm_eval else token_seam.as_lm_eval
+    )
     return rule(ids_of, text, conversation.options)
 
 

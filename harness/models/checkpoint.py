@@ -53,7 +53,7 @@ def check_folder(folder: Path) -> None:
             spare.insert(0, index.name)
         if used and spare:
             raise UnfitCheckpoint(
-                f"it holds two sets of weights, {named(sorted(used))} and {named(spare)}; "
+                f"it holds two sets of weights, {quote_names(sorted(used))} and {quote_names(spare)}; "
                 "which of them is meant is not known, so remove the other one"
             )
 
@@ -71,7 +71,7 @@ def files_read(folder: Path) -> tuple[Path, ...]:
         if index.is_file():
             shards = [folder / name for name in sorted(_shards(index))]
             if missing := [path.name for path in shards if not path.is_file()]:
-                raise UnfitCheckpoint(f"{index.name} names {named(missing)}, which is missing; fetch it again")
+                raise UnfitCheckpoint(f"{index.name} names {quote_names(missing)}, which is missing; fetch it again")
             return tuple(shards)
     return ()
 
@@ -122,7 +122,7 @@ def check_loaded(model: Any, report: Mapping[str, Any], formats: Mapping[str, st
     if not claimed:
         _check_formats(model, formats)
     ignored = sorted(_ignored(model, formats))
-    return {"left_out": f"{len(ignored)} tensors: {named(ignored)}"} if ignored else {}
+    return {"left_out": f"{len(ignored)} tensors: {quote_names(ignored)}"} if ignored else {}
 
 
 def claimed_by_quantizer(folder: Path | None) -> bool:
@@ -137,7 +137,7 @@ def claimed_by_quantizer(folder: Path | None) -> bool:
     return isinstance(asked, dict) and bool(AutoHfQuantizer.supports_quant_method(asked))
 
 
-def named(names: Sequence[str]) -> str:
+def quote_names(names: Sequence[str]) -> str:
     """The first few of some names in quotes, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(repr(name) for name in names[:_SHOWN]) + more
@@ -191,7 +191,7 @@ def _kind_of(dtype: torch.dtype) -> str:
 def _refuse(names: Iterable[str], what: str, advice: str) -> None:
     listed = sorted(names)
     if listed:
-        raise UnfitCheckpoint(f"{len(listed)} tensors {what}: {named(listed)}; {advice}")
+        raise UnfitCheckpoint(f"{len(listed)} tensors {what}: {quote_names(listed)}; {advice}")
 
 
 def _check_tied(model: Any) -> None:
@@ -285,7 +285,7 @@ def read_checkpoint(source: str, revision: str, options: Mapping[str, Any], trus
     files = files_read(folder) if folder is not None else ()
     notes |= check_loaded(model, report, stored_formats(files), claimed_by_quantizer(folder))
     if files:
-        notes["weights"] = named([path.name for path in files])
+        notes["weights"] = quote_names([path.name for path in files])
     return Loaded(model, tokenizer, notes=notes)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.models import gguf_settings
-from harness.models.checkpoint import Loaded, UnfitCheckpoint, check_loaded, named
-from harness.models.gguf_settings import GgufFile, apply_settings, check_keys, opened
+from harness.models.checkpoint import Loaded, UnfitCheckpoint, check_loaded, quote_names
+from harness.models.gguf_settings import GgufFile, apply_settings, check_keys, open_gguf
 
 # How llama.cpp splits, by the name in the file, beyond what transformers knows.
 _AS_GPT2 = {"gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "jina-es", "jina-de"}
@@ -27,9 +27,13 @@ _WHOLE_WORDS = {*_LLAMA3, "tekken"}
 
 _STOPS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
-_CHANGES_TEXT = ("remove_extra_whitespaces", "normalizer.lowercase", "suppress_tokens")
-
-_CHANGES_TEXT += ("treat_whitespace_as_suffix", "add_sep_token")
+_CHANGES_TEXT = (
+    "remove_extra_whitespaces",
+    "normalizer.lowercase",
+    "suppress_tokens",
+    "treat_whitespace_as_suffix",
+    "add_sep_token",
+)
 
 _MARK = "\u2581"
 
@@ -171,7 +175,7 @@ def read_gguf(path: Path, options: Mapping[str, Any]) -> Loaded:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
-    file = opened(path)
+    file = open_gguf(path)
     if file.architecture in _UNREADABLE:
         raise UnfitCheckpoint(
             f"its architecture {file.architecture} is one whose files transformers does not read as llama.cpp writes "
@@ -218,8 +222,8 @@ def _check_read(model: Any, file: GgufFile) -> None:
     ]
     if spare:
         raise UnfitCheckpoint(
-            f"{len(spare)} tensors of the file are left over: {named(spare)}; its keys describe another model than its "
-            "tensors, so convert it again"
+            f"{len(spare)} tensors of the file are left over: {quote_names(spare)}; its keys describe another model "
+            "than its tensors, so convert it again"
         )
 
 

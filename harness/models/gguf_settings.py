@@ -55,7 +55,7 @@ class GgufFile:
         return [float(value) for value in self.tensors[tensor].data.reshape(-1)]
 
 
-def opened(path: Path) -> GgufFile:
+def open_gguf(path: Path) -> GgufFile:
     """Reads keys and tensor names.
 
     Raises:

@@ -33,10 +33,10 @@ def register() -> None:
     """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(GROUPED, grouped)
+    AttentionInterface.register(GROUPED, grouped_attention)
 
 
-def grouped(
+def grouped_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,

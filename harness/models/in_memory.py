@@ -21,7 +21,7 @@ from harness.models.checkpoint import check_ids
 from harness.models.lm import LM, check_placed, shards_of
 from harness.models.loading import wrap
 from harness.models.reference import Reference
-from harness.paths import located
+from harness.paths import locate
 from harness.records.schema import IN_MEMORY
 
 _BLOCK_ELEMENTS = 1 << 24
@@ -76,7 +76,7 @@ def pinned(lm: LM) -> LM:
 
 def reference_of(name: str, digest: str) -> str:
     """Writes the reference of something in memory: a name for people, and the beginning of its digest."""
-    short = Path(name).name if located(name).exists() else name.partition("@")[0]
+    short = Path(name).name if locate(name).exists() else name.partition("@")[0]
     return f"{IN_MEMORY}{short}@{digest[:12]}"
 
 

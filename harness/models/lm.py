@@ -206,7 +206,7 @@ def check_placed(model: Any) -> None:
         ValueError: a map left a part where nobody moves inputs to, or heads cannot be shared out.
     """
     found = {value.device: name for name, value in model.named_parameters()}
-    if len(found) > 1 and not places(model):
+    if len(found) > 1 and not devices_by_module(model):
         told = ", ".join(f"{name} on {device}" for device, name in found.items())
         raise ValueError(f"device_map leaves out a part of the model ({told}); name every module")
     shards = shards_of(model)
@@ -227,7 +227,7 @@ def shard_group(model: Any) -> Any:
     return model._device_mesh["tp"].get_group()
 
 
-def places(model: Any) -> dict[str, str]:
+def devices_by_module(model: Any) -> dict[str, str]:
     """Module -> device of a model that is spread; empty for one device."""
     found = getattr(model, "hf_device_map", None) or {}
     return {module: f"cuda:{place}" if isinstance(place, int) else str(place) for module, place in found.items()}

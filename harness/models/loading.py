@@ -42,7 +42,7 @@ from harness.models.lm import (
     placed_by,
     with_own_modules,
 )
-from harness.models.lora import is_adapter, merged
+from harness.models.lora import is_adapter, merge_adapter
 from harness.models.reference import Reference, _adapted, parse_reference
 from harness.paths import BUILT_IN_TEMPLATES
 
@@ -70,7 +70,7 @@ PLAIN_CACHE = "choose a model whose layers keep plain keys and values of one sha
 ATTENTION = ("sdpa", "eager", GROUPED, "flash_attention_2")
 
 
-def fetched(ref: Reference, commits: Commits | None = None) -> Reference:
+def fetch_reference(ref: Reference, commits: Commits | None = None) -> Reference:
     """Fetches what a reference names on the hub.
 
     Args:
@@ -93,7 +93,9 @@ def fetched(ref: Reference, commits: Commits | None = None) -> Reference:
     except UserError as error:
         raise UserError(f"Model {ref.text!r} cannot be loaded: {error}") from error
     if ref.adapter is None and is_adapter(found.folder):
-        return replace(fetched(_adapted(ref.text, found.folder, ref.base), commits), adapter_commit=found.commit)
+        return replace(
+            fetch_reference(_adapted(ref.text, found.folder, ref.base), commits), adapter_commit=found.commit
+        )
     return replace(ref, source=str(found.folder), repo=found.repo, commit=found.commit)
 
 
@@ -162,14 +164,14 @@ def load(
         raise unknown("attention implementation", attention, ATTENTION)
     if attention == GROUPED:
         register()
-    ref = fetched(parse_reference(reference) if isinstance(reference, str) else reference)
+    ref = fetch_reference(parse_reference(reference) if isinstance(reference, str) else reference)
     where = pick_device(device)
     options: dict[str, Any] = {"dtype": pick_dtype(dtype, where), "attn_implementation": attention}
     placed = placed_by(device_map, tensor_parallel)
     with _explained(ref, attention, trust_remote_code):
         loaded = _read(ref, options | placed, trust_remote_code)
         check_placed(loaded.model)
-    model = loaded.model if ref.adapter is None else merged(loaded.model, Path(ref.adapter))
+    model = loaded.model if ref.adapter is None else merge_adapter(loaded.model, Path(ref.adapter))
     lm = _lm(model if placed else model.to(where), loaded.tokenizer, ref, read_template(chat_template), loaded)
     with _explained(ref, attention, trust_remote_code):
         check_ids(lm.model, lm.tokenizer)

@@ -90,7 +90,7 @@ def parameters_of(folder: Path) -> int:
         raise _unreadable(folder, error) from error
 
 
-def merged(model: Any, folder: Path) -> Any:
+def merge_adapter(model: Any, folder: Path) -> Any:
     """Adds an adapter's products to a model's weights, in place, and returns the model.
 
     An adapter that carries its own embedding rows, for a vocabulary that grew or was cut, resizes the model's.

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.models.checkpoint import files_read
 from harness.models.lora import base_of, is_adapter
-from harness.paths import located
+from harness.paths import locate
 from harness.records.schema import IN_MEMORY
 
 
@@ -57,7 +57,7 @@ def parse_reference(text: str, base: str | None = None) -> Reference:
         UserError: a path that does not exist, or text that is none of the three.
     """
     refuse_in_memory("Model", text)
-    path = located(text)
+    path = locate(text)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"Model {text!r}: there is no such GGUF file; give the path of an existing one.")

@@ -4,8 +4,8 @@ A tokenizer may merge across the seam: behind ``Answer: `` the word ``blue`` is 
 whole text is tokenised, never its parts, and the seam is found among its tokens by one of two rules. Both give one
 prompt for all continuations, so that one prefill serves them.
 
-* `kept`: the prompt keeps every token that it has in common with all the whole texts. What a tokenizer merges across
-  the seam belongs to what follows.
+* `split_keeping`: the prompt keeps every token that it has in common with all the whole texts. What a tokenizer merges
+  across the seam belongs to what follows.
 * `as_lm_eval`: lm-eval's `TemplateLM._encode_pair`. White space that ends the prompt moves to the continuation, and
   the continuation begins behind as many tokens as the stripped prompt has.
 """
@@ -23,8 +23,8 @@ Tokenize = Callable[[str], Ids]
 Pairs = tuple[Ids, tuple[Ids, ...]]
 
 
-def kept(tokenize: Tokenize, prompt: str, continuations: Sequence[str]) -> Pairs:
-    """Returns the prompt's ids and those of each continuation, seam by the rule `kept`.
+def split_keeping(tokenize: Tokenize, prompt: str, continuations: Sequence[str]) -> Pairs:
+    """Returns the prompt's ids and those of each continuation, seam by the rule `split_keeping`.
 
     Args:
         tokenize: text -> token ids.
@@ -35,13 +35,13 @@ def kept(tokenize: Tokenize, prompt: str, continuations: Sequence[str]) -> Pairs
         ValueError: a continuation adds no token.
     """
     before, wholes = tokenize(prompt), [tokenize(prompt + text) for text in continuations]
-    shared = min((common(before, whole) for whole in wholes), default=len(before))
+    shared = min((common_prefix(before, whole) for whole in wholes), default=len(before))
     found = tuple(whole[shared:] if whole != before else () for whole in wholes)
     return before[:shared], _each_adds_something(found, continuations)
 
 
 def as_lm_eval(tokenize: Tokenize, prompt: str, continuations: Sequence[str]) -> Pairs:
-    """Returns the prompt's ids and those of each continuation, seam by the rule `as_lm_eval`; see `kept`."""
+    """Returns the prompt's ids and those of each continuation, seam by the rule `as_lm_eval`; see `split_keeping`."""
     before = tokenize(prompt.rstrip())
     found = tuple(tokenize(prompt + text)[len(before) :] for text in continuations)
     return before, _each_adds_something(found, continuations)
@@ -58,11 +58,11 @@ def behind_nothing(tokenizer: Any, continuations: Sequence[str], start: int | No
     Raises:
         ValueError: a continuation has no token, or the tokenizer has no token to open a text with.
     """
-    pairs = [opened(tokenizer, text, start) for text in continuations]
+    pairs = [open_text(tokenizer, text, start) for text in continuations]
     return (pairs[0][0],), _each_adds_something(tuple(ids for _, ids in pairs), continuations)
 
 
-def opened(tokenizer: Any, text: str, start: int | None = None) -> tuple[int, Ids]:
+def open_text(tokenizer: Any, text: str, start: int | None = None) -> tuple[int, Ids]:
     """The token that opens a text and the ids of the text behind it; see `behind_nothing`."""
     first = start_token(tokenizer) if start is None else start
     if first is None:
@@ -112,7 +112,7 @@ def opening_text(tokenizer: Any, start: int | None = None) -> str | None:
     return None if first is None else str(tokenizer.decode(first))
 
 
-def common(one: Sequence[object], other: Sequence[object]) -> int:
+def common_prefix(one: Sequence[object], other: Sequence[object]) -> int:
     """How many tokens two texts have in common from their start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 

@@ -75,7 +75,7 @@ _BLOCK_BYTES = 1 << 20
 COST_FILE = "training_cost.json"
 
 
-def explain(path: Path, error: OSError) -> UserError | RunError:
+def explain_os_error(path: Path, error: OSError) -> UserError | RunError:
     """Turns what the file system said about `path` into the sentence that the user reads."""
     reason = error.strerror or str(error)
     if error.errno in _REFUSED | _NO_SUCH_PATH:
@@ -85,7 +85,7 @@ def explain(path: Path, error: OSError) -> UserError | RunError:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explaining(path: Path) -> Iterator[None]:
     """Raises `explain(path, error)` for every OSError inside.
 
     Raises:
@@ -95,7 +95,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise explain(path, error) from error
+        raise explain_os_error(path, error) from error
 
 
 def write_fully(fd: int, data: bytes) -> None:
@@ -123,7 +123,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with explained(path):
+    with explaining(path):
         try:
             _write_new(temporary, data)
             os.replace(temporary, path)
@@ -148,7 +148,7 @@ _digests: dict[tuple[int, ...], str] = {}
 
 def sha256_file(path: Path) -> str:
     """Returns the digest of one file's contents; read once a process while it stays the same file, unchanged."""
-    with explained(path):
+    with explaining(path):
         stat = path.stat()
         # A copied file may bring its time along; the time at which its entry last changed is the system's own.
         key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)

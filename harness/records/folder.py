@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.errors import RunError, UserError
-from harness.records.files import explained, sync_folder, write_atomic
+from harness.records.files import explaining, sync_folder, write_atomic
 from harness.records.journal import (
     RECORD,
     SAMPLES,
@@ -30,13 +30,13 @@ from harness.records.journal import (
     Journal,
     channels_of,
     encode,
-    finite,
     is_run,
-    latest,
+    latest_samples,
     rank_journal,
     rank_journals,
     read_rank_journals,
     read_record,
+    without_nonfinite,
 )
 from harness.records.schema import Failure, RunRecord, Sample, Status, Timing
 
@@ -55,13 +55,13 @@ class Held:
 
         Args:
             folder: what is locked.
-            shared: for a further process of the run that has called `share`.
+            shared: for a further process of the run that has called `share_lock`.
 
         Raises:
             UserError: if another process writes to this folder, or it cannot be written.
         """
         path = folder / LOCK_NAME
-        with explained(path):
+        with explaining(path):
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._kept = False
             try:
@@ -84,7 +84,7 @@ class Held:
             os.close(self.fd)
 
 
-def share(fd: int) -> None:
+def share_lock(fd: int) -> None:
     """Lets further processes of this run take the lock with `shared`."""
     fcntl.flock(fd, fcntl.LOCK_SH)
 
@@ -103,12 +103,12 @@ def _lock(fd: int, folder: Path, shared: bool) -> None:
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
 
-def now() -> str:
+def now_iso() -> str:
     """Returns the time as ISO 8601 in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def failure(error: BaseException) -> Failure:
+def describe_failure(error: BaseException) -> Failure:
     """Describes an exception for the record."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return Failure(type=type(error).__name__, message=str(error), trace=trace)
@@ -133,7 +133,7 @@ class RunFolder:
         self._samples = Journal(path / SAMPLES, Sample, channels)
         self._timings = Journal(path / TIMINGS, Timing, channels)
         others = read_rank_journals(path, channels)
-        self.samples = latest(map(finite, [*self._samples.found, *others.records]))
+        self.samples = latest_samples(map(without_nonfinite, [*self._samples.found, *others.records]))
         self.warnings = [*self._samples.warnings, *others.warnings, *self._timings.warnings]
 
     @classmethod
@@ -143,7 +143,7 @@ class RunFolder:
         Raises:
             UserError: if the folder holds a run, is in use or cannot be written.
         """
-        with explained(path):
+        with explaining(path):
             path.mkdir(parents=True, exist_ok=True)
         with Held(path) as held:
             refuse_taken(path)
@@ -171,11 +171,11 @@ class RunFolder:
         Raises:
             RunError: if the disk is full or failing.
         """
-        self._samples.append(map(finite, samples))
+        self._samples.append(map(without_nonfinite, samples))
 
     def admit(self) -> None:
         """Lets further processes of this run open a `RankFolder` here."""
-        share(self._lock)
+        share_lock(self._lock)
 
     def settle(self, samples: Iterable[Sample]) -> None:
         """Makes these the folder's samples, in this order, and drops every journal of a further process.
@@ -187,7 +187,7 @@ class RunFolder:
         """
         self._samples.close()
         write_atomic(self.path / SAMPLES, b"".join(map(encode, samples)))
-        with explained(self.path):
+        with explaining(self.path):
             for path in rank_journals(self.path):
                 path.unlink()
             sync_folder(self.path)
@@ -221,7 +221,7 @@ class RunFolder:
     def finish(self, status: Status, error: Failure | None = None) -> RunRecord:
         """Records how the run ended, closes the folder and returns the final record."""
         try:
-            self.update(self.record.model_copy(update={"status": status, "finished_at": now(), "error": error}))
+            self.update(self.record.model_copy(update={"status": status, "finished_at": now_iso(), "error": error}))
         finally:
             self.close()
         return self.record
@@ -243,7 +243,7 @@ class RunFolder:
         if error is not None and self._lock >= 0:
             cancelled = isinstance(error, KeyboardInterrupt)
             with suppress(RunError, UserError):  # on a full disk the first error is the one to tell
-                self.finish("cancelled" if cancelled else "error", failure(error))
+                self.finish("cancelled" if cancelled else "error", describe_failure(error))
         self.close()
 
 
@@ -269,7 +269,7 @@ class RankFolder:
         Raises:
             RunError: if the disk is full or failing.
         """
-        self._samples.append(map(finite, samples))
+        self._samples.append(map(without_nonfinite, samples))
 
     def __enter__(self) -> RankFolder:
         return self

@@ -27,7 +27,7 @@ from typing import Generic, TypeVar
 from pydantic_core import from_json
 
 from harness.errors import RunError, UserError
-from harness.records.files import explain, explained, scrub, sync_folder, write_fully
+from harness.records.files import explain_os_error, explaining, scrub, sync_folder, write_fully
 from harness.records.migrations import load
 from harness.records.schema import Failure, Record, RunRecord, Sample, Timing
 
@@ -61,7 +61,7 @@ def read(path: Path, model: type[R], channels: Sequence[str] = ()) -> Journalled
     """
     records: list[R] = []
     size = end = torn = 0
-    with explained(path), path.open("rb") as stream:
+    with explaining(path), path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             end += len(line)
             if not line.strip():
@@ -89,7 +89,7 @@ class Journal(Generic[R]):
 
     def __init__(self, path: Path, model: type[R], channels: Sequence[str] = ()) -> None:
         self.path = path
-        with explained(path):
+        with explaining(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             try:
                 sync_folder(path.parent)
@@ -116,7 +116,7 @@ class Journal(Generic[R]):
         except BaseException as error:
             self._cut_back()
             if isinstance(error, OSError):
-                raise explain(self.path, error) from error
+                raise explain_os_error(self.path, error) from error
             raise
         self._size += len(data)
 
@@ -126,7 +126,7 @@ class Journal(Generic[R]):
         Raises:
             RunError: if the disk is failing.
         """
-        with explained(self.path):
+        with explaining(self.path):
             os.ftruncate(self._fd, 0)
             os.fsync(self._fd)
         self._size = 0
@@ -164,7 +164,7 @@ RECORD, SAMPLES, TIMINGS = "run.json", "samples.jsonl", "timings.jsonl"
 _OF_RANK = re.compile(r"samples-(\d+)\.jsonl")
 
 
-def finite(sample: Sample) -> Sample:
+def without_nonfinite(sample: Sample) -> Sample:
     """Turns a sample with a number that is not finite into an error without a score."""
     numbers = [*(sample.loglikelihoods or []), *sample.metrics.values(), sample.entropy or 0.0]
     if sample.error is not None or all(map(math.isfinite, numbers)):
@@ -174,7 +174,7 @@ def finite(sample: Sample) -> Sample:
     return sample.model_copy(update={**unscored, "error": failure})
 
 
-def latest(samples: Iterable[Sample]) -> list[Sample]:
+def latest_samples(samples: Iterable[Sample]) -> list[Sample]:
     """Keeps one sample a (task, doc_id, channel, control): the last done one, or the last if none is done."""
     kept: dict[tuple[str, str, str, str], Sample] = {}
     for sample in samples:
@@ -247,7 +247,7 @@ def read_record(folder: Path) -> RunRecord:
     path = folder / RECORD
     if not is_run(folder):
         raise UserError(f"{folder} is no run folder: it has no {RECORD}; give the folder that a run was written to.")
-    with explained(path):
+    with explaining(path):
         content = path.read_bytes()
     try:
         data = from_json(content)
@@ -274,7 +274,7 @@ def load_run(folder: Path) -> LoadedRun:
     samples = read(folder / SAMPLES, Sample, channels)
     timings = read(folder / TIMINGS, Timing, channels)
     warnings = [*samples.warnings, *others.warnings, *timings.warnings]
-    found = latest(map(finite, [*samples.records, *others.records]))
+    found = latest_samples(map(without_nonfinite, [*samples.records, *others.records]))
     _check_whole(folder, record, found)
     return LoadedRun(folder, record, found, timings.records, warnings)
 

@@ -45,7 +45,7 @@ class _Test:
         return 0.5**self.turned
 
 
-def accuracy(pairs: Sequence[ArmPair], options: Options) -> list[Verdict]:
+def check_accuracy(pairs: Sequence[ArmPair], options: Options) -> list[Verdict]:
     """Tests every arm for lost accuracy and for answers that no longer parse.
 
     Args:
@@ -75,7 +75,7 @@ def _test(check: str, pair: ArmPair, measure: Measure, options: Options) -> _Tes
     base, head = zip(*pair.answered, strict=True)
     before, after = [measure(sample) for sample in base], [measure(sample) for sample in head]
     level = 2 * options.level - 1  # a two-sided interval has this level where each bound alone has `options.level`
-    names = units(base)
+    names = resampling_units(base)
     strata = [sample.task for sample in base] if pair.stratified else None
     # The bootstrap beside the score interval is not shown.
     difference = paired(after, before, clusters=names, level=level, resamples=1, strata=strata)
@@ -90,7 +90,7 @@ def _turned(names: Iterable[Hashable], before: Sequence[bool], after: Sequence[b
     return sum(gain != 0 for gain in gains.values())
 
 
-def units(samples: Sequence[Sample]) -> list[str] | None:
+def resampling_units(samples: Sequence[Sample]) -> list[str] | None:
     """Returns what each sample's answer turns together with: its fact or subject; None where each stands alone.
 
     A subject that is the whole of its task is none: nothing tells how much its questions hang together.

@@ -15,12 +15,12 @@ from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
-from harness.records.files import explained, write_atomic
-from harness.regression.accuracy_check import accuracy
-from harness.regression.comparable import coverage, finished, refusals, repetition_refusals
-from harness.regression.differences import Difference, differences, first_line, only_rounding
-from harness.regression.exact_check import counts, equality, same_hardware, same_identity
-from harness.regression.latency_check import latency
+from harness.records.files import explaining, write_atomic
+from harness.regression.accuracy_check import check_accuracy
+from harness.regression.comparable import check_coverage, check_finished, reasons_not_comparable, repetition_refusals
+from harness.regression.differences import Difference, find_differences, first_line, only_rounding
+from harness.regression.exact_check import check_counts, check_equality, same_hardware, same_identity
+from harness.regression.latency_check import check_latency
 from harness.regression.pairing import Run, arm_pairs, load
 from harness.regression.verdicts import Options, Report, Status, Verdict
 from harness.results.formatting import printable
@@ -36,7 +36,7 @@ _COUNTED = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 _QUIET: tuple[Status, ...] = ("same", "no worse")
 
 
-def lines(report: Report) -> list[str]:
+def report_lines(report: Report) -> list[str]:
     """Returns what differs, then one line a verdict, the gravest last: nearest to the prompt.
 
     Of many harmless verdicts of one kind (57 subjects, none resolved) only the first are shown, those over all tasks
@@ -56,7 +56,7 @@ def _differs(report: Report) -> list[str]:
     return [_one_line(report.differs)] if report.differs else []
 
 
-def escape(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Makes a text inert in a cell of a Markdown table: no markup, no HTML, no new row."""
     return _ACTIVE.sub(r"\\\1", html.escape(_one_line(text), quote=False))
 
@@ -69,8 +69,8 @@ def markdown(report: Report) -> str:
     """Returns a section with one table; verdicts that need no reading are folded away."""
     loud = [verdict for verdict in report.verdicts if verdict.status not in _QUIET]
     quiet = [verdict for verdict in report.verdicts if verdict.status in _QUIET]
-    parts = ["## Regression check", "", f"**{escape(report.headline)}**", ""]
-    parts += [part for line in _differs(report) for part in (escape(line), "")]
+    parts = ["## Regression check", "", f"**{escape_cell(report.headline)}**", ""]
+    parts += [part for line in _differs(report) for part in (escape_cell(line), "")]
     parts += _table(loud)
     if quiet:
         parts += ["<details>", f"<summary>{len(quiet)} unchanged</summary>", "", *_table(quiet), "</details>", ""]
@@ -81,7 +81,7 @@ def _table(verdicts: list[Verdict]) -> list[str]:
     if not verdicts:
         return []
     cells = [(verdict.status, verdict.check, verdict.subject, verdict.text) for verdict in verdicts]
-    rows = [f"| {' | '.join(map(escape, row))} |" for row in cells]
+    rows = [f"| {' | '.join(map(escape_cell, row))} |" for row in cells]
     return ["| verdict | check | where | finding |", "|---|---|---|---|", *rows, ""]
 
 
@@ -135,15 +135,15 @@ def check(baseline: Run | Sequence[Run], run: Run | Sequence[Run], options: Opti
     """
     chosen = options or Options()
     bases, heads = _several(baseline), _several(run)
-    found = differences(bases[0], heads[0])
-    verdicts = [*finished(heads[0]), *refusals(bases[0], heads[0])]
+    found = find_differences(bases[0], heads[0])
+    verdicts = [*check_finished(heads[0]), *reasons_not_comparable(bases[0], heads[0])]
     verdicts += [verdict for n, base in enumerate(bases[1:], 2) for verdict in repetition_refusals(base, n)]
     if any(verdict.status == "not comparable" for verdict in verdicts):
         return Report.of(verdicts, first_line(found))
     verdicts += _outcomes(bases[0], heads[0], chosen)
     verdicts += [verdict for n, head in enumerate(heads[1:], 2) for verdict in _repeated(heads[0], head, n)]
     if chosen.latency:
-        verdicts += latency(bases, heads, chosen)
+        verdicts += check_latency(bases, heads, chosen)
     return Report.of(_excused(verdicts, found, chosen), first_line(found))
 
 
@@ -156,12 +156,12 @@ def _excused(verdicts: Iterable[Verdict], found: Sequence[Difference], options: 
 
 def _repeated(first: Run, again: Run, number: int) -> Iterable[Verdict]:
     """Checks that a repetition ended, is whole and answers as the first one did; silent where it does."""
-    found = finished(again)
+    found = check_finished(again)
     for pair in arm_pairs(first, again):
         if not pair.pooled:
-            found += coverage(pair)
+            found += check_coverage(pair)
             if pair.answered and same_identity(first, again):
-                found.append(equality(pair, same_hardware(first, again)))
+                found.append(check_equality(pair, same_hardware(first, again)))
     for verdict in found:
         if verdict.status in ("regression", "warning"):
             yield replace(verdict, subject=f"{verdict.subject}, repetition {number}".removeprefix(", "))
@@ -176,17 +176,17 @@ def _outcomes(baseline: Run, run: Run, options: Options) -> Iterable[Verdict]:
     pairs = arm_pairs(baseline, run)
     alone = [pair for pair in pairs if not pair.pooled]
     for pair in alone:
-        yield from coverage(pair)
+        yield from check_coverage(pair)
     if not (options.exact and same_identity(baseline, run)):
-        yield from accuracy(pairs, options)
+        yield from check_accuracy(pairs, options)
         return
     hardware = same_hardware(baseline, run)
-    verdicts = [equality(pair, hardware) for pair in alone if pair.answered]
+    verdicts = [check_equality(pair, hardware) for pair in alone if pair.answered]
     yield from verdicts
     drifted = {verdict.subject for verdict in verdicts if verdict.status == "warning"}
-    yield from accuracy([pair for pair in alone if pair.subject in drifted], options)
+    yield from check_accuracy([pair for pair in alone if pair.subject in drifted], options)
     if not drifted:
-        yield from counts(baseline, run)
+        yield from check_counts(baseline, run)
 
 
 def main(
@@ -212,7 +212,7 @@ def main(
         UserError: A path holds no run, its schema is unknown, or a report cannot be written.
     """
     report = check(load(Path(baseline_path)), load(Path(run_path)), options)
-    for line in lines(report):
+    for line in report_lines(report):
         echo(line)
     if junit_path:
         write_atomic(Path(junit_path), junit(report))
@@ -225,5 +225,5 @@ def main(
 
 
 def _append(path: Path, text: str) -> None:
-    with explained(path), path.open("a", encoding="utf-8") as file:
+    with explaining(path), path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")

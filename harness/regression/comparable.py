@@ -12,7 +12,7 @@ from harness.regression.pairing import ArmPair, Run
 from harness.regression.verdicts import Status, Verdict
 
 
-def refusals(baseline: Run, run: Run) -> list[Verdict]:
+def reasons_not_comparable(baseline: Run, run: Run) -> list[Verdict]:
     """Returns why the two runs cannot be compared, a sentence a reason; empty where they can."""
     return [_refused(reason) for reason in (*_schema(baseline, run), *_unfinished(baseline), *_tasks(baseline, run))]
 
@@ -76,7 +76,7 @@ def _short(value: str | None) -> str:
     return "none" if value is None else value[:12]
 
 
-def finished(run: Run) -> list[Verdict]:
+def check_finished(run: Run) -> list[Verdict]:
     """Returns a regression where the run itself did not end well."""
     status = run.record.status
     if status == "success":
@@ -84,7 +84,7 @@ def finished(run: Run) -> list[Verdict]:
     return [Verdict("regression", "runs", "", f"The run has status {status!r}, the baseline ended with 'success'.")]
 
 
-def coverage(pair: ArmPair) -> list[Verdict]:
+def check_coverage(pair: ArmPair) -> list[Verdict]:
     """Checks one arm of one task for absent arms, absent questions and new errors."""
     if not pair.base:
         return [Verdict("warning", "arms", pair.subject, "not in the baseline, so not checked")]

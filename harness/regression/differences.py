@@ -45,7 +45,7 @@ class Difference:
         return f"{self.what} ({self.detail})" if self.detail else self.what
 
 
-def differences(baseline: Run, run: Run) -> list[Difference]:
+def find_differences(baseline: Run, run: Run) -> list[Difference]:
     """Names everything that differs, what can change most first."""
     old, new = baseline.record, run.record
     named = [*_models(old, new), *_fusers(old, new), *_prompts(baseline, run), *_config(old, new)]

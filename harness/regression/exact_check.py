@@ -55,7 +55,7 @@ def _close(base: Sequence[float] | None, head: Sequence[float] | None) -> bool:
     )
 
 
-def equality(pair: ArmPair, hardware_equal: bool) -> Verdict:
+def check_equality(pair: ArmPair, hardware_equal: bool) -> Verdict:
     """Returns whether every question answered by both has the same answer."""
     changed = [(base, head) for base, head in pair.answered if not same_answer(base, head)]
     n = len(pair.answered)
@@ -72,7 +72,7 @@ def equality(pair: ArmPair, hardware_equal: bool) -> Verdict:
 BATCHING = ("batch_size", "max_batch_tokens")
 
 
-def counts(baseline: Run, run: Run) -> list[Verdict]:
+def check_counts(baseline: Run, run: Run) -> list[Verdict]:
     """Compares every counter of every arm of the baseline: more work is a regression, less is better.
 
     Callers ask only where both runs have one identity: other settings do other work.

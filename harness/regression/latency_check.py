@@ -83,7 +83,7 @@ class Second:
 Side = list[Second]
 
 
-def judge(subject: str, base: Side, head: Side, options: Options) -> Verdict:
+def judge_duration(subject: str, base: Side, head: Side, options: Options) -> Verdict:
     """Returns the verdict on one duration of one arm.
 
     Args:
@@ -151,7 +151,7 @@ def _median(side: Side) -> str:
 TOLERATED = 0.25
 
 
-def busy(baselines: Sequence[Run], runs: Sequence[Run]) -> str:
+def busy_sentence(baselines: Sequence[Run], runs: Sequence[Run]) -> str:
     """Returns a sentence where other processes used cores that one of the runs wanted; empty where none did."""
     hardware = baselines[0].record.hardware
     spare = max(hardware.cores - hardware.threads, 0) + TOLERATED
@@ -180,7 +180,7 @@ METRICS: Mapping[str, Callable[[Timing], float]] = {"TTFT": lambda t: t.ttft_s, 
 Group = tuple[str, str, str, bool]
 
 
-def latency(baselines: Sequence[Run], runs: Sequence[Run], options: Options) -> list[Verdict]:
+def check_latency(baselines: Sequence[Run], runs: Sequence[Run], options: Options) -> list[Verdict]:
     """Compares TTFT and end-to-end seconds of every task and arm.
 
     Args:
@@ -193,7 +193,7 @@ def latency(baselines: Sequence[Run], runs: Sequence[Run], options: Options) -> 
         return []
     if reason := _incomparable(baselines, runs, base, head):
         return [Verdict("not comparable", "latency", "", reason, excused=True)]
-    if reason := busy(baselines, runs):
+    if reason := busy_sentence(baselines, runs):
         return [Verdict("warning", "latency", "", reason)]
     return list(_groups(base, head, options))
 
@@ -250,7 +250,7 @@ def _groups(base: Sequence[Timing], head: Sequence[Timing], options: Options) ->
                 [Second((t.doc_id, t.tokens_out), t.round, metric(t)) for t in side.get(group, [])]
                 for side in (old, new)
             ]
-            yield judge(subject, sides[0], sides[1], options)
+            yield judge_duration(subject, sides[0], sides[1], options)
 
 
 def _by_group(timings: Iterable[Timing]) -> dict[Group, list[Timing]]:

@@ -53,7 +53,7 @@ class Setting:
 SHIPPED = Setting(n=800, discordance=0.05, arms=9, tasks=2, fact=4)
 
 
-def drawn(setting: Setting, pairs: int, seed: int) -> tuple[Counts, Counts]:
+def draw_pairs(setting: Setting, pairs: int, seed: int) -> tuple[Counts, Counts]:
     """Returns units won and units lost, each ``[pairs, arms, tasks]``."""
     losses = np.zeros(setting.arms)
     losses[0] = setting.loss
@@ -90,17 +90,17 @@ def _holm(p: NDArray[np.float64], able: Counts) -> NDArray[np.float64]:
     return adjusted
 
 
-def caught(setting: Setting, options: Options | None = None, pairs: int = PAIRS, seed: int = SEED) -> float:
+def share_caught(setting: Setting, options: Options | None = None, pairs: int = PAIRS, seed: int = SEED) -> float:
     """Returns the share of pairs that are called a regression."""
-    return float(regressions(setting, *drawn(setting, pairs, seed), options or Options()).mean())
+    return float(regressions(setting, *draw_pairs(setting, pairs, seed), options or Options()).mean())
 
 
-def needed(setting: Setting, options: Options | None = None) -> int:
+def questions_needed(setting: Setting, options: Options | None = None) -> int:
     """Returns how many questions find the loss in 80% of the pairs, in steps of 50."""
     low, high = 1, 1000
     while high - low > 1:
         middle = (low + high) // 2
-        enough = caught(replace(setting, n=middle * _GRID), options) >= _ENOUGH
+        enough = share_caught(replace(setting, n=middle * _GRID), options) >= _ENOUGH
         low, high = (low, middle) if enough else (middle, high)
     return high * _GRID
 
@@ -118,7 +118,7 @@ def table() -> str:
     rows = [["checked", "n", *heads], ["---"] * (len(heads) + 2)]
     for name, kind in kinds:
         for n in (400, SHIPPED.n, 1600, 3200):
-            cells = [caught(replace(kind, n=n, discordance=share, loss=loss)) for share, loss in columns]
+            cells = [share_caught(replace(kind, n=n, discordance=share, loss=loss)) for share, loss in columns]
             rows.append([name, str(n), *(f"{100 * cell:.0f}%" for cell in cells)])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", _enough(kinds), "", _alarms()])
@@ -126,7 +126,7 @@ def table() -> str:
 
 def _enough(kinds: list[tuple[str, Setting]]) -> str:
     options = Options()
-    found = (f"{needed(replace(kind, discordance=0.05, loss=0.03)):,} ({name})" for name, kind in kinds)
+    found = (f"{questions_needed(replace(kind, discordance=0.05, loss=0.03)):,} ({name})" for name, kind in kinds)
     return (
         f"With a margin of {options.margin_points:g} point and a one-sided level of {100 * options.alpha:g}%, -3 "
         f"points at 5% are found in 80% of the checks with this many questions: {'; '.join(found)}."
@@ -135,7 +135,7 @@ def _enough(kinds: list[tuple[str, Setting]]) -> str:
 
 def _alarms() -> str:
     cases = [
-        (share, caught(Setting(n=400, discordance=share, fact=fact)), fact)
+        (share, share_caught(Setting(n=400, discordance=share, fact=fact)), fact)
         for fact in (1, 4)
         for share in (0.05, 0.1, 0.2)
     ]

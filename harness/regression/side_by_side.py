@@ -15,12 +15,12 @@ import pandas as pd
 from harness.errors import UserError
 from harness.records.schema import Sample
 from harness.regression.comparable import other_questions
-from harness.regression.differences import differences, first_line
+from harness.regression.differences import find_differences, first_line
 from harness.regression.pairing import ArmPair, Run, arm_pairs
-from harness.results.comparisons import Effect, Measured, adjusted, measured_pair
+from harness.results.comparisons import Effect, Measured, adjust_family, measured_pair
 from harness.results.formatting import arm_text, interval_text, p_text, percent_text, points_text, printable
 from harness.results.grouping import Table, top_level
-from harness.results.terminal_table import WIDTH, folded
+from harness.results.terminal_table import WIDTH, fold_table
 
 _BEFORE = ("the first run", "")
 MOST_TURNED = 8
@@ -70,11 +70,11 @@ def side_by_side(first: Run, second: Run) -> SideBySide:
     if not both:
         raise UserError("The two runs have no question in common; compare runs of the same --tasks and channels.")
     shown = top_level(first.record.groups, (sample.task for sample in first.samples))
-    found = adjusted([_measured(pair) for pair in both if pair.name in shown])
+    found = adjust_family([_measured(pair) for pair in both if pair.name in shown])
     named = {(pair.name, pair.arm): pair for pair in both}
     changes = [_change(effect, named[effect.task, effect.arm]) for effect, _ in found]
     turned = [both for pair in both if not pair.pooled for both in pair.answered if both[0].correct != both[1].correct]
-    return SideBySide(first_line(differences(first, second)), changes, turned, list(_alone(pairs, first, second)))
+    return SideBySide(first_line(find_differences(first, second)), changes, turned, list(_alone(pairs, first, second)))
 
 
 def render(found: SideBySide, width: int = WIDTH) -> str:
@@ -114,7 +114,7 @@ def _alone(pairs: Iterable[ArmPair], first: Run, second: Run) -> Iterator[str]:
 
 def _task(task: str, changes: Sequence[ArmChange], width: int) -> str:
     rows = pd.DataFrame([_cells(change) for change in changes])
-    return f"{fill(task, width)}: second run - first run\n{folded(rows, ('channel',), width)}"
+    return f"{fill(task, width)}: second run - first run\n{fold_table(rows, ('channel',), width)}"
 
 
 def _cells(change: ArmChange) -> dict[str, str]:
@@ -141,7 +141,7 @@ def _turned(turned: Sequence[tuple[Sample, Sample]], width: int) -> str:
     left = len(turned) - len(rows)
     more = [f"and {left} more"] if left else []
     heading = f"{len(turned)} answers to {questions} questions turned; report RUN --question ID shows one"
-    return "\n".join([heading, folded(rows, ("question", "channel"), width), *more])
+    return "\n".join([heading, fold_table(rows, ("question", "channel"), width), *more])
 
 
 def _turn(before: Sample, after: Sample) -> dict[str, str]:

@@ -15,27 +15,27 @@ from typing import Any
 
 import torch
 
-from harness.factworld_build.build import new_fuser, train_models, versions
+from harness.factworld_build.build import library_versions, new_fuser, train_models
 from harness.factworld_build.fuser import FuserBatch, optimize, reply_loss
-from harness.factworld_build.models import Outcome, Progress, load_model, one_thread, silent, teach
+from harness.factworld_build.models import Outcome, Progress, load_model, one_thread, train_model, without_progress
 from harness.factworld_build.world import RECEIVER, SHARER, save_tokenizer, word_tokenizer
 from harness.fusers.c2c import Fuser
 from harness.fusers.checkpoint import save
-from harness.records.files import explained
+from harness.records.files import explaining
 from harness.relay_build.eta import Shown
 from harness.relay_build.judge import Judge
 from harness.relay_build.lessons import Codec, plain_batch
-from harness.relay_build.questions import FORMS, ask, vocabulary
+from harness.relay_build.questions import FORMS, draw_question, vocabulary
 from harness.relay_build.receiver import receiver_model, receiver_steps
 from harness.relay_build.recipe import Recipe
-from harness.relay_build.rows import PLACES, TAUGHT, exam
+from harness.relay_build.rows import PLACES, TAUGHT, exam_questions
 from harness.relay_build.sharer import sharer_model, sharer_steps
-from harness.relay_build.world import PLACE, World, build_world, seeded
+from harness.relay_build.world import PLACE, World, build_world, random_stream
 
 _OPEN = 2.0  # from 0 the gates' noise closes a third of them for good
 
 
-def build(seed: int, out: Path, progress: Progress = silent, recipe: Recipe | None = None) -> dict[str, Any]:
+def build(seed: int, out: Path, progress: Progress = without_progress, recipe: Recipe | None = None) -> dict[str, Any]:
     """Trains receiver, sharer and fuser and writes them to ``receiver``, ``sharer`` and ``fuser`` in ``out``.
 
     Args:
@@ -62,7 +62,7 @@ def build(seed: int, out: Path, progress: Progress = silent, recipe: Recipe | No
         "recipe": asdict(recipe),
         "phases": {name: [asdict(found) for found in of] for name, of in (phases | {"fuser": [outcome]}).items()},
         "held_out_accuracy": accuracies,
-        "versions": versions(),
+        "versions": library_versions(),
     }
     save(fuser, out / "fuser", provenance={"receiver": RECEIVER, "sharer": SHARER, "seed": seed})
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -79,7 +79,7 @@ def train_member(name: str, seed: int, folder: Path, recipe: Recipe, progress: P
         recipe: phases, rows and world.
         progress: see ``Progress``.
     """
-    world, rng = build_world(recipe.world_seed, recipe.world), seeded(name, seed)
+    world, rng = build_world(recipe.world_seed, recipe.world), random_stream(name, seed)
     words = vocabulary(world)
     tokenizer, codec = word_tokenizer(words), Codec(words)
     with one_thread():
@@ -90,7 +90,7 @@ def train_member(name: str, seed: int, folder: Path, recipe: Recipe, progress: P
         else:
             model, phases = sharer_model(tokenizer).train(), recipe.sharer
             steps = sharer_steps(model, world, codec, recipe.rows, recipe.answering_sharer)
-        outcomes = [teach(model, steps[phase.name], phase, rng, progress) for phase in phases]
+        outcomes = [train_model(model, steps[phase.name], phase, rng, progress) for phase in phases]
     model.eval().save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return outcomes
@@ -101,7 +101,11 @@ def train_fuser(
 ) -> tuple[Fuser, Outcome]:
     """Trains a fuser between two frozen models on questions about places and names that are not held out."""
     torch.manual_seed(seed)
-    fuser, codec, rng = new_fuser(receiver, sharer, recipe.fuser), Codec(vocabulary(world)), seeded("fuser", seed)
+    fuser, codec, rng = (
+        new_fuser(receiver, sharer, recipe.fuser),
+        Codec(vocabulary(world)),
+        random_stream("fuser", seed),
+    )
     with torch.no_grad():
         fuser.gate_logit.fill_(_OPEN)
 
@@ -115,7 +119,7 @@ def train_fuser(
 def place_batch(world: World, codec: Codec, form: str, count: int, rng: random.Random) -> FuserBatch:
     """A lesson of the fuser: questions that ask for places, about names that are not held out."""
     names = world.names_by_place(held_out=False)
-    asked = [ask(world, form, (rng.choice(world.places), PLACE), names, rng) for _ in range(count)]
+    asked = [draw_question(world, form, (rng.choice(world.places), PLACE), names, rng) for _ in range(count)]
     batch = plain_batch(codec, [q.prompt() for q in asked], [q.reply() for q in asked])
     return FuserBatch(batch.ids, batch.ids.shape[1] - batch.targets.shape[1] + 1, batch.targets)
 
@@ -124,8 +128,8 @@ def held_out_accuracies(judge: Judge, fuser: Fuser, world: World, recipe: Recipe
     """Accuracies on held-out names, by form: both models alone, the place written, and C2C with a control."""
     found = {}
     for form in FORMS:
-        asked = exam(world, form, TAUGHT, recipe.test_rounds)
-        where = exam(world, form, PLACES, recipe.test_rounds)
+        asked = exam_questions(world, form, TAUGHT, recipe.test_rounds)
+        where = exam_questions(world, form, PLACES, recipe.test_rounds)
         answers = {
             "receiver": judge.alone(judge.receiver, asked),
             "sharer": judge.alone(judge.sharer, asked),
@@ -145,7 +149,7 @@ def main(seed: int, out: Path, answering_sharer: bool = False) -> int:
         RunError: see `build`.
         UserError: if the folder cannot be made.
     """
-    with explained(out):
+    with explaining(out):
         out.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(answering_sharer=answering_sharer)
     print(json.dumps(build(seed, out, Shown(), recipe)["held_out_accuracy"], indent=2))

@@ -46,7 +46,7 @@ class Cost:
     timed: int
 
 
-def costs(run: LoadedRun) -> list[Cost]:
+def costs_by_task(run: LoadedRun) -> list[Cost]:
     """Every arm of a run as sent, by task."""
     arms = dict.fromkeys((s.task, s.channel) for s in run.samples if not s.control)
     return [_cost(run, task, channel) for task, channel in arms]
@@ -127,6 +127,6 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path)
     parser.add_argument("--picture", type=Path, required=True)
     given = parser.parse_args()
-    found = costs(load_run(given.run))
+    found = costs_by_task(load_run(given.run))
     print(markdown(found))
     draw(found, given.picture)

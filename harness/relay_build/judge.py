@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.factworld_build.fuser import continued, fused_cache, prefill
+from harness.factworld_build.fuser import extend_cache, fused_cache, prefill
 from harness.factworld_build.world import END, LABELS
 from harness.fusers.interface import FuserModule
 from harness.relay_build.lessons import Codec
@@ -88,7 +88,7 @@ class Judge:
         ids = self._ids([question.note_prompt() for question in questions])
         past, seen = prefill(self.sharer, ids[:, :-1]), ids[:, -1:]
         for _ in range(most_tokens):
-            seen = torch.cat([seen, continued(self.sharer, past, seen)[:, -1:].argmax(-1)], 1)
+            seen = torch.cat([seen, extend_cache(self.sharer, past, seen)[:, -1:].argmax(-1)], 1)
         return [self.codec.decode(row).split(END)[0].strip() for row in seen[:, 1:].tolist()]
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class Judge:
         models = (self.receiver, self.sharer)
         pasts, seen = [prefill(model, ids[:, :-1]) for model in models], ids[:, -1:]
         for _ in range(len(questions[0].names) + 1):
-            logits = [continued(model, past, seen)[:, -1] for model, past in zip(models, pasts, strict=True)]
+            logits = [extend_cache(model, past, seen)[:, -1] for model, past in zip(models, pasts, strict=True)]
             both = torch.stack(logits).log_softmax(-1)
             merged = both.logsumexp(0) if rule == "mean" else both.sum(0)
             seen = torch.cat([seen, merged.argmax(-1, keepdim=True)], 1)
@@ -157,8 +157,8 @@ class Judge:
     def _decoded(self, model: Any, past: Tensor, last: Tensor, words: int) -> Answers:
         seen = last
         for _ in range(words):
-            seen = torch.cat([seen, continued(model, past, seen)[:, -1:].argmax(-1)], 1)
-        final = continued(model, past, seen)[:, -1].log_softmax(-1)
+            seen = torch.cat([seen, extend_cache(model, past, seen)[:, -1:].argmax(-1)], 1)
+        final = extend_cache(model, past, seen)[:, -1].log_softmax(-1)
         return Answers(seen[:, 1:], final[:, self._labels])
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from harness.factworld_build.world import END, LABELS
-from harness.relay_build.questions import CROWD, ONE, OPTION_COLUMNS, SLOTS, UNKNOWN, Question, ask
+from harness.relay_build.questions import CROWD, ONE, OPTION_COLUMNS, SLOTS, UNKNOWN, Question, draw_question
 from harness.relay_build.world import PLACE, World
 
 IGNORED = -100
@@ -198,7 +198,7 @@ class Teacher:
         about_place = self.rng.random() < _ABOUT_PLACES
         fact = (self.rng.choice(self.world.places), PLACE) if about_place else self.rng.choice(self.world.taught)
         nobody = dict.fromkeys(self.world.places, ("",))
-        question = ask(self.world, self.form, fact, nobody, self.rng)
+        question = draw_question(self.world, self.form, fact, nobody, self.rng)
         names = tuple(self.rng.sample(self._names, len(question.names)))
         return replace(question, names=names, choices=names if self.form == CROWD else question.choices)
 

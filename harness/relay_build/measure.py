@@ -22,16 +22,16 @@ from harness.fusers.checkpoint import load
 from harness.fusers.interface import FuserModule
 from harness.relay_build.judge import Answers, Judge
 from harness.relay_build.lessons import Codec
-from harness.relay_build.questions import FORMS, Question, ask, vocabulary
-from harness.relay_build.rows import PLACES, TAUGHT, UNTAUGHT, WORLD_SEED, exam
-from harness.relay_build.world import World, build_world, seeded
+from harness.relay_build.questions import FORMS, Question, draw_question, vocabulary
+from harness.relay_build.rows import PLACES, TAUGHT, UNTAUGHT, WORLD_SEED, exam_questions
+from harness.relay_build.world import World, build_world, random_stream
 
 BUDGETS = (2, 4, 8, 16, 32)
 RULES = ("mean", "product", "confident")
 _MLP_QUESTIONS, _MLP_EPOCHS, _MLP_WIDTH = 3000, 20, 64
 
 
-def rows(judge: Judge, fuser: FuserModule, world: World, form: str) -> dict[str, list[bool]]:
+def rows_without_channel(judge: Judge, fuser: FuserModule, world: World, form: str) -> dict[str, list[bool]]:
     """Right or wrong for every row of the table that no channel gives, by name.
 
     Args:
@@ -40,12 +40,12 @@ def rows(judge: Judge, fuser: FuserModule, world: World, form: str) -> dict[str,
         world: of the questions.
         form: of the questions.
     """
-    asked, untaught, places = (exam(world, form, split) for split in (TAUGHT, UNTAUGHT, PLACES))
+    asked, untaught, places = (exam_questions(world, form, split) for split in (TAUGHT, UNTAUGHT, PLACES))
     ours, theirs = judge.alone(judge.receiver, asked), judge.alone(judge.sharer, asked)
     found = {
         "receiver": ours.right(asked),
         "sharer": theirs.right(asked),
-        **{f"letters, {rule}": merged(ours.letters, theirs.letters, rule).right(asked) for rule in RULES},
+        **{f"letters, {rule}": letter_ensemble(ours.letters, theirs.letters, rule).right(asked) for rule in RULES},
         "letters, MLP": trained_letters(judge, world, form, asked).right(asked),
         **{f"every token, {rule}": judge.together(asked, rule).right(asked) for rule in RULES[:2]},
         "place written": judge.told(asked).right(asked),
@@ -61,7 +61,7 @@ def rows(judge: Judge, fuser: FuserModule, world: World, form: str) -> dict[str,
     return {name: right.tolist() for name, right in found.items()}
 
 
-def merged(ours: Tensor, theirs: Tensor, rule: str) -> Answers:
+def letter_ensemble(ours: Tensor, theirs: Tensor, rule: str) -> Answers:
     """An untrained ensemble over the letters' normalised probabilities `[rows, 4]`."""
     both = torch.stack([ours.log_softmax(-1), theirs.log_softmax(-1)])  # [models, rows, 4]
     if rule == "mean":
@@ -76,8 +76,8 @@ def merged(ours: Tensor, theirs: Tensor, rule: str) -> Answers:
 
 def trained_letters(judge: Judge, world: World, form: str, asked: Sequence[Question]) -> Answers:
     """An MLP trained on both models' letter log-probabilities of other questions, about names that are not held out."""
-    rng, names = seeded("mlp", WORLD_SEED), world.names_by_place(held_out=False)
-    others = [ask(world, form, rng.choice(world.taught), names, rng) for _ in range(_MLP_QUESTIONS)]
+    rng, names = random_stream("mlp", WORLD_SEED), world.names_by_place(held_out=False)
+    others = [draw_question(world, form, rng.choice(world.taught), names, rng) for _ in range(_MLP_QUESTIONS)]
     net = fitted_mlp(_both_letters(judge, others), torch.tensor([question.key for question in others]))
     with torch.no_grad():
         letters = net(_both_letters(judge, asked))
@@ -108,13 +108,13 @@ def _by_text(judge: Judge, asked: Sequence[Question], budget: int) -> Answers:
     return judge.noted(asked, judge.notes(asked, budget))
 
 
-def measured(pair: Path) -> dict[str, Any]:
+def measured_rows(pair: Path) -> dict[str, Any]:
     """Every row of a pair's folder, by form, with the seed of its training."""
     world = build_world(WORLD_SEED)
     with one_thread():
         receiver, sharer = (load_model(pair / name).requires_grad_(False) for name in (RECEIVER, SHARER))
         judge, fuser = Judge(receiver, sharer, Codec(vocabulary(world))), load(pair / "fuser")
-        found = {form: rows(judge, fuser, world, form) for form in FORMS}
+        found = {form: rows_without_channel(judge, fuser, world, form) for form in FORMS}
     return {"seed": json.loads((pair / "training.json").read_text(encoding="utf-8"))["seed"], "rows": found}
 
 
@@ -123,4 +123,4 @@ if __name__ == "__main__":
     parser.add_argument("pair", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    given.out.write_text(json.dumps(measured(given.pair)) + "\n", encoding="utf-8")
+    given.out.write_text(json.dumps(measured_rows(given.pair)) + "\n", encoding="utf-8")

@@ -66,17 +66,17 @@ class Question:
         """The question without the lettered options of a `one` question; `slots` stand in place of the names."""
         slots = slots or self.names
         if self.form == CROWD:
-            return f"{lettered(slots)} which is near {self.value} ?"
+            return f"{letter_options(slots)} which is near {self.value} ?"
         return f"near {slots[0]} which {self.attribute} ?"
 
     def text(self, slots: Sequence[str] | None = None) -> str:
         """The user's turn."""
-        return self.stem(slots) if self.form == CROWD else f"{self.stem(slots)} {lettered(self.choices)}"
+        return self.stem(slots) if self.form == CROWD else f"{self.stem(slots)} {letter_options(self.choices)}"
 
     def note(self, places: Sequence[str] | None = None) -> str:
         """The sentences that tell where the names live."""
         told = [f"{name} at {place} ." for name, place in zip(self.names, places or self.places, strict=True)]
-        return told[0] if self.form == ONE else lettered(told)
+        return told[0] if self.form == ONE else letter_options(told)
 
     def prompt(self, slots: Sequence[str] | None = None) -> str:
         """The rendered conversation up to the reply."""
@@ -105,12 +105,12 @@ class Question:
         return replace(self, names=choices, places=places, choices=choices, key=key)
 
 
-def lettered(options: Sequence[str]) -> str:
+def letter_options(options: Sequence[str]) -> str:
     """Options behind their letters."""
     return " ".join(f"{label} {option}" for label, option in zip(LABELS, options, strict=True))
 
 
-def ask(
+def draw_question(
     world: World, form: str, fact: Fact, names_by_place: Mapping[str, Sequence[str]], rng: random.Random
 ) -> Question:
     """Draws a question.

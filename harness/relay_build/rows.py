@@ -16,8 +16,8 @@ from typing import Any
 
 from harness.factworld_build.world import LABELS
 from harness.paths import TASKS
-from harness.relay_build.questions import FORMS, ONE, Question, ask, lettered
-from harness.relay_build.world import PLACE, Fact, World, build_world, seeded
+from harness.relay_build.questions import FORMS, ONE, Question, draw_question, letter_options
+from harness.relay_build.world import PLACE, Fact, World, build_world, random_stream
 
 FOLDER = TASKS / "relay"
 WORLD_SEED = 48
@@ -33,7 +33,7 @@ def facts_of(world: World, split: str) -> list[Fact]:
     return world.taught if split == TAUGHT else sorted(world.untaught)
 
 
-def exam(world: World, form: str, split: str, rounds: int | None = None) -> list[Question]:
+def exam_questions(world: World, form: str, split: str, rounds: int | None = None) -> list[Question]:
     """The questions of a split, about held-out names, each letter right equally often.
 
     Args:
@@ -42,22 +42,22 @@ def exam(world: World, form: str, split: str, rounds: int | None = None) -> list
         split: `taught`, `untaught` or `places`.
         rounds: how often each fact is asked about; as committed by default.
     """
-    rng = seeded(f"exam-{form}-{split}", WORLD_SEED)
+    rng = random_stream(f"exam-{form}-{split}", WORLD_SEED)
     facts = facts_of(world, split) * (rounds or ROUNDS[split])
     keys = [index % len(LABELS) for index in range(len(facts))]
     rng.shuffle(keys)
     names = world.names_by_place(held_out=True)
-    return [ask(world, form, fact, names, rng).keyed(key) for fact, key in zip(facts, keys, strict=True)]
+    return [draw_question(world, form, fact, names, rng).keyed(key) for fact, key in zip(facts, keys, strict=True)]
 
 
-def rendered(world: World) -> str:
+def render_file(world: World) -> str:
     """The file's content: every split in every form, one JSON document a line."""
     documents = (document for split in ROUNDS for form in FORMS for document in _documents(world, form, split))
     return "".join(json.dumps(document) + "\n" for document in documents)
 
 
 def _documents(world: World, form: str, split: str) -> Iterator[dict[str, Any]]:
-    for number, question in enumerate(exam(world, form, split)):
+    for number, question in enumerate(exam_questions(world, form, split)):
         yield {
             "id": f"{form}-{split}-{number:03d}",
             "question": question.stem(),
@@ -84,12 +84,12 @@ def doc_to_told_text(document: Mapping[str, Any]) -> str:
 
 def _turn(stem: str, document: Mapping[str, Any]) -> str:
     choices: Sequence[str] = document["choices"]
-    return f"{stem} {lettered(choices)}" if document["form"] == ONE else stem
+    return f"{stem} {letter_options(choices)}" if document["form"] == ONE else stem
 
 
 def write(folder: Path = FOLDER) -> None:
     """Writes the committed file."""
-    (folder / "test.jsonl").write_text(rendered(build_world(WORLD_SEED)), encoding="utf-8")
+    (folder / "test.jsonl").write_text(render_file(build_world(WORLD_SEED)), encoding="utf-8")
 
 
 if __name__ == "__main__":

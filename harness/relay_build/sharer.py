@@ -21,7 +21,7 @@ from harness.factworld_build.models import Step, qwen3
 from harness.factworld_build.world import LABELS, USER
 from harness.models.lm import cache_argument
 from harness.relay_build.lessons import Codec, plain_batch
-from harness.relay_build.questions import CROWD, FORMS, ONE, SLOTS, Question, ask, lettered
+from harness.relay_build.questions import CROWD, FORMS, ONE, SLOTS, Question, draw_question, letter_options
 from harness.relay_build.receiver import reply_losses
 from harness.relay_build.recipe import Rows
 from harness.relay_build.world import ATTRIBUTES, PLACE, World
@@ -96,7 +96,7 @@ class _Sharer:
         """Questions about any facts and names, by the attributes that they may be about."""
         facts = [(self.rng.choice(self.world.places), self.rng.choice(attributes)) for _ in range(count)]
         names = self.world.names_by_place()
-        return [ask(self.world, form, fact, names, self.rng) for fact in facts]
+        return [draw_question(self.world, form, fact, names, self.rng) for fact in facts]
 
     def _read(self, texts: Sequence[str]) -> tuple[list[Tensor], DynamicCache]:
         """The states `[rows, tokens, hidden]` after each layer, ready for the head, and the cache."""
@@ -158,4 +158,4 @@ def spread_loss(entries: Tensor, group: Tensor, groups: int) -> Tensor:
 
 def _opening(form: str, names: Sequence[str]) -> str:
     """A prompt up to its last name."""
-    return f"{USER} near {names[0]}" if form == ONE else f"{USER} {lettered(names)}"
+    return f"{USER} near {names[0]}" if form == ONE else f"{USER} {letter_options(names)}"

@@ -55,7 +55,7 @@ class Row:
         return self.name not in PARTIAL and (self.name.endswith(")") or not self.name.startswith(INFORMED))
 
 
-def summarised(name: str, right: Sequence[Sequence[bool]], clusters: Sequence[str]) -> Row:
+def average_row(name: str, right: Sequence[Sequence[bool]], clusters: Sequence[str]) -> Row:
     """Averages one row over its trainings.
 
     Args:
@@ -69,10 +69,10 @@ def summarised(name: str, right: Sequence[Sequence[bool]], clusters: Sequence[st
     error = float(np.sqrt(units.variance))
     mean = float(gains.mean())
     p = float(stats.t.sf(mean / error, units.freedom)) if error > 0 else float(mean <= 0)
-    return Row(name, averaged(values, clusters, lowest=0.0), p)
+    return Row(name, mean_of_trainings(values, clusters, lowest=0.0), p)
 
 
-def averaged(values: Floats, clusters: Sequence[str], lowest: float, level: float = 0.95) -> Repeated:
+def mean_of_trainings(values: Floats, clusters: Sequence[str], lowest: float, level: float = 0.95) -> Repeated:
     """The mean over trainings; of fewer than three the interval allows for other questions alone.
 
     Args:
@@ -90,7 +90,7 @@ def averaged(values: Floats, clusters: Sequence[str], lowest: float, level: floa
     return Repeated(mean, each, len(by_question), Interval(max(mean - half, lowest), min(mean + half, 1.0)))
 
 
-def corrected(rows: Sequence[Row]) -> dict[str, float]:
+def holm_by_name(rows: Sequence[Row]) -> dict[str, float]:
     """Holm's p-values of the rows that are to be at chance, by name."""
     tested = [row for row in rows if row.uninformed]
     return dict(zip((row.name for row in tested), holm([row.p_above_chance for row in tested]), strict=True))
@@ -99,7 +99,7 @@ def corrected(rows: Sequence[Row]) -> dict[str, float]:
 def equivalence(first: Sequence[Sequence[bool]], second: Sequence[Sequence[bool]], clusters: Sequence[str]) -> Repeated:
     """The paired difference over all trainings with its 90% interval: inside a margin, two one-sided tests pass."""
     gains = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    return averaged(gains, clusters, lowest=-1.0, level=0.9)
+    return mean_of_trainings(gains, clusters, lowest=-1.0, level=0.9)
 
 
 def run_rights(folders: Iterable[Path], task: str) -> Rights:
@@ -141,7 +141,7 @@ def split_of(name: str) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    adjusted = corrected(rows)
+    adjusted = holm_by_name(rows)
     lines = ["| row | n | each training | mean | above chance |", "|---|---|---|---|---|"]
     for row in rows:
         each = ", ".join(f"{100 * value:.1f}" for value in row.accuracy.each)
@@ -155,7 +155,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def table_of(form: str, runs: Sequence[Path], measured: Sequence[Path]) -> str:
     """Everything about one form."""
     rights = {**run_rights(runs, f"relay_{form}"), **measured_rights(measured, form)}
-    rows = [summarised(name, right, clusters_of(form, split_of(name))) for name, right in rights.items()]
+    rows = [average_row(name, right, clusters_of(form, split_of(name))) for name, right in rights.items()]
     same = equivalence(rights["untaught: C2C"], rights["untaught: place written"], clusters_of(form, "untaught"))
     bounds = f" [{100 * same.interval.low:.1f}, {100 * same.interval.high:.1f}]" if same.interval else ""
     return f"{markdown(rows)}\n\nUntaught facts, C2C - place written: {100 * same.mean:+.1f}{bounds} (90% interval).\n"

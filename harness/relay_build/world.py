@@ -79,7 +79,7 @@ class World:
         return found
 
 
-def seeded(purpose: str, seed: int) -> random.Random:
+def random_stream(purpose: str, seed: int) -> random.Random:
     """A stream of random numbers of its own for each purpose, so that no draw shifts another's."""
     return random.Random(f"relay-{purpose}-{seed}")  # noqa: S311 - nothing here is secret
 
@@ -92,7 +92,7 @@ def build_world(seed: int, config: WorldConfig | None = None) -> World:
         config: the sizes; the committed world's by default.
     """
     config = config or WorldConfig()
-    rng = seeded("world", seed)
+    rng = random_stream("world", seed)
     places = _distinct(_place_names(rng), config.places)
     names = _distinct(_person_names(rng), config.names)
     values = {fact: value for attribute in ATTRIBUTES for fact, value in _dealt(places, attribute, rng)}

@@ -28,7 +28,7 @@ from harness.results.comparisons import has_message
 from harness.results.formatting import arm_text
 from harness.results.frame import ranking, verdict_sentence
 from harness.results.grouping import RECEIVER, Key, Table, channel_order, tables, top_level
-from harness.results.summary import natural
+from harness.results.summary import at_natural_length
 from harness.results.terminal_table import ranking_cells
 
 NO_TEXT = -1
@@ -76,14 +76,14 @@ def question_columns(
         "subjects": [pool.add(sample.subject or None) for sample in samples],
         "questions": [pool.add(question.question if question else None) for question in known],
         "choices": [[pool.add(choice) for choice in question.choices] if question else [] for question in known],
-        "prompts": [pool.add(wording(question, question.prompt) if question else None) for question in known],
+        "prompts": [pool.add(prompt_wording(question, question.prompt) if question else None) for question in known],
         "sharer_prompts": _sharer_prompts(known, pool),
         "prompt_sha256": [pool.add(sample.prompt_sha256[:12]) for sample in samples],
         "arms": [_arm(arm, [by_key.get(key) for key in keys], seconds, pool) for arm, by_key in table.arms.items()],
     }
 
 
-def wording(question: Question, prompt: str) -> str | None:
+def prompt_wording(question: Question, prompt: str) -> str | None:
     """Returns a prompt with marks in place of question and options, so that a task's prompts become one text."""
     if not prompt:
         return None
@@ -98,7 +98,7 @@ def _sharer_prompts(known: Sequence[Question | None], pool: Pool) -> list[int]:
     """What the sharer read where the task gives it a view of its own; empty where it reads the receiver's."""
     if not any(question and question.sharer_prompt for question in known):
         return []
-    return [pool.add(wording(question, question.sharer_prompt) if question else None) for question in known]
+    return [pool.add(prompt_wording(question, question.sharer_prompt) if question else None) for question in known]
 
 
 def _keys(table: Table) -> list[Key]:
@@ -153,7 +153,7 @@ def _nats(rows: Sequence[Sample | None]) -> list[list[float]]:
 
 def _seconds(timings: Iterable[Timing]) -> dict[tuple[Key, str, str], float]:
     by_question: dict[tuple[Key, str, str], list[float]] = {}
-    for timing in natural(list(timings)):
+    for timing in at_natural_length(list(timings)):
         key = ((timing.task, timing.doc_id), timing.channel, timing.control)
         by_question.setdefault(key, []).append(timing.e2e_s)
     return {key: median(seconds) for key, seconds in by_question.items()}
@@ -199,7 +199,7 @@ def _run(found: RunNumbers, pool: Pool, prefix: str) -> dict[str, Any]:
     results = frame([found.run], [found.effects])
     return {
         **provenance(found.run),
-        "gates": gates(found.run.record, prefix),
+        "gates": gate_figures(found.run.record, prefix),
         "tasks": [
             {
                 **_task(found, table, f"{prefix}t{index}"),
@@ -239,22 +239,22 @@ def _task(found: RunNumbers, table: Table, prefix: str) -> dict[str, Any]:
         "rows": [_finite(row.model_dump()) for row in rows],
         "effects": [{**_finite(asdict(effect)), "title": effect.title} for effect in differences],
         "speed_ups": [_finite(asdict(speed_up)) for speed_up in faster],
-        "figures": [drawn(figure, f"{prefix}{figure.name}-") for figure in figures],
+        "figures": [figure_with_forms(figure, f"{prefix}{figure.name}-") for figure in figures],
         "failed": sum(row.errors for row in rows),
     }
 
 
-def gates(record: RunRecord, prefix: str) -> list[dict[str, Any]]:
+def gate_figures(record: RunRecord, prefix: str) -> list[dict[str, Any]]:
     """Returns the figure of each sharer's gates."""
     by_sharer: dict[Any, list[Mapping[str, Any]]] = {}
     for layer in record.fusion:
         if "layer" in layer:
             by_sharer.setdefault(layer.get("sharer", 0), []).append(layer)
     found = [(sharer, gate_figure(layers)) for sharer, layers in by_sharer.items()]
-    return [drawn(figure, f"{prefix}g{sharer}-") for sharer, figure in found if figure is not None]
+    return [figure_with_forms(figure, f"{prefix}g{sharer}-") for sharer, figure in found if figure is not None]
 
 
-def drawn(figure: Figure, prefix: str) -> dict[str, Any]:
+def figure_with_forms(figure: Figure, prefix: str) -> dict[str, Any]:
     """Returns a figure with its two forms as SVG; the page shows the one that fits the screen."""
     return {
         "name": figure.name,
@@ -272,8 +272,8 @@ def provenance(run: LoadedRun) -> dict[str, Any]:
         "id": record.run_id,
         "status": record.status,
         "started": record.started_at,
-        "receiver": references(record, "receiver"),
-        "sharers": references(record, "sharer"),
+        "receiver": model_references(record, "receiver"),
+        "sharers": model_references(record, "sharer"),
         "fusers": [str(fuser.get("reference", fuser.get("path", ""))) for fuser in record.fusers],
         "machine": record.hardware.gpu or record.hardware.cpu,
         "commit": record.git.commit[:12] + (" (modified)" if record.git.dirty else ""),
@@ -284,7 +284,7 @@ def provenance(run: LoadedRun) -> dict[str, Any]:
     }
 
 
-def references(record: RunRecord, role: str) -> list[str]:
+def model_references(record: RunRecord, role: str) -> list[str]:
     """Returns the models of a role, such as every sharer."""
     return [model.reference for model in record.models if model.role.startswith(role)]
 

@@ -31,7 +31,7 @@ _CHAR_POINTS, _LINE_POINTS, _MARK_POINTS = 4.9, 10.0, 5.0
 _Box = tuple[float, float, float, float]
 
 
-def placed(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Offset]:
+def place_labels(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Offset]:
     """Chooses for each point the nearest place of its name that is free.
 
     Args:
@@ -186,7 +186,7 @@ def canvas(figure: Figure, look: Look) -> Canvas:
     return drawn
 
 
-def saved(drawn: Canvas, target: Any, **options: Any) -> None:
+def save_svg(drawn: Canvas, target: Any, **options: Any) -> None:
     """Saves a canvas under the style that it was drawn with: text stays text, the same bytes for the same data."""
     import matplotlib as mpl
 
@@ -204,7 +204,7 @@ def inline_svg(figure: Figure, look: Look, label: str, prefix: str) -> str:
         prefix: keeps its identifiers apart from those of other figures of the page.
     """
     stream = io.StringIO()
-    saved(canvas(figure, look), stream, format="svg", transparent=True, metadata={"Date": None})
+    save_svg(canvas(figure, look), stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
@@ -238,19 +238,19 @@ def channel_color(channel: str) -> str:
     return entry.color if entry else OTHER_COLOR
 
 
-def tip(artist: Artist, text: str) -> None:
+def add_tip(artist: Artist, text: str) -> None:
     """Lets a mark explain itself to pointer, keyboard and screen reader."""
     artist.set_gid(_TIP + text)
 
 
-def whisker(
+def draw_interval(
     axes: Axes, place: float, value: float, bounds: Sequence[float], color: str, *, filled: bool, text: str = ""
 ) -> None:
     """Draws an estimate with its interval on one line; hollow where it is not filled."""
     axes.plot(list(bounds), (place, place), color=color, linewidth=1.6, solid_capstyle="round", zorder=2)
     face = color if filled else PAPER
     (mark,) = axes.plot([value], [place], "o", color=color, markerfacecolor=face, markersize=6.5, zorder=3)
-    tip(mark, text)
+    add_tip(mark, text)
 
 
 def named_lines(axes: Axes, look: Look, names: Sequence[str], unit: str) -> None:

@@ -15,12 +15,12 @@ from harness.report.drawing import (
     SOFT,
     Figure,
     Look,
+    add_tip,
     channel_color,
+    draw_interval,
     named_lines,
-    placed,
-    tip,
+    place_labels,
     value_at,
-    whisker,
 )
 from harness.results import Effect
 from harness.results.formatting import arm_text, bytes_text, interval_text, percent_text, points_text, seconds_text
@@ -128,7 +128,9 @@ def _accuracy(axes: Axes, look: Look, rows: Sequence[ResultRow]) -> None:
         value, bounds = percent_text(row.accuracy), interval_text(row.accuracy_low, row.accuracy_high)
         said = f"{_arm(row)}: {value}% {bounds}\nn {row.n}, errors {row.errors}, invalid {row.invalid}"
         ends = (100 * row.accuracy_low, 100 * row.accuracy_high)
-        whisker(axes, place, 100 * row.accuracy, ends, channel_color(row.channel), filled=not row.control, text=said)
+        draw_interval(
+            axes, place, 100 * row.accuracy, ends, channel_color(row.channel), filled=not row.control, text=said
+        )
         value_at(axes, place, value if look.narrow else f"{value} {bounds}", SOFT if row.control else INK)
     named_lines(axes, look, [_arm(row) for row in rows], "accuracy, %")
 
@@ -145,7 +147,7 @@ def _effects(axes: Axes, look: Look, effects: Sequence[Effect]) -> None:
         )
         sure = effect.verdict in _SURE
         color = channel_color(effect.channel)
-        whisker(axes, place, 100 * value, (100 * low, 100 * high), color, filled=sure, text=said)
+        draw_interval(axes, place, 100 * value, (100 * low, 100 * high), color, filled=sure, text=said)
         value_at(axes, place, written if look.narrow else f"{written} {effect.verdict}", INK if sure else SOFT)
     axes.axvline(0, color=SOFT, linewidth=0.8)
     named_lines(axes, look, [f"{effect.channel} {effect.title}" for effect in effects], "difference, points")
@@ -162,8 +164,8 @@ def _cost(axes: Axes, look: Look, rows: Sequence[ResultRow]) -> None:
             [seconds], [100 * row.accuracy], "o", color=color, markerfacecolor=face, markersize=size, zorder=3
         )
         paid = "" if row.payload_bytes_mean is None else f"\npayload {bytes_text(row.payload_bytes_mean)}"
-        tip(mark, f"{_arm(row)}: {percent_text(row.accuracy)}%\n{seconds_text(seconds)} median{paid}")
-    best = frontier([row for row in rows if not row.control])
+        add_tip(mark, f"{_arm(row)}: {percent_text(row.accuracy)}%\n{seconds_text(seconds)} median{paid}")
+    best = pareto_frontier([row for row in rows if not row.control])
     xs, ys = [row.e2e_s_p50 or 0.0 for row in best], [100 * row.accuracy for row in best]
     axes.plot(xs, ys, "--", color=SOFT, linewidth=0.8, zorder=1)
     axes.set_xscale("log")
@@ -171,7 +173,9 @@ def _cost(axes: Axes, look: Look, rows: Sequence[ResultRow]) -> None:
     axes.margins(x=0.15, y=0.08)
     named = [row for row in rows if not row.control]
     points = [(row.e2e_s_p50 or 0.0, 100 * row.accuracy) for row in named]
-    for row, (where, side) in zip(named, placed(axes, points, [look.name(row.channel) for row in named]), strict=True):
+    for row, (where, side) in zip(
+        named, place_labels(axes, points, [look.name(row.channel) for row in named]), strict=True
+    ):
         at = (row.e2e_s_p50 or 0.0, 100 * row.accuracy)
         axes.annotate(look.name(row.channel), at, xytext=where, textcoords="offset points", ha=side, fontsize=8.5,
                       va="center", annotation_clip=False)  # fmt: skip
@@ -179,7 +183,7 @@ def _cost(axes: Axes, look: Look, rows: Sequence[ResultRow]) -> None:
     axes.set_ylabel("accuracy, %", fontsize=8)
 
 
-def frontier(rows: Sequence[ResultRow]) -> list[ResultRow]:
+def pareto_frontier(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """Returns the rows that no other beats on both accuracy and median end-to-end seconds, fastest first."""
     best: list[ResultRow] = []
     for row in sorted(rows, key=lambda row: (row.e2e_s_p50 or 0.0, -row.accuracy)):
@@ -207,7 +211,7 @@ def _stages(axes: Axes, look: Look, rows: Sequence[ResultRow]) -> None:
             (bar,) = axes.barh(
                 place, 1e3 * seconds, left=1e3 * start, height=0.6, color=STAGES.get(name, OTHER_COLOR), linewidth=0
             )
-            tip(bar, f"{row.channel}, {name.replace('_', ' ')}: {seconds_text(seconds)} median")
+            add_tip(bar, f"{row.channel}, {name.replace('_', ' ')}: {seconds_text(seconds)} median")
             start += seconds
         value_at(axes, place, seconds_text(row.e2e_s_p50))
     used = [name for name in names if any(row.stages_s_p50.get(name) for row in rows)]
@@ -224,7 +228,7 @@ def _subjects(axes: Axes, look: Look, gains: Sequence[Mapping[str, Any]], color:
         written = points_text(value)
         said = f"{gain['subject']}: {written} points {interval_text(low, high, signed=True)}\n{gain['n']} questions"
         sure = low > 0 or high < 0
-        whisker(axes, place, 100 * value, (100 * low, 100 * high), color, filled=sure, text=said)
+        draw_interval(axes, place, 100 * value, (100 * low, 100 * high), color, filled=sure, text=said)
         value_at(axes, place, written if look.narrow else f"{written}  n {gain['n']}", INK if sure else SOFT)
     axes.axvline(0, color=SOFT, linewidth=0.8)
     names = [str(gain["subject"]).replace("_", " ") for gain in gains]
@@ -240,7 +244,9 @@ def _gates(axes: Axes, look: Look, layers: Sequence[Mapping[str, Any]]) -> None:
             shade = 0.15 + 0.75 * abs(logit) / largest if is_open(logit) else 0.02
             (cell,) = axes.barh(place, 0.92, left=column + 0.04, height=0.86, color=STAGES["fusion"], alpha=shade)
             state = "open" if is_open(logit) else "closed"
-            tip(cell, f"layer {layer['layer']}, {'keys' if kind == 'k' else 'values'}: gate {state}\nlogit {logit:.3f}")
+            add_tip(
+                cell, f"layer {layer['layer']}, {'keys' if kind == 'k' else 'values'}: gate {state}\nlogit {logit:.3f}"
+            )
             if written:
                 axes.text(column + 0.5, place, f"{logit:.2f}", ha="center", va="center", fontsize=7.5)
     named_lines(axes, look, ["keys", "values"], "receiver layer")

@@ -58,7 +58,7 @@ def write_html(runs: Sequence[LoadedRun], path: Path) -> Path:
 
 def html(data: dict[str, Any]) -> str:
     """Renders the page from what `page_data` gives."""
-    content, cut_at_chars = fitted(questions_of(data))
+    content, cut_at_chars = fit_budget(questions_of(data))
     templates = Environment(
         loader=PackageLoader("harness.report"),
         autoescape=True,
@@ -96,7 +96,7 @@ def colors_of(data: dict[str, Any]) -> list[tuple[str, str]]:
     return [(color_variable(color), color) for color in sorted(used)]
 
 
-def embedded(data: Any) -> str:
+def embed_data(data: Any) -> str:
     """Writes data as compressed JSON in base64, which is inert wherever it stands.
 
     Raises:
@@ -106,13 +106,13 @@ def embedded(data: Any) -> str:
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
-def fitted(data: dict[str, Any], budget_bytes: int = BUDGET_BYTES) -> tuple[str, int | None]:
+def fit_budget(data: dict[str, Any], budget_bytes: int = BUDGET_BYTES) -> tuple[str, int | None]:
     """Returns the embedded data within a budget, and the length at which texts were cut, None where none was."""
-    content = embedded(data)
+    content = embed_data(data)
     for limit in _LIMITS_CHARS:
         if len(content) <= budget_bytes:
             return content, None
-        content = embedded({**data, "texts": [_shortened(text, limit) for text in data["texts"]]})
+        content = embed_data({**data, "texts": [_shortened(text, limit) for text in data["texts"]]})
         if len(content) <= budget_bytes:
             return content, limit
     return content, _LIMITS_CHARS[-1]

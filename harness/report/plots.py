@@ -8,9 +8,9 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.records import LoadedRun
-from harness.records.files import explained, file_name
+from harness.records.files import explaining, file_name
 from harness.report.data import RunNumbers, run_numbers
-from harness.report.drawing import WIDE, Figure, canvas, saved
+from harness.report.drawing import WIDE, Figure, canvas, save_svg
 from harness.report.figures import task_figures
 
 _SAVING: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ def write_plots(runs: Sequence[LoadedRun], folder: Path) -> list[Path]:
             if stem in stems:
                 raise UserError(f"Two of these runs have plots named {stem!r} (run {run_id!r}); plot them apart.")
             stems[stem] = numbers, table.name
-    with explained(folder):
+    with explaining(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return [path for stem, (numbers, task) in stems.items() for path in _task(numbers, task, folder / stem)]
 
@@ -57,5 +57,5 @@ def _saved(stem: Path, figure: Figure) -> list[Path]:
     drawn = canvas(figure, WIDE)
     paths = [stem.with_name(f"{stem.name}-{figure.name}.{form}") for form in _SAVING]
     for path, options in zip(paths, _SAVING.values(), strict=True):
-        saved(drawn, path, **options)
+        save_svg(drawn, path, **options)
     return paths

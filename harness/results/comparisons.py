@@ -33,7 +33,7 @@ from harness.results.grouping import (
     Arm,
     Facts,
     Table,
-    clusters,
+    cluster_names,
     entry_of,
     tables,
     top_level,
@@ -142,17 +142,17 @@ def effects(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Effect]:
     Returns:
         By task, channel and kind; p adjusted by Holm over the whole list.
     """
-    return [effect for effect, _ in adjusted(measured(samples, facts))]
+    return [effect for effect, _ in adjust_family(compare_unadjusted(samples, facts))]
 
 
-def measured(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Measured]:
+def compare_unadjusted(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Measured]:
     """Compares the arms of every top-level task or group, without adjusting for a family."""
     found = list(samples)
     shown = top_level(facts.groups, (sample.task for sample in found))
     return [one for table in tables(found, facts) if table.name in shown for one in _table_effects(table, facts.margin)]
 
 
-def adjusted(family: Sequence[Measured]) -> list[Measured]:
+def adjust_family(family: Sequence[Measured]) -> list[Measured]:
     """Adjusts the p-values of a family by Holm, and what each comparison could have found."""
     tested = [effect.p for effect, _ in family if effect.p is not None]
     p_holm = iter(stats.holm(tested) if tested else [])
@@ -162,7 +162,7 @@ def adjusted(family: Sequence[Measured]) -> list[Measured]:
     ]
 
 
-def compared(table: Table, arm: Arm, base: Arm, margin: float = MARGIN_POINTS / 100) -> Effect:
+def compare_any_two(table: Table, arm: Arm, base: Arm, margin: float = MARGIN_POINTS / 100) -> Effect:
     """Compares any two arms of a table, adjusted for no other comparison.
 
     Raises:
@@ -233,7 +233,7 @@ def _effect(table: Table, comparison: Comparison, margin: float) -> Measured:
 def _paired(table: Table, arm: Sequence[Sample], base: Sequence[Sample]) -> stats.PairedDifference:
     ours, theirs = ([bool(sample.correct) for sample in side] for side in (arm, base))
     # The bootstrap beside the score interval is not shown.
-    return stats.paired(ours, theirs, clusters=clusters(arm), resamples=1, strata=table.strata(arm))
+    return stats.paired(ours, theirs, clusters=cluster_names(arm), resamples=1, strata=table.strata(arm))
 
 
 def _filled(empty: Effect, found: stats.PairedDifference, margin: float) -> Effect:
@@ -313,14 +313,14 @@ class Claim:
     def _explained(self) -> str:
         """What else gives the gain over the receiver."""
         weakest, over = self.weakest, next((one for one in self.rivals if one.base == RECEIVER), None)
-        if weakest is None or over is None or not higher(over):
+        if weakest is None or over is None or not shown_higher(over):
             return ""
-        if not higher(weakest):
+        if not shown_higher(weakest):
             return f"the {arm_text(*weakest.base)} explains its gain of {_points(over)} on the receiver"
         if self.content is None:
             return "no control was run, so that the mere form of the message may explain the gain"
         shown = f"content {_points(self.content)}"
-        return shown if higher(self.content) else f"the mere form of its message explains the gain ({shown})"
+        return shown if shown_higher(self.content) else f"the mere form of its message explains the gain ({shown})"
 
 
 def claims(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Claim]:
@@ -345,7 +345,7 @@ def compare(samples: Iterable[Sample], arm: Arm, base: Arm, facts: Facts = NO_FA
         if wanted not in present:
             raise unknown("arm", arm_text(*wanted), [arm_text(*one) for one in present])
     both = (table for table in found if arm in table.arms and base in table.arms)
-    return [compared(table, arm, base, facts.margin) for table in both]
+    return [compare_any_two(table, arm, base, facts.margin) for table in both]
 
 
 def arms_of(text: str) -> tuple[Arm, Arm]:
@@ -361,12 +361,12 @@ def arms_of(text: str) -> tuple[Arm, Arm]:
     return (channel, control), (base, base_control)
 
 
-def higher(effect: Effect) -> bool:
+def shown_higher(effect: Effect) -> bool:
     """Whether a difference is shown to be positive, by itself."""
     return effect.low is not None and effect.low > 0 and effect.p is not None and effect.p <= LEVEL
 
 
-def lower(effect: Effect) -> bool:
+def shown_lower(effect: Effect) -> bool:
     """Whether a difference is shown to be negative, by itself."""
     return effect.high is not None and effect.high < 0 and effect.p is not None and effect.p <= LEVEL
 
@@ -384,7 +384,7 @@ def _table_claims(table: Table) -> list[Claim]:
 def _claim(table: Table, arm: Arm) -> Claim:
     names = [entry.name for entry in CHANNELS.own() if entry.rival and entry.name != channel_of(arm[0])]
     bases = [other for other in table.arms if not other[1] and _rivals(other[0], arm[0])]
-    rivals = [compared(table, arm, base) for base in bases]
+    rivals = [compare_any_two(table, arm, base) for base in bases]
     counted = tuple(one for one in rivals if one.difference is not None)
     run = {channel_of(one.base[0]) for one in counted}
     content = _first(table, arm, [(arm[0], control) for control in _CONTENT_CONTROLS])
@@ -409,7 +409,7 @@ def _rivals(other: str, channel: str) -> bool:
 
 
 def _first(table: Table, arm: Arm, bases: Sequence[Arm]) -> Effect | None:
-    found = (compared(table, arm, base) for base in bases if base in table.arms)
+    found = (compare_any_two(table, arm, base) for base in bases if base in table.arms)
     return next((one for one in found if one.difference is not None), None)
 
 
@@ -417,19 +417,22 @@ def _above(effect: Effect | None, base: str) -> str:
     if effect is None:
         return ""
     points = _points(effect)
-    return f"above {base} by {points}" if higher(effect) else f"not above {base} (by {points})"
+    return f"above {base} by {points}" if shown_higher(effect) else f"not above {base} (by {points})"
 
 
 def _verdict(rivals: Sequence[Effect], content: Effect | None, majority: Effect | None) -> str:
-    if any(one.base == RECEIVER and lower(one) for one in rivals):
+    if any(one.base == RECEIVER and shown_lower(one) for one in rivals):
         return HARMS
-    if not rivals or content is None or not all(map(higher, rivals)) or (majority and not higher(majority)):
+    if not rivals or content is None or not all(map(shown_higher, rivals)) or (majority and not shown_higher(majority)):
         return NOT_RESOLVED
-    return COMMUNICATES if higher(content) else ADAPTS
+    return COMMUNICATES if shown_higher(content) else ADAPTS
 
 
 def _strength(effect: Effect) -> tuple[int, float]:
-    return (0 if lower(effect) else 2 if higher(effect) else 1, effect.low if effect.low is not None else -1.0)
+    return (
+        0 if shown_lower(effect) else 2 if shown_higher(effect) else 1,
+        effect.low if effect.low is not None else -1.0,
+    )
 
 
 def _adds(effect: Effect) -> str:

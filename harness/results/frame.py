@@ -131,10 +131,12 @@ def frame(records: Iterable[LoadedRun | Recorded], found: Sequence[Sequence[Effe
     """
     listed = list(records)
     families = [None] * len(listed) if found is None else found
-    return typed(row for record, own in zip(listed, families, strict=True) for row in _run_rows(*_read(record), own))
+    return typed_frame(
+        row for record, own in zip(listed, families, strict=True) for row in _run_rows(*_read(record), own)
+    )
 
 
-def typed(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def typed_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Builds a frame of `COLUMNS` from rows that may lack some of them."""
     table = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
     for name, (dtype, _) in _ALL.items():

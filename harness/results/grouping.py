@@ -182,14 +182,14 @@ def facts_of(record: RunRecord, groups: Groups | None = None) -> Facts:
     )
 
 
-def place(name: str, order: Sequence[str]) -> tuple[int, str]:
+def sort_place(name: str, order: Sequence[str]) -> tuple[int, str]:
     """Sort key: known names in their usual order, unknown ones behind them by name."""
     return (order.index(name) if name in order else len(order), name)
 
 
 def arm_order(arm: Arm) -> tuple[tuple[int, str], tuple[int, str]]:
     """Sort key of an arm: by channel, the matched message before its controls."""
-    return (channel_order(arm[0]), place(arm[1], CONTROL_ORDER))
+    return (channel_order(arm[0]), sort_place(arm[1], CONTROL_ORDER))
 
 
 def channel_order(channel: str) -> tuple[int, str]:
@@ -214,7 +214,7 @@ def yardstick(comparison: str, arms: Iterable[Arm]) -> Arm | None:
     return min(known, key=arm_order, default=None)
 
 
-def members(groups: Groups | None, tasks: Iterable[str]) -> dict[str, list[str]]:
+def members_by_name(groups: Groups | None, tasks: Iterable[str]) -> dict[str, list[str]]:
     """Returns every name to be reported -> its tasks: groups first, then each task by itself.
 
     Args:
@@ -232,7 +232,7 @@ def top_level(groups: Groups | None, tasks: Iterable[str]) -> list[str]:
 
     A task that was asked for beside its group, a group of itself alone, is among them.
     """
-    sets = {name: set(inside) for name, inside in members(groups, tasks).items()}
+    sets = {name: set(inside) for name, inside in members_by_name(groups, tasks).items()}
     asked = _asked_alone(groups)
     return [n for n, inside in sets.items() if n in asked or not any(inside < other for other in sets.values())]
 
@@ -259,7 +259,7 @@ def tables(samples: Iterable[Sample], facts: Facts = NO_FACTS) -> list[Table]:
         parts.update(with_baselines(present, facts.majority))
     return [
         Table(name, _joined([parts[task] for task in inside]), name in facts.strata)
-        for name, inside in members(facts.groups, parts).items()
+        for name, inside in members_by_name(facts.groups, parts).items()
     ]
 
 
@@ -268,7 +268,7 @@ def _joined(parts: Sequence[Mapping[Arm, Mapping[Key, Sample]]]) -> dict[Arm, di
     return {arm: {key: s for part in parts for key, s in part.get(arm, {}).items()} for arm in arms}
 
 
-def clusters(samples: Sequence[Sample]) -> list[str] | None:
+def cluster_names(samples: Sequence[Sample]) -> list[str] | None:
     """Returns one cluster name a sample, or None where the questions stand alone.
 
     Questions of one subject hang together; without subjects the tasks of a group are its clusters. A question that

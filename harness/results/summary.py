@@ -29,8 +29,8 @@ from harness.results.grouping import (
     Table,
     arm_order,
     chance_row,
-    clusters,
-    members,
+    cluster_names,
+    members_by_name,
     tables,
     yardstick,
 )
@@ -54,7 +54,7 @@ def summarise(
         Groups first, then tasks by name; arms in their usual order.
     """
     kept, timed = list(samples), list(timings)
-    inside = members(facts.groups, (sample.task for sample in kept))
+    inside = members_by_name(facts.groups, (sample.task for sample in kept))
     rows = []
     for table in tables(kept, facts):
         rows += _rows(table, timed, inside[table.name], variants or {})
@@ -70,7 +70,7 @@ def _rows(
     ours = [timing for timing in timings if timing.task in tasks]
     rows = []
     for arm, by_key in table.arms.items():
-        samples, timed = list(by_key.values()), natural([t for t in ours if (t.channel, t.control) == arm])
+        samples, timed = list(by_key.values()), at_natural_length([t for t in ours if (t.channel, t.control) == arm])
         fields = {**_accuracy_fields(table, samples), **_answer_fields(samples), **latency_fields(timed)}
         if arm[0] in DERIVED:
             fields |= {"payload_bytes_mean": None, "tokens_out_mean": None}
@@ -83,7 +83,7 @@ def _accuracy_fields(table: Table, samples: Sequence[Sample]) -> dict[str, Any]:
     """Returns n, errors, right answers over n and a 95% interval: by cluster and stratum where there are any."""
     right = [bool(sample.correct) and sample.done for sample in samples]
     # The bootstrap beside the score interval is not shown.
-    found = stats.score(right, clusters(samples), resamples=1, strata=table.strata(samples))
+    found = stats.score(right, cluster_names(samples), resamples=1, strata=table.strata(samples))
     return {
         "n": len(samples),
         "errors": sum(not sample.done for sample in samples),
@@ -115,7 +115,7 @@ def _echoes(done: Sequence[Sample]) -> int | None:
     return sum(is_echo(text, options) for text, options in generated) if generated else None
 
 
-def natural(timings: Sequence[Timing]) -> list[Timing]:
+def at_natural_length(timings: Sequence[Timing]) -> list[Timing]:
     """Keeps the timings at natural length; all of them where every one is at equal length."""
     return [timing for timing in timings if not timing.equal_length] or list(timings)
 
@@ -183,9 +183,9 @@ def speed_ups(timings: Iterable[Timing], groups: Groups | None = None) -> list[S
     Returns:
         The ratio of medians over questions with its 95% bootstrap interval, where both sides have timings.
     """
-    known = natural(list(timings))
+    known = at_natural_length(list(timings))
     found = []
-    for name, inside in members(groups, (timing.task for timing in known)).items():
+    for name, inside in members_by_name(groups, (timing.task for timing in known)).items():
         ours = [timing for timing in known if timing.task in inside]
         arms = sorted({(timing.channel, timing.control) for timing in ours}, key=arm_order)
         text = yardstick("to_t2t", arms)
@@ -209,7 +209,7 @@ def _speed_up(name: str, arm: Arm, base: Arm, timings: Sequence[Timing]) -> Spee
 
 def lost_timings(timings: Iterable[Timing]) -> list[str]:
     """Says of each task which arms have fewer usable timings than another arm of it."""
-    known = natural(list(timings))
+    known = at_natural_length(list(timings))
     notes = []
     for task in dict.fromkeys(timing.task for timing in known):
         ours = [timing for timing in known if timing.task == task]

@@ -36,14 +36,14 @@ _HEADING_PADDING = 2  # tabulate keeps it around every heading
 _NARROWEST, _WIDEST_FIRST = 8, 24
 
 
-def github(table: pd.DataFrame, left: Collection[str] = ()) -> str:
+def github_table(table: pd.DataFrame, left: Collection[str] = ()) -> str:
     """Renders a frame of texts as a Markdown table; `left` names the columns of words, figures stand right."""
     align = ["left" if name in left else "right" for name in table.columns]
     rows = table.to_numpy().tolist()
     return tabulate(rows, list(table.columns), "github", disable_numparse=True, colalign=align if rows else None)
 
 
-def folded(table: pd.DataFrame, left: Sequence[str], width: int = WIDTH) -> str:
+def fold_table(table: pd.DataFrame, left: Sequence[str], width: int = WIDTH) -> str:
     """Renders a frame for a terminal: columns that do not fit follow in tables below, each with the first column.
 
     Args:
@@ -80,7 +80,7 @@ def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
     for pieces, (_, row) in zip(cells, table.iterrows(), strict=True):
         rows.append({**{str(name): str(cell) for name, cell in row.items()}, first: pieces[0]})
         rows += [{**dict.fromkeys(others, ""), first: piece} for piece in pieces[1:]]
-    return github(pd.DataFrame(rows, columns=list(table.columns)), left)
+    return github_table(pd.DataFrame(rows, columns=list(table.columns)), left)
 
 
 def _pieces(text: str, room: int) -> list[str]:
@@ -131,12 +131,12 @@ def render_comparison(found: Sequence[Effect], width: int = WIDTH) -> str:
             "verdict": [one.verdict for one in found],
         }
     )
-    return folded(rows, ("task", *_WORDS, "difference"), width)
+    return fold_table(rows, ("task", *_WORDS, "difference"), width)
 
 
 def ranking_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Lays out a ranking: a column a heading, every cell text."""
-    return cells(
+    return text_cells(
         {
             "channel": rows["arm"],
             "accuracy": _with_interval(rows, "accuracy"),
@@ -151,7 +151,7 @@ def ranking_cells(rows: pd.DataFrame) -> pd.DataFrame:
 def score_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Lays out every figure of single arms."""
     times = {"TTFT p50": "ttft_s_p50", "TTFT p90": "ttft_s_p90", "e2e p50": "e2e_s_p50", "e2e p90": "e2e_s_p90"}
-    return cells(
+    return text_cells(
         {
             "channel": rows["arm"],
             "accuracy": _with_interval(rows, "accuracy"),
@@ -167,7 +167,7 @@ def score_cells(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def differences(rows: pd.DataFrame) -> pd.DataFrame:
+def pivot_differences(rows: pd.DataFrame) -> pd.DataFrame:
     """Pivots the comparisons of a frame: a row a comparison and arm.
 
     Returns:
@@ -184,9 +184,9 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference_cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Lays out what `differences` gives."""
+    """Lays out what `pivot_differences` gives."""
     detectable = rows["minimum_detectable"].map(_or_blank(percent_text))
-    return cells(
+    return text_cells(
         {
             "channel": rows["arm"],
             "comparison": rows["comparison"],
@@ -201,7 +201,7 @@ def difference_cells(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
+def text_cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
     """Builds a frame of texts and drops columns without any."""
     table = pd.DataFrame({name: column.astype(object) for name, column in columns.items()})
     filled: pd.DataFrame = table[[name for name in table.columns if name == "channel" or (table[name] != "").any()]]
@@ -211,16 +211,16 @@ def cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
 def _ranked(task: str, rows: pd.DataFrame, width: int) -> str:
     best = ranking(rows)
     questions = "" if best.empty else f": {best['n'].max()} questions"
-    parts = [fill(f"{task}{questions}", width), folded(ranking_cells(best), _WORDS, width)]
+    parts = [fill(f"{task}{questions}", width), fold_table(ranking_cells(best), _WORDS, width)]
     sentence = verdict_sentence(rows)
     return "\n".join([*parts, *([fill(sentence, width)] if sentence else [])])
 
 
 def _everything(task: str, rows: pd.DataFrame, width: int) -> Iterator[str]:
-    yield f"{task}\n{folded(score_cells(rows), _WORDS, width)}"
-    compared = differences(rows)
+    yield f"{task}\n{fold_table(score_cells(rows), _WORDS, width)}"
+    compared = pivot_differences(rows)
     if not compared.empty:
-        yield folded(difference_cells(compared), _WORDS, width)
+        yield fold_table(difference_cells(compared), _WORDS, width)
         yield from (fill(detectable_text(level), width) for level in compared["level"].dropna().unique())
     yield from (fill(sentence, width) for sentence in rows["verdict_text"] if sentence)
 

@@ -7,7 +7,7 @@ import sys
 
 from transformers.utils import logging
 
-from harness.self_check.sweep import HEAD, line, summary, swept
+from harness.self_check.sweep import HEAD, count_verdicts, markdown_row, sweep_architectures
 
 
 def main() -> int:
@@ -19,10 +19,10 @@ def main() -> int:
     logging.set_verbosity_error()
     print(HEAD, flush=True)
     rows = []
-    for row in swept(asked.model_types, asked.attention):
+    for row in sweep_architectures(asked.model_types, asked.attention):
         rows.append(row)
-        print(line(row), flush=True)
-    print(f"\n{summary(rows)}")
+        print(markdown_row(row), flush=True)
+    print(f"\n{count_verdicts(rows)}")
     return 0 if all(row.right for row in rows) else 1
 
 

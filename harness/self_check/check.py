@@ -29,9 +29,9 @@ from harness.self_check.compare import (
     decoding_gap,
     factors_change,
     options_gap,
+    probe_sequences,
     read_ids,
-    sequences,
-    structure,
+    read_structure,
 )
 from harness.self_check.small import small_config, small_model
 
@@ -85,7 +85,7 @@ class _Keyed:
 def _verdict(architecture: Any, keyed: _Keyed, attention: str) -> Verdict:
     try:
         eager = small_model(architecture, keyed.config, "eager")
-        asked = sequences(int(keyed.config.get_text_config(decoder=True).vocab_size))
+        asked = probe_sequences(int(keyed.config.get_text_config(decoder=True).vocab_size))
         plain = Plain(eager, asked)
     except Exception as error:
         return _unchecked(error)
@@ -113,7 +113,7 @@ def small_lm(model: Any) -> LM:
 
 
 def _judged(lm: LM, eager: LM, plain: Plain, asked: Sequences, attention: str) -> Verdict:
-    foreign = structure(eager).foreign
+    foreign = read_structure(eager).foreign
     if foreign is not None:
         return Verdict(Together(), foreign, PLAIN_CACHE)
     everything = range(len(asked.rows))
@@ -195,7 +195,7 @@ def checked(lm: LM) -> LM:
     Raises:
         UserError: its answers would differ from those of a plain forward call of transformers; says why and what works.
     """
-    seen = structure(lm, _ROW)
+    seen = read_structure(lm, _ROW)
     if seen.logits is None:
         raise refusal(lm, str(seen.foreign), PLAIN_CACHE)
     together = _of_its_kind(lm)

@@ -87,7 +87,7 @@ class Structure:
     logits: Tensor | None = None
 
 
-def structure(lm: LM, row: Sequence[int] = (1, 2, 3, 4, 5)) -> Structure:
+def read_structure(lm: LM, row: Sequence[int] = (1, 2, 3, 4, 5)) -> Structure:
     """Reads one row of token ids and looks at what is stored.
 
     Args:
@@ -159,7 +159,7 @@ class Sequences:
         return [row[:-_DECODED] for row in self.rows]
 
 
-def sequences(vocabulary: int, seed: int = 1) -> Sequences:
+def probe_sequences(vocabulary: int, seed: int = 1) -> Sequences:
     """Rows of very different lengths, the same for every model of that vocabulary."""
     source = torch.Generator().manual_seed(seed)
 

@@ -17,7 +17,7 @@ from harness.models.grouped_attention import register
 from harness.models.lm import LM
 from harness.models.loading import EAGER, PLAIN_CACHE, unusual_cache
 from harness.self_check.check import checked, small_lm
-from harness.self_check.compare import TOLERANCE, Plain, Sequences, decoding_gap, options_gap, sequences
+from harness.self_check.compare import TOLERANCE, Plain, Sequences, decoding_gap, options_gap, probe_sequences
 from harness.self_check.small import small_config, small_model
 
 HEAD = "| model type | attention | verdict | detail | largest difference, nats |\n|---|---|---|---|---|"
@@ -63,7 +63,7 @@ class Row:
         return self.verdict != WRONG
 
 
-def swept(names: Sequence[str] = (), attention: str | None = None) -> Iterator[Row]:
+def sweep_architectures(names: Sequence[str] = (), attention: str | None = None) -> Iterator[Row]:
     """Yields a row an architecture.
 
     Args:
@@ -94,7 +94,7 @@ def configuration(name: str, **changes: Any) -> Any:
     return kind(**{**decoder, **_ADDED.get(name, {}), **changes})
 
 
-def tiny(name: str, attention: str, **changes: Any) -> Any:
+def tiny_model(name: str, attention: str, **changes: Any) -> Any:
     """Builds a tiny random model of a type, from its default configuration and `changes`."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -115,13 +115,13 @@ def _row(name: str, attention: str) -> Row:
 def _outcome(name: str, attention: str) -> Row:
     """Never raises: one type that fails is one line of the table."""
     try:
-        eager = tiny(name, "eager")
-        asked = sequences(int(eager.config.get_text_config(decoder=True).vocab_size), _OTHER_SEED)
+        eager = tiny_model(name, "eager")
+        asked = probe_sequences(int(eager.config.get_text_config(decoder=True).vocab_size), _OTHER_SEED)
         plain = Plain(eager, asked)
     except Exception as error:
         return _not_built(name, attention, _short(error))
     try:
-        model = tiny(name, attention)
+        model = tiny_model(name, attention)
     except Exception as error:
         return Row(name, attention, REFUSED, f"--attention {attention} does not go with it ({_short(error)}); {EAGER}")
     try:
@@ -159,16 +159,16 @@ def _short(error: Exception) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the rows as Markdown."""
-    return "\n".join([HEAD, *map(line, rows)])
+    return "\n".join([HEAD, *map(markdown_row, rows)])
 
 
-def line(row: Row) -> str:
+def markdown_row(row: Row) -> str:
     """Returns one row as Markdown."""
     gap = "" if row.gap is None else f"{row.gap:.0e}"
     return f"| {row.model_type} | {row.attention} | {row.verdict} | {row.detail.replace('|', '/')} | {gap} |"
 
 
-def summary(rows: Sequence[Row]) -> str:
+def count_verdicts(rows: Sequence[Row]) -> str:
     """Counts the verdicts, and names what is wrong and what took longest."""
     counts = Counter(row.verdict for row in rows)
     told = ", ".join(f"{counts[one]} {one}" for one in VERDICTS if counts[one])

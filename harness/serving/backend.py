@@ -22,9 +22,9 @@ from typing import Any, Literal
 import torch
 
 from harness.channels.registry import ALIASES, CHANNELS
-from harness.config.validation import pairs
+from harness.config.validation import name_value_pairs
 from harness.errors import UserError, unknown
-from harness.models.chat import Conversation, ask, render
+from harness.models.chat import Conversation, render, user_turn
 from harness.models.loading import drop_sampling
 from harness.models.reference import Reference, parse_reference
 from harness.records.files import scrub
@@ -80,7 +80,7 @@ def status_of(error: BaseException) -> int:
     return status if isinstance(status, int) else 0
 
 
-def explained(error: Exception, bodies: Mapping[int, str]) -> Exception:
+def with_server_reason(error: Exception, bodies: Mapping[int, str]) -> Exception:
     """Returns the error with the server's reason in its words, of the same kind; other errors as they are."""
     import aiohttp
     import requests
@@ -208,7 +208,7 @@ def build(role: str, backend: str, name: str, arguments: str, *, chat: bool, bat
         UserError: the engine is unknown, cannot be set up, or cannot read such prompts.
     """
     engine, reference = _engine(backend), _reference(name)
-    filled = filled_in(backend, engine, reference, dict(pairs(arguments)), chat, batch_size)
+    filled = filled_in(backend, engine, reference, dict(name_value_pairs(arguments)), chat, batch_size)
     try:
         model = engine.create_from_arg_string(arguments, filled)
     except Exception as error:  # what sets up an engine raises every kind
@@ -271,7 +271,7 @@ def _check_reads(served: Served, chat: bool) -> None:
     if not chat:
         return
     try:
-        prompt = served.prompt(ask("?"))
+        prompt = served.prompt(user_turn("?"))
     except UserError:
         raise
     except Exception as error:

@@ -20,10 +20,10 @@ from harness.benchmarks.questions import Item
 from harness.channels.interface import PromptTooLong
 from harness.channels.prompt_layout import encode_fitting
 from harness.errors import RunError, UserError
-from harness.inference.generate import cut
+from harness.inference.generate import cut_at_stops
 from harness.inference.types import Scored
-from harness.models.chat import Conversation, continuation, encode, tokenize
-from harness.serving.backend import Served, explained, failures_heard, one_line, status_of
+from harness.models.chat import Conversation, continuation_ids, encode, tokenize
+from harness.serving.backend import Served, failures_heard, one_line, status_of, with_server_reason
 
 R = TypeVar("R")
 
@@ -46,7 +46,7 @@ def call(served: Served, questions: int, ask: Callable[[], R]) -> R:
         try:
             return ask()
         except Exception as error:
-            known = explained(error, bodies)
+            known = with_server_reason(error, bodies)
             _end_where_nobody_answers(served, questions, known)
             if known is error:
                 raise
@@ -113,7 +113,7 @@ def write(
     ]
     texts = results(served, len(asked), lambda: served.model.generate_until(asked, disable_tqdm=True))
     # Some engines pass on only the first few stop strings.
-    return [cut(str(text), stop) for text, stop in zip(texts, stops, strict=True)]
+    return [cut_at_stops(str(text), stop) for text, stop in zip(texts, stops, strict=True)]
 
 
 def score(
@@ -169,7 +169,7 @@ def text_tokens(served: Served, text: str) -> tuple[int, ...]:
 
 def token_request(served: Served, conversation: Conversation, option: str) -> TokenRequest:
     """An option behind its prompt as token ids, in the form of lm-eval's engines with a tokenizer."""
-    return ("", option), list(encode(served, conversation).ids), list(continuation(served, conversation, option))
+    return ("", option), list(encode(served, conversation).ids), list(continuation_ids(served, conversation, option))
 
 
 def _loglikelihood(number: Any) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats.intervals import binary, same_length
+from harness.stats.intervals import binary_values, same_length
 
 INVALID = "invalid"
 
@@ -53,7 +53,7 @@ def agreement(a: ArrayLike, b: ArrayLike) -> Agreement:
     Raises:
         ValueError: if the vectors differ in length, are empty, hold a NaN or anything but 0 and 1.
     """
-    first, second = binary(a, "a"), binary(b, "b")
+    first, second = binary_values(a, "a"), binary_values(b, "b")
     same_length(first, second, "a and b")
     sums, both = first + second, int((first * second).sum())
     neither = int((sums == 0).sum())
@@ -68,7 +68,7 @@ def complementarity(correct: Mapping[str, ArrayLike]) -> Complementarity:
     """
     if not correct:
         raise ValueError("complementarity needs at least one channel.")
-    vectors = {name: binary(values, name) for name, values in correct.items()}
+    vectors = {name: binary_values(values, name) for name, values in correct.items()}
     reference = next(iter(vectors.values()))
     for name, vector in vectors.items():
         same_length(reference, vector, name)

@@ -29,7 +29,7 @@ Labels = NDArray[Any]
 Codes = NDArray[np.int64]
 
 
-def finite(values: ArrayLike, what: str = "values") -> Floats:
+def finite_values(values: ArrayLike, what: str = "values") -> Floats:
     """Returns the values as floats, ``[n]``.
 
     Raises:
@@ -44,13 +44,13 @@ def finite(values: ArrayLike, what: str = "values") -> Floats:
     return array
 
 
-def binary(values: ArrayLike, what: str = "values") -> Floats:
+def binary_values(values: ArrayLike, what: str = "values") -> Floats:
     """Returns the values as floats that are all 0 or 1, ``[n]``.
 
     Raises:
-        ValueError: as ``finite``, or if any value is neither right nor wrong.
+        ValueError: as ``finite_values``, or if any value is neither right nor wrong.
     """
-    array = finite(values, what)
+    array = finite_values(values, what)
     odd = array[(array != 0) & (array != 1)]
     if odd.size:
         raise ValueError(f"{what}: {odd.size} of {array.size} are neither 0 nor 1 (first: {odd[0]:g}).")
@@ -325,7 +325,7 @@ def holm(p_values: ArrayLike) -> list[float]:
     Raises:
         ValueError: if there are none, or one is NaN or outside 0 to 1.
     """
-    raw = finite(p_values, "p-values")
+    raw = finite_values(p_values, "p-values")
     if raw.min() < 0 or raw.max() > 1:
         raise ValueError(f"p-values run from {raw.min():g} to {raw.max():g}; allowed: 0 to 1.")
     order = np.argsort(raw, kind="stable")

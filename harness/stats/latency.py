@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from harness.stats.intervals import Floats, Interval, Labels, finite, same_length
-from harness.stats.paired import RESAMPLES, resampled_median_ratios, resampled_quantiles, spread
+from harness.stats.intervals import Floats, Interval, Labels, finite_values, same_length
+from harness.stats.paired import RESAMPLES, bootstrap_interval, resampled_median_ratios, resampled_quantiles
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def percentiles(values: ArrayLike, seed: int = 0, level: float = 0.95, resamples
     Raises:
         ValueError: if there are none or any is NaN.
     """
-    raw = finite(values)
+    raw = finite_values(values)
     median, p90, p99 = (_quantile(raw, share, seed, level, resamples) for share in (0.5, 0.9, 0.99))
     return Percentiles(len(raw), median, p90, p99)
 
@@ -99,7 +99,7 @@ def paired_ratio(
         first, second = (_medians(seconds, names) for seconds in (first, second))
     medians = float(np.median(first) / np.median(second))
     draws = resampled_median_ratios(first, second, seed, resamples)
-    interval = spread(draws, level) if _bounds(0.5, len(first), level) else None
+    interval = bootstrap_interval(draws, level) if _bounds(0.5, len(first), level) else None
     ratios = _quantile(first / second, 0.5, seed, level, resamples)
     return PairedRatio(len(first), Estimate(medians, interval), ratios)
 
@@ -110,7 +110,7 @@ def mann_whitney(a: ArrayLike, b: ArrayLike) -> MannWhitney:
     Raises:
         ValueError: if either is empty or holds a NaN.
     """
-    first, second = finite(a, "a"), finite(b, "b")
+    first, second = finite_values(a, "a"), finite_values(b, "b")
     result = stats.mannwhitneyu(first, second, alternative="two-sided")
     return MannWhitney(float(result.pvalue), float(result.statistic) / (len(first) * len(second)))
 
@@ -136,7 +136,7 @@ def _medians(seconds: Floats, names: Labels) -> Floats:
 
 
 def _seconds(values: ArrayLike, what: str) -> Floats:
-    raw = finite(values, what)
+    raw = finite_values(values, what)
     if raw.min() <= 0:
         raise ValueError(f"{what}: {np.count_nonzero(raw <= 0)} of {len(raw)} are not above zero seconds.")
     return raw
@@ -146,7 +146,7 @@ def _quantile(values: Floats, share: float, seed: int, level: float, resamples: 
     value = float(np.quantile(values, share))
     if not _bounds(share, len(values), level):
         return Estimate(value, None)
-    return Estimate(value, spread(resampled_quantiles(values, share, seed, resamples), level))
+    return Estimate(value, bootstrap_interval(resampled_quantiles(values, share, seed, resamples), level))
 
 
 def _bounds(share: float, n: int, level: float) -> bool:

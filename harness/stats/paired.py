@@ -27,7 +27,7 @@ from harness.stats.intervals import (
     Floats,
     Interval,
     at_level,
-    binary,
+    binary_values,
     detectable_effect,
     normal_quantile,
     same_length,
@@ -166,14 +166,14 @@ _BLOCK_VALUES = 2_000_000
 _TIE = 1e-12  # relative difference below which two sums are equal
 
 
-def blocks(resamples: int, width: int) -> Iterator[int]:
+def resample_blocks(resamples: int, width: int) -> Iterator[int]:
     """Yields numbers of rows that add up to ``resamples``, each block at most 2M values of ``width``."""
     rows = max(1, _BLOCK_VALUES // max(width, 1))
     for start in range(0, resamples, rows):
         yield min(rows, resamples - start)
 
 
-def spread(draws: Floats, level: float) -> Interval:
+def bootstrap_interval(draws: Floats, level: float) -> Interval:
     """The central part of the draws as an interval (the percentile bootstrap)."""
     low, high = np.quantile(draws, [(1 - at_level(level)) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
@@ -194,7 +194,8 @@ def _resampled(sums: Floats, sizes: Floats, drawn: np.random.Generator, resample
     pairs, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     total = int(counts.sum())
     means = [
-        _means(drawn.multinomial(total, counts / total, size=rows), pairs) for rows in blocks(resamples, len(pairs))
+        _means(drawn.multinomial(total, counts / total, size=rows), pairs)
+        for rows in resample_blocks(resamples, len(pairs))
     ]
     return np.concatenate(means)
 
@@ -244,7 +245,7 @@ def _drawn_p(sums: Floats, seed: int, resamples: int) -> float:
     drawn = np.random.default_rng(seed)
     seen = abs(float(sums.sum()))
     as_extreme = 0
-    for rows in blocks(resamples, len(sums)):
+    for rows in resample_blocks(resamples, len(sums)):
         signs = drawn.integers(0, 2, size=(rows, len(sums)), dtype=np.int8) * 2.0 - 1.0
         as_extreme += int(np.count_nonzero(np.abs(signs @ sums) >= seen - _TIE * np.abs(sums).sum()))
     return (as_extreme + 1) / (resamples + 1)
@@ -274,7 +275,7 @@ def resampled_median_ratios(first: Floats, second: Floats, seed: int, resamples:
     drawn = np.random.default_rng(seed)
     n = len(first)
     ratios = []
-    for rows in blocks(resamples, n):
+    for rows in resample_blocks(resamples, n):
         picks = drawn.integers(0, n, size=(rows, n), dtype=np.int32)
         ratios.append(np.median(first[picks], axis=1) / np.median(second[picks], axis=1))
     return np.concatenate(ratios)
@@ -314,12 +315,12 @@ def score(
     Raises:
         ValueError: if ``correct`` is empty, holds a NaN or anything but 0 and 1.
     """
-    values = binary(correct, "correct")
+    values = binary_values(correct, "correct")
     units = units_of(values, clusters, strata)
     effect = units_design_effect(values, units)
     n, right = len(values), int(values.sum())
     low, high = wilson_bounds(right / effect, n / effect, quantile(level, units.subjects, units.parts))
-    drawn = spread(resampled_means(units, seed, resamples), level)
+    drawn = bootstrap_interval(resampled_means(units, seed, resamples), level)
     return Score(right / n, n, right, Interval(float(low), float(high)), drawn, units.subjects, effect)
 
 
@@ -384,7 +385,7 @@ def paired(
     Raises:
         ValueError: if the vectors differ in length, are empty, hold a NaN or anything but 0 and 1.
     """
-    first, second = binary(a, "a"), binary(b, "b")
+    first, second = binary_values(a, "a"), binary_values(b, "b")
     same_length(first, second, "a and b")
     gains = first - second
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
@@ -398,7 +399,7 @@ def paired(
         losses=losses,
         interval=_score_interval(gains, effect, quantile(level, units.subjects, units.parts)),
         inner=_score_interval(gains, effect, quantile(_INNER_LEVEL, units.subjects, units.parts)),
-        bootstrap=spread(resampled_means(units, seed, resamples), level),
+        bootstrap=bootstrap_interval(resampled_means(units, seed, resamples), level),
         mcnemar_p=exact,
         p_value=sign_flip_p(units.sums) if units.subjects > 1 else exact,
         subjects=units.subjects,

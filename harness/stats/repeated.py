@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from harness.stats.intervals import Floats, Interval, at_level, binary, finite, same_length
+from harness.stats.intervals import Floats, Interval, at_level, binary_values, finite_values, same_length
 from harness.stats.paired import units_of
 
 
@@ -42,7 +42,7 @@ def mean_effect(
     Raises:
         ValueError: if there are fewer than two values or any is NaN.
     """
-    checked = finite(values)
+    checked = finite_values(values)
     if len(checked) < 2:
         raise ValueError("a mean needs two values or more to have an interval.")
     units = units_of(checked, clusters, strata)
@@ -64,7 +64,7 @@ def paired_graded(
     Raises:
         ValueError: if the lengths differ, there are fewer than two questions or a score is NaN.
     """
-    first, second = finite(a, "a"), finite(b, "b")
+    first, second = finite_values(a, "a"), finite_values(b, "b")
     same_length(first, second, "a and b")
     return mean_effect(first - second, clusters, level, strata)
 
@@ -94,7 +94,7 @@ def effect_difference(
 
 
 def _gains(effect: tuple[ArrayLike, ArrayLike]) -> Floats:
-    with_it, without_it = (binary(values, "effect") for values in effect)
+    with_it, without_it = (binary_values(values, "effect") for values in effect)
     same_length(with_it, without_it, "effect")
     return with_it - without_it
 
@@ -179,7 +179,7 @@ def repeated_difference(
 
 
 def _table(values: ArrayLike) -> Floats:
-    table = np.stack([finite(row, "values") for row in np.asarray(values, dtype=np.float64)])
+    table = np.stack([finite_values(row, "values") for row in np.asarray(values, dtype=np.float64)])
     trainings, n = table.shape
     if trainings < 2 or n < 2:
         raise ValueError(f"{trainings} trainings on {n} questions: how much they differ needs two of each.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.models.chat import fixed_clock, same_vocabulary
-from harness.models.token_seam import common, plain_ids
+from harness.models.token_seam import common_prefix, plain_ids
 from harness.token_alignment.token_map import TokenMap, pad_id, token_map
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Chat:
         """Returns how many of a message's first and last tokens another text begins and ends with."""
         (start, stop), own = self.contents[message], self.content(message)
         offsets = self.offsets[slice(*self.messages[message])]
-        tail = common(own[::-1], other[::-1])
-        head = min(common(own, other), len(own) - tail, len(other) - tail)
+        tail = common_prefix(own[::-1], other[::-1])
+        head = min(common_prefix(own, other), len(own) - tail, len(other) - tail)
         last = sum(a >= stop - tail for a, _ in offsets)
         return min(sum(b <= start + head for _, b in offsets), len(offsets) - last), last
 

@@ -23,7 +23,7 @@ from harness.config.identity import differing
 from harness.errors import UserError
 from harness.fusers.checkpoint import load, save
 from harness.fusers.interface import FuserModule
-from harness.records.files import explained, sync_folder, write_atomic
+from harness.records.files import explaining, sync_folder, write_atomic
 from harness.training.interface import Trained
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Checkpoints:
         """
         final = self.at(position.step)
         fresh = final.with_name(f".{final.name}")
-        with explained(fresh):
+        with explaining(fresh):
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
         trained.save(fresh, {**self.provenance, "step": position.step})
@@ -107,7 +107,7 @@ class Checkpoints:
             "schedule": optimisation.scheduler.state_dict(),
         }
         write_atomic(fresh / STATE, json.dumps(state, indent=2))
-        with explained(final):
+        with explaining(final):
             shutil.rmtree(final, ignore_errors=True)
             os.replace(fresh, final)
             sync_folder(self.folder)

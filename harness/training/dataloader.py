@@ -23,9 +23,18 @@ import torch
 
 from harness.channels.prompt_layout import Plan, Planner
 from harness.errors import UserError
-from harness.models.chat import Conversation, Encoded, Turn, continued, encode, render, render_answered, tokenize
+from harness.models.chat import (
+    Conversation,
+    Encoded,
+    Turn,
+    encode,
+    render,
+    render_answered,
+    tokenize,
+    with_continuations,
+)
 from harness.models.lm import LM
-from harness.models.token_seam import Ids, common
+from harness.models.token_seam import Ids, common_prefix
 from harness.training.dataset import LEARNED, REASONING, Corpus, Example, LeftOut, Reason
 from harness.training.objective import GraphChannel, Kept
 from harness.training.prompt_cache import Store
@@ -56,7 +65,7 @@ def answered(lm: LM, conversation: Conversation, answer: Turn) -> Conversation:
     whole = render_answered(lm, conversation, answer)
     written = _behind(render(lm, conversation), whole)
     if written is not None:
-        return continued(conversation, _ended(lm, conversation, answer, written))
+        return with_continuations(conversation, _ended(lm, conversation, answer, written))
     if not _opens_alike(lm, conversation, answer):
         raise LeftOut(
             Reason.TEMPLATE,
@@ -66,14 +75,14 @@ def answered(lm: LM, conversation: Conversation, answer: Turn) -> Conversation:
     opening = render(lm, thinking)
     if REASONING & answer.parts.keys() or THOUGHT in answer.content:
         written = _behind(opening, render_answered(lm, thinking, answer))
-        return _rewritten(lm, conversation, whole) if written is None else continued(thinking, written)
+        return _rewritten(lm, conversation, whole) if written is None else with_continuations(thinking, written)
     written = _behind(opening, whole)
     if written is None:
         before, _ = _frame(lm, conversation, answer)
         written = _behind(before, whole)
     if written is None:
         return _rewritten(lm, conversation, whole)
-    return continued(conversation, _ended(lm, conversation, answer, written))
+    return with_continuations(conversation, _ended(lm, conversation, answer, written))
 
 
 def _behind(before: str, whole: str) -> str | None:
@@ -145,7 +154,7 @@ def _frame(lm: LM, conversation: Conversation, answer: Turn) -> tuple[str, str]:
 def _rewritten(lm: LM, conversation: Conversation, whole: str) -> Conversation:
     """The tokens of the whole, behind those that it has in common with the prompt."""
     ids = tokenize(lm, whole, chat=True)
-    shared = common(tokenize(lm, render(lm, conversation), chat=True), ids)
+    shared = common_prefix(tokenize(lm, render(lm, conversation), chat=True), ids)
     return replace(conversation, exact=Encoded(ids[:shared], shared, (ids[shared:],)))
 
 
@@ -218,7 +227,7 @@ class Lesson(Plan):
         return tuple(sorted(inner))
 
 
-def lesson(planner: Planner, example: Example, max_length: int, *, whole: bool = False) -> Lesson:
+def lay_out_lesson(planner: Planner, example: Example, max_length: int, *, whole: bool = False) -> Lesson:
     """Lays an example out.
 
     Args:
@@ -421,6 +430,6 @@ class Batches:
         except LeftOut as error:
             return error
         try:
-            return lesson(self.channel.planner, example, limit, whole=self.recipe.as_released)
+            return lay_out_lesson(self.channel.planner, example, limit, whole=self.recipe.as_released)
         except LeftOut as error:
             return LeftOut(error.reason, f"Row {row} of the training data: {error}")

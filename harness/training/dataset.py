@@ -56,13 +56,13 @@ class LeftOut(UserError):
         self.reason = reason
 
 
-def counted(reasons: Iterable[Reason]) -> list[int]:
+def count_reasons(reasons: Iterable[Reason]) -> list[int]:
     """How often each reason was given, in the order of `Reason`."""
     given = list(reasons)
     return [given.count(reason) for reason in Reason]
 
 
-def summary(counts: Mapping[str, int]) -> str:
+def left_out_summary(counts: Mapping[str, int]) -> str:
     """Says how many rows were left out for which reasons.
 
     Args:

@@ -30,7 +30,7 @@ from harness.inference.batching import Budget
 from harness.inference.types import CallStats
 from harness.training.checkpoints import Checkpoints, Position
 from harness.training.dataloader import Batches, Micro, derived_seed
-from harness.training.dataset import Reason, counted, summary
+from harness.training.dataset import Reason, count_reasons, left_out_summary
 from harness.training.interface import Trained
 from harness.training.metrics_log import LEFT_OUT, Log
 from harness.training.recipe import Recipe
@@ -168,7 +168,7 @@ class Loop:
             if last or done % recipe.save_every == 0:
                 self._save()
         if position.left_out:
-            self.log.say(f"{summary(position.left_out)}.")
+            self.log.say(f"{left_out_summary(position.left_out)}.")
         return position
 
     def step(self, step: int) -> dict[str, float]:
@@ -223,7 +223,7 @@ class Loop:
         """Response tokens, useful rows and rows left out for each reason, over all processes."""
         tokens = sum(len(one.response) for micro in micros for one in micro.lessons)
         rows = sum(len(micro.lessons) for micro in micros)
-        left_out = counted(one.reason for micro in micros for one in micro.left_out)
+        left_out = count_reasons(one.reason for micro in micros for one in micro.left_out)
         summed = self._sum(torch.tensor([tokens, rows, *left_out])).tolist()
         return int(summed[0]), int(summed[1]), [int(count) for count in summed[2:]]
 
@@ -233,7 +233,7 @@ class Loop:
         if not position.tokens and (enough or position.step == self.session.steps):
             raise RunError(
                 f"None of {position.skipped} rows can be learned from (nothing is read that is longer than "
-                f"{recipe.max_length} tokens); {summary(position.left_out)}."
+                f"{recipe.max_length} tokens); {left_out_summary(position.left_out)}."
             )
 
     def _validate(self) -> None:

@@ -30,9 +30,9 @@ from harness.channels.single import Single
 from harness.errors import UserError, unknown
 from harness.models.lm import LM
 from harness.models.reference import Reference
-from harness.records.files import explained, write_atomic
+from harness.records.files import explaining, write_atomic
 from harness.training.dataloader import Lesson, derived_seed
-from harness.training.objective import GraphChannel, cross_entropy, nothing
+from harness.training.objective import GraphChannel, cross_entropy, zero_loss
 from harness.training.recipe import Recipe
 
 FOLDER, WEIGHTS = "adapter", "adapter_model.safetensors"
@@ -83,7 +83,7 @@ class Adapter:
         config.target_modules, config.inference_mode = sorted(config.target_modules), True
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         header = {"format": "pt", "provenance": json.dumps(dict(provenance))}
-        with explained(folder):
+        with explaining(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / WEIGHTS, to_safetensors(tensors, header))
             config.save_pretrained(str(folder))
@@ -107,7 +107,7 @@ class Adapter:
                 value.copy_(found[name])
 
 
-def insert(lm: LM, recipe: Recipe) -> Adapter:
+def insert_adapter(lm: LM, recipe: Recipe) -> Adapter:
     """Puts a new adapter into a receiver, in place; until it is trained it changes no number.
 
     Raises:
@@ -182,7 +182,7 @@ class TunedReceiver(nn.Module):
 
     def forward(self, lessons: Sequence[Lesson], kept: None = None) -> Tensor:
         """Returns the summed loss; of no lessons at all a zero that every process can still differentiate."""
-        return response_loss(self.adapter.lm, lessons) if lessons else nothing(self.parameters())
+        return response_loss(self.adapter.lm, lessons) if lessons else zero_loss(self.parameters())
 
     def train(self, mode: bool = True) -> TunedReceiver:
         """Turns the adapter's dropout on or off."""

@@ -55,12 +55,12 @@ def train(recipe: Recipe) -> Path:
 def _trained(recipe: Recipe) -> Path:
     import torch
 
-    from harness.records.files import explained
+    from harness.records.files import explaining
     from harness.records.folder import Held
     from harness.training.setup import open_session
 
     folder = Path(recipe.output_path).expanduser()
-    with explained(folder):
+    with explaining(folder):
         folder.mkdir(parents=True, exist_ok=True)
     session = open_session(recipe)
     with Held(folder) if session.accelerator.is_main_process else nullcontext():
@@ -122,14 +122,14 @@ def _loop(session: Session, weights: list[str]) -> Loop:
 def _standardise(session: Session, batches: Batches) -> None:
     from accelerate.utils import broadcast
 
-    from harness.training.setup import standardise
+    from harness.training.setup import standardise_inputs
 
     lessons = batches.first(session.recipe.standard_rows)
     if not lessons:
         raise UserError(
             f"standard_rows is {session.recipe.standard_rows}, but none of them can be learned from; raise it."
         )
-    standardise(session.objective.channel, lessons)
+    standardise_inputs(session.objective.channel, lessons)
     for value in session.objective.parameters():
         value.data = broadcast(value.data)  # processes on unlike hardware measure other last bits
 

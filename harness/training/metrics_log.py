@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.records.files import explained, write_atomic
-from harness.training.dataset import LeftOut, Reason, summary
+from harness.records.files import explaining, write_atomic
+from harness.training.dataset import LeftOut, Reason, left_out_summary
 
 FILE = "log.jsonl"
 
@@ -46,7 +46,7 @@ class Log:
         """Records what is known at a step."""
         if not self._writes:
             return
-        with explained(self._file), self._file.open("a", encoding="utf-8") as stream:
+        with explaining(self._file), self._file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
             for name, value in values.items():
@@ -75,7 +75,7 @@ def _line(step: int, steps: int, values: Mapping[str, Any]) -> str:
     shown = [f"{name} {form.format(values[name])}" for name, form in _SHOWN.items() if name in values]
     shown += [f"{name} {value:.4f}" for name, value in values.items() if name.startswith("accuracy/")]
     counts = {name.removeprefix(LEFT_OUT): value for name, value in values.items() if name.startswith(LEFT_OUT)}
-    shown += [summary(counts)] if counts else []
+    shown += [left_out_summary(counts)] if counts else []
     if "tokens_per_s" in values:
         minutes, seconds = divmod(int(values["eta_s"]), 60)
         shown.append(f"{values['tokens_per_s']:.0f} tokens/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left")

@@ -26,7 +26,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from harness.channels.c2c import CacheToCache, Link
 from harness.channels.messages import TensorMessage
-from harness.channels.prompt_layout import Span, steps_of, within
+from harness.channels.prompt_layout import Span, spans_within, steps_of
 from harness.fusers.interface import FuserModule
 from harness.inference.forward import Columns, extend
 from harness.inference.kv_cache import KVBuffer
@@ -44,7 +44,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="sum")
 
 
-def nothing(parameters: Iterable[nn.Parameter]) -> Tensor:
+def zero_loss(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The loss of no lessons: a zero that every process can still differentiate."""
     return torch.stack([value.sum() for value in parameters]).sum() * 0.0
 
@@ -255,7 +255,7 @@ class GraphChannel(CacheToCache):
                 found += [] if logits is None else [_picked(logits, targets)]
             assert columns.owned is not None
             owned.append(columns.owned)
-            if any(within(lesson.fused, span) for lesson, span in zip(lessons, spans, strict=True)):
+            if any(spans_within(lesson.fused, span) for lesson, span in zip(lessons, spans, strict=True)):
                 offsets = [buffer.length - b for _, b in spans]
                 self._fuse(buffer, lessons, spans, offsets, message, work)
         return found
@@ -300,7 +300,7 @@ class Objective(nn.Module):
     def __init__(self, receiver: LM, sharers: Sequence[LM], fusers: Sequence[FuserModule], recipe: Recipe) -> None:
         super().__init__()
         self.fusers = nn.ModuleList(fusers)
-        kinds, how = KINDS[recipe.fuse_kinds], computing(recipe, receiver)
+        kinds, how = KINDS[recipe.fuse_kinds], fuser_computing(recipe, receiver)
         links = tuple(
             TrainedLink(lm, fuser, kinds=kinds, computing=how) for lm, fuser in zip(sharers, fusers, strict=True)
         )
@@ -310,7 +310,7 @@ class Objective(nn.Module):
 
     def forward(self, lessons: Sequence[Lesson], kept: Sequence[Kept] | None = None) -> Tensor:
         """Returns the summed loss; of no lessons at all a zero that every process can still differentiate."""
-        return summed_loss(self.channel, lessons, kept) if lessons else nothing(self.parameters())
+        return summed_loss(self.channel, lessons, kept) if lessons else zero_loss(self.parameters())
 
     @property
     def trained(self) -> list[FuserModule]:
@@ -352,7 +352,7 @@ def summed_loss(channel: GraphChannel, lessons: Sequence[Lesson], kept: Sequence
     return torch.stack([cross_entropy(*found) for found in channel.predictions(lessons, kept)]).sum()
 
 
-def computing(recipe: Recipe, receiver: LM) -> Computing:
+def fuser_computing(recipe: Recipe, receiver: LM) -> Computing:
     """How the fusers' deltas are computed: products in `fuser_dtype`, which is the receiver's by default."""
     dtype = receiver.dtype if recipe.fuser_dtype == "auto" else DTYPES[recipe.fuser_dtype]
     return Computing(recipe.gradient_checkpointing, None if dtype == torch.float32 else dtype)

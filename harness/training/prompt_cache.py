@@ -19,7 +19,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from harness.models.lm import LM
-from harness.records.files import explained, write_atomic
+from harness.records.files import explaining, write_atomic
 from harness.training.objective import Kept
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Store:
         self.folder, self.room_bytes, self.hits = folder, int(limit_gib * GIB), 0
         self._memory: dict[int, Kept] = {}
         if folder is not None:
-            with explained(folder):
+            with explaining(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 self.room_bytes -= sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 

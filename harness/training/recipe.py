@@ -30,7 +30,7 @@ from harness.config.fields import (
 )
 from harness.config.flags import Also, Each, Front, Section, add_flags, given_values, keys_of
 from harness.config.identity import kinds
-from harness.config.loading import sentence
+from harness.config.loading import error_sentence
 from harness.errors import UserError, suggest
 from harness.fusers.registry import parse_form
 from harness.paths import RECIPE_FILE
@@ -288,7 +288,7 @@ def build(values: Mapping[str, Any], where: str = "command line") -> Recipe:
     try:
         return Recipe.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(f"{where}: {sentence(error)}") from error
+        raise UserError(f"{where}: {error_sentence(error)}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from harness.fusers.registry import C2C, parse_form
 from harness.models.chat import check_template
 from harness.models.hub import Commits
 from harness.models.lm import LM, KVShape, kv_shape
-from harness.models.loading import fetched, pick_device
+from harness.models.loading import fetch_reference, pick_device
 from harness.models.loading import load as load_model
 from harness.models.reference import parse_reference
 from harness.records.schema import is_commit
@@ -36,7 +36,7 @@ from harness.self_check import checked
 from harness.training.dataloader import Lesson, derived_seed
 from harness.training.dataset import Corpus, read_corpus
 from harness.training.interface import Trained
-from harness.training.lora import TunedReceiver, insert
+from harness.training.lora import TunedReceiver, insert_adapter
 from harness.training.objective import GraphChannel, Kept, Objective
 from harness.training.recipe import Recipe
 
@@ -120,7 +120,7 @@ def open_session(recipe: Recipe) -> Session:
 
 def _objective(recipe: Recipe, receiver: LM, sharers: Sequence[LM], steps: int) -> Objective | TunedReceiver:
     if recipe.method == "lora":
-        return TunedReceiver(insert(receiver, recipe)).train()
+        return TunedReceiver(insert_adapter(receiver, recipe)).train()
     fusers = [_fuser(recipe, number, receiver, sharer, steps) for number, sharer in enumerate(sharers)]
     return Objective(receiver, sharers, fusers, recipe).to(receiver.device).train()
 
@@ -151,7 +151,7 @@ def _corpus(recipe: Recipe, commits: Commits) -> Corpus:
 
 def _model(recipe: Recipe, name: str, template: str | None, device: str, commits: Commits) -> LM:
     lm = load_model(
-        fetched(parse_reference(name), commits),
+        fetch_reference(parse_reference(name), commits),
         device=device,
         dtype=recipe.dtype,
         attention=recipe.attention,
@@ -226,7 +226,7 @@ def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int)
 
 
 @torch.no_grad()
-def standardise(channel: GraphChannel, lessons: Sequence[Lesson]) -> None:
+def standardise_inputs(channel: GraphChannel, lessons: Sequence[Lesson]) -> None:
     """Folds what the fusers are fed for some prompts into their first layers, once, before training.
 
     Args:

@@ -20,7 +20,7 @@ from harness.bench.synthetic_pair import Models, build_models
 from harness.bench.training import TrainArm, make_train_arms, measure_training, step_calls
 from harness.errors import UserError
 from harness.models.chat import Conversation, Turn
-from harness.training.dataloader import Lesson, lesson
+from harness.training.dataloader import Lesson, lay_out_lesson
 from harness.training.dataset import Example
 
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def test_several_stretches_are_charged_what_reaches_a_weight() -> None:
     arm = arms(text="tiny-a+tiny-c")["plain"]
     objective = arm.loop.session.objective
     channel = objective.channel
-    found = lesson(channel.planner, chat("11 12 13 14", "15 16", "17 18 19", " 20 21 22 23 24"), 500)
+    found = lay_out_lesson(channel.planner, chat("11 12 13 14", "15 16", "17 18 19", " 20 21 22 23 24"), 500)
     assert isinstance(found, Lesson)
     assert len(found.fused) > 1
     calls = step_calls(channel, [[found]], objective, kept=False)

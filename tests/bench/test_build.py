@@ -12,7 +12,7 @@ from harness.bench.model_shapes import FuserWidths, ModelShape, read_pair
 from harness.bench.synthetic_pair import Pair, build_pair, questions, tokenizer
 from harness.errors import UserError
 from harness.inference.types import CallStats
-from harness.models.chat import continuation, encode
+from harness.models.chat import continuation_ids, encode
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_prompts_have_the_asked_length_and_options_theirs() -> None:
     pair = build("tiny")
     asked = questions(pair, 3, 21, (2, 4), random.Random(0))
     assert [len(encode(pair.receiver, q.receiver).ids) for q in asked] == [21] * 3
-    assert [len(continuation(pair.receiver, q.receiver, c)) for q in asked for c in q.choices] == [4] * 6
+    assert [len(continuation_ids(pair.receiver, q.receiver, c)) for q in asked for c in q.choices] == [4] * 6
     assert len({q.question for q in asked}) == 3
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.bench.candidates import Arm, Reading, Task, make_arms
-from harness.bench.measure import Repeats, measure, rotated, summarize
+from harness.bench.measure import Repeats, measure, rotated_order, summarize
 from harness.bench.model_shapes import FuserWidths, read_pair
 from harness.bench.results import Cell
 from harness.bench.roofline import Speeds
@@ -32,8 +32,8 @@ def pair() -> Pair:
 
 
 def test_every_round_starts_with_another_arm() -> None:
-    assert [rotated(["a", "b", "c"], n)[0] for n in range(4)] == ["a", "b", "c", "a"]
-    assert sorted(rotated(["a", "b", "c"], 2)) == ["a", "b", "c"]
+    assert [rotated_order(["a", "b", "c"], n)[0] for n in range(4)] == ["a", "b", "c", "a"]
+    assert sorted(rotated_order(["a", "b", "c"], 2)) == ["a", "b", "c"]
 
 
 def test_rounds_take_turns_and_never_repeat_a_question(pair: Pair) -> None:

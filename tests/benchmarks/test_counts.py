@@ -10,7 +10,7 @@ from harness.config import RunConfig, build
 from harness.errors import UserError
 from harness.evaluation.accuracy_pass import to_sample
 from harness.inference.types import Answer
-from harness.results.grouping import clusters
+from harness.results.grouping import cluster_names
 from tests.support.task_rows import Write, listed, redux
 
 
@@ -43,4 +43,6 @@ def test_a_question_of_two_subjects_is_in_one_cluster(write: Write) -> None:
     assert found["anatomy-1"] == found["virology-0"] == "mmlu_redux_anatomy/anatomy"
     assert {found[name] for name in ("anatomy-0", "virology-1", "marketing-0")} == {""}
     samples = [to_sample(item, "receiver", "", Answer(text="B")) for item in loaded.all_items]
-    assert clusters(samples) == [f"mmlu_redux_{name}/{name}" for name in ("anatomy",) * 3 + ("virology", "marketing")]
+    assert cluster_names(samples) == [
+        f"mmlu_redux_{name}/{name}" for name in ("anatomy",) * 3 + ("virology", "marketing")
+    ]

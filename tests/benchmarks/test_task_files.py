@@ -48,8 +48,8 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def test_generated_files_are_the_committed_ones() -> None:
-    files = generate.planned()
-    assert generate.stale(files) == []
+    files = generate.planned_files()
+    assert generate.stale_files(files) == []
     for path, text in files.items():
         assert (TASKS / path).read_bytes() == text.encode(), path
 
@@ -57,19 +57,19 @@ def test_generated_files_are_the_committed_ones() -> None:
 def test_names_are_unique_and_every_form_is_there() -> None:
     names = [name for name, _, _ in registry._entries()]
     assert len(names) == len(set(names))
-    known = registry.available()
+    known = registry.available_tasks()
     for name, benchmark in BENCHMARKS.items():
         for form in ("", "_letters"):
             assert known[name + form] == ("group" if benchmark.subjects else "task")
-            assert name + form in registry.headlines()
+            assert name + form in registry.headline_names()
     assert known["mmlu_redux_stem"] == "group"
-    assert "mmlu_redux_stem" not in registry.headlines()
+    assert "mmlu_redux_stem" not in registry.headline_names()
 
 
 def test_lm_eval_sees_the_same_names() -> None:
     manager = registry.task_manager()
-    assert manager.all_tasks == list(registry.available())
-    assert manager.all_groups == [name for name, kind in registry.available().items() if kind == "group"]
+    assert manager.all_tasks == list(registry.available_tasks())
+    assert manager.all_groups == [name for name, kind in registry.available_tasks().items() if kind == "group"]
 
 
 def test_listing_imports_nothing_heavy() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.channels import messages
 from harness.channels.interface import Group
-from harness.channels.messages import PAYLOADS, TensorMessage, carry, decode, encode
+from harness.channels.messages import PAYLOADS, TensorMessage, decode, encode, to_receiver_device
 from harness.channels.registry import ChannelEntry, Payload, TensorOptions
 from harness.channels.single import Single
 from harness.channels.spec import ChannelSpec
@@ -53,7 +53,7 @@ def test_the_error_of_every_value_is_half_a_step_of_its_token_and_head(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_payload_bytes_are_the_bytes_that_cross(payload: Payload, dtype: torch.dtype) -> None:
     message = sent(dtype)
-    arrived = carry(message, payload, CPU, CallStats())
+    arrived = to_receiver_device(message, payload, CPU, CallStats())
     for place in range(len(LENGTHS)):
         crossing, read = b"", []
         for own, heads in zip(message.row(place), message.heads, strict=True):
@@ -71,7 +71,7 @@ def test_payload_bytes_are_the_bytes_that_cross(payload: Payload, dtype: torch.d
 
 def test_native_crosses_as_it_is() -> None:
     message = sent(torch.bfloat16)
-    arrived = carry(message, "native", CPU, CallStats())
+    arrived = to_receiver_device(message, "native", CPU, CallStats())
     assert all(torch.equal(*pair) for pair in zip(arrived.parts, message.parts, strict=True))
     raw = [sum(p.view(torch.uint8).numpy().nbytes for p in message.row(i)) for i in range(3)]
     assert list(arrived.payload_bytes) == raw
@@ -80,16 +80,16 @@ def test_native_crosses_as_it_is() -> None:
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_carrying_is_charged_and_timed(payload: Payload) -> None:
     work = CallStats(clock=Clock(CPU))
-    arrived = carry(sent(), payload, CPU, work)
+    arrived = to_receiver_device(sent(), payload, CPU, work)
     assert work.counters.bytes_moved == sum(arrived.payload_bytes)
     assert list(work.clock.stages_s()) == ["message_transfer"]
 
 
 @pytest.mark.parametrize("payload", ["int8", "int4"])
 def test_a_query_is_encoded_by_itself(payload: Payload) -> None:
-    together = carry(sent(), payload, CPU, CallStats())
+    together = to_receiver_device(sent(), payload, CPU, CallStats())
     for place in range(len(LENGTHS)):
-        alone = carry(sent().only(place), payload, CPU, CallStats())
+        alone = to_receiver_device(sent().only(place), payload, CPU, CallStats())
         assert all(torch.equal(*pair) for pair in zip(alone.parts, together.row(place), strict=True))
         assert alone.payload_bytes == (together.payload_bytes[place],)
 
@@ -122,16 +122,16 @@ def test_heads_divide_the_features() -> None:
 def test_how_many_entries_are_encoded_at_once_changes_nothing(
     values_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = carry(sent(), "int4", CPU, CallStats())
+    whole = to_receiver_device(sent(), "int4", CPU, CallStats())
     monkeypatch.setattr(messages, "_VALUES_AT_ONCE", values_at_once)
-    again = carry(sent(), "int4", CPU, CallStats())
+    again = to_receiver_device(sent(), "int4", CPU, CallStats())
     assert again.payload_bytes == whole.payload_bytes
     assert all(torch.equal(*pair) for pair in zip(again.parts, whole.parts, strict=True))
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_a_message_without_entries_has_no_bytes(payload: Payload) -> None:
-    arrived = carry(TensorMessage((torch.empty(0, 3, 4),), (1, 2)), payload, CPU, CallStats())
+    arrived = to_receiver_device(TensorMessage((torch.empty(0, 3, 4),), (1, 2)), payload, CPU, CallStats())
     assert arrived.payload_bytes == (0, 0)
     assert arrived.parts[0].shape == (0, 3, 4)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.channels.control_registry import CONTROLS, ControlEntry, not_taken, taken, takers
+from harness.channels.control_registry import CONTROLS, ControlEntry, channels_taking, controls_taken, not_taken
 from harness.channels.controls import Given
 from harness.channels.messages import TensorMessage
 from harness.channels.registry import CHANNELS, ChannelEntry
@@ -47,12 +47,12 @@ def test_every_control_is_one_kind_of_change() -> None:
 def test_what_each_channel_takes() -> None:
     names = CONTROLS.names()
     assert names == ["mismatched", "mean", "zeroed", "noise", "noise_own", "closed", "self", "shuffled_tokens"]
-    assert taken(names, CHANNELS.get("t2t")) == ("mismatched", "zeroed", "shuffled_tokens")
-    assert taken(names, CHANNELS.get("c2c")) == tuple(names)
-    assert taken(names, CHANNELS.get("receiver")) == ()
+    assert controls_taken(names, CHANNELS.get("t2t")) == ("mismatched", "zeroed", "shuffled_tokens")
+    assert controls_taken(names, CHANNELS.get("c2c")) == tuple(names)
+    assert controls_taken(names, CHANNELS.get("receiver")) == ()
     # Of a channel without gates everything that changes its message.
-    assert taken(names, STATES) == ("mismatched", "mean", "zeroed", "noise", "noise_own", "shuffled_tokens")
-    assert takers("mean") == ["c2c"]
+    assert controls_taken(names, STATES) == ("mismatched", "mean", "zeroed", "noise", "noise_own", "shuffled_tokens")
+    assert channels_taking("mean") == ["c2c"]
     chosen = {name: CHANNELS.get(name) for name in ("receiver", "t2t", "c2c")}
     assert not_taken(["mean", "zeroed", "closed"], chosen) == ["mean, closed of t2t"]
     assert not_taken(["zeroed"], chosen) == []
@@ -81,7 +81,7 @@ def test_usual_controls_are_those_that_something_takes() -> None:
 
 
 def test_a_control_of_others_works_on_every_channel_of_tensors(brought: ControlEntry) -> None:
-    assert takers(brought.name) == ["c2c"]
+    assert channels_taking(brought.name) == ["c2c"]
     assert brought.takes(STATES)
     asked = config("letters").model_copy(
         update={"channels": ("c2c", "c2c:payload=int8"), "controls": (brought.name, "closed"), "limit": 3}

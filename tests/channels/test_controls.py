@@ -11,13 +11,13 @@ import torch
 
 from harness.benchmarks.questions import load_benchmark
 from harness.channels.control_registry import CONTROLS as REGISTERED
-from harness.channels.controls import Control, band_means, stretched
+from harness.channels.controls import Control, band_means, stretch_to
 from harness.channels.messages import NoMessage, TensorMessage, TextMessage
 from harness.config import RunConfig
 from harness.errors import RunError
-from harness.evaluation.accuracy_pass import answer_task, left_out, mean_message, missing, needs_mean
+from harness.evaluation.accuracy_pass import answer_task, left_out, mean_message, needs_mean, samples_missing
 from harness.evaluation.run_state import Tally
-from harness.evaluation.setup import Cast, assemble
+from harness.evaluation.setup import Cast, load_cast
 from harness.inference.batching import Budget
 from harness.paths import PAIR
 from harness.records.schema import Sample
@@ -60,7 +60,7 @@ def test_a_lent_message_is_cropped_or_repeated_to_the_questions_length() -> None
 
 def test_an_empty_message_cannot_be_stretched() -> None:
     with pytest.raises(ValueError, match="empty"):
-        stretched(torch.empty(2, 0, 6), 3)
+        stretch_to(torch.empty(2, 0, 6), 3)
 
 
 def test_the_mean_message_is_the_same_for_every_question_of_a_length() -> None:
@@ -193,7 +193,7 @@ def config(kind: str) -> RunConfig:
 
 @functools.cache
 def cast() -> Cast:
-    return assemble(config("words"))
+    return load_cast(config("words"))
 
 
 @functools.cache
@@ -211,7 +211,7 @@ def answered_by(asked: RunConfig) -> dict[tuple[str, str], list[Sample]]:
     """Every sample of a run, by channel and control."""
     (items,) = load_benchmark(asked).items.values()
     found: dict[tuple[str, str], list[Sample]] = {}
-    for group in assemble(asked).groups:
+    for group in load_cast(asked).groups:
         means = mean_message(group, items, 0, 6, Tally()) if needs_mean(group, items) else ()
         for made, _ in answer_task(group, items, set(), Budget(8), 0, means, Tally()):
             for sample in made:
@@ -243,9 +243,9 @@ def test_a_single_question_has_no_control_that_needs_another(kind: str) -> None:
         assert [s.control for s in made] == ["", *own]
         assert all(s.done for s in made)
         assert not needs_mean(group, items)
-        assert missing(group, items, set()) == 1 + len(own)
+        assert samples_missing(group, items, set()) == 1 + len(own)
         done = {(s.task, s.doc_id, s.channel, s.control) for s in made}
-        assert missing(group, items, done) == 0
+        assert samples_missing(group, items, done) == 0
         assert left_out(group, items) == [c for c in group.controls if REGISTERED.get(c).of_others]
         assert left_out(group, whole[:2]) == []
 

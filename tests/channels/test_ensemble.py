@@ -62,9 +62,9 @@ def test_decoding_combines_each_next_token(rule: str) -> None:
 
 
 def _ids(lm: object, text: str) -> list[int]:
-    from harness.models.chat import ask, encode
+    from harness.models.chat import encode, user_turn
 
-    return list(encode(lm, ask(text)).ids)  # type: ignore[arg-type]
+    return list(encode(lm, user_turn(text)).ids)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rule", RULES)

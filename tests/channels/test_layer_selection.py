@@ -8,13 +8,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from harness.channels.c2c import CacheToCache, Link, linked
-from harness.channels.layer_selection import among
+from harness.channels.c2c import CacheToCache, Link, link_sharer
+from harness.channels.layer_selection import select_layers
 from harness.channels.registry import FusedOptions
 from harness.channels.spec import parse_channel
 from harness.errors import UserError
 from harness.inference.types import CallStats, Query
-from harness.models.chat import ask
+from harness.models.chat import user_turn
 from tests.support.tiny import random_fuser, shared_lm
 
 LAYERS = (2, 3, 5, 8, 9)
@@ -22,7 +22,7 @@ SCORES = (0.1, 0.9, 0.5, 0.9, -1.0)
 
 
 def chosen(text: str, layers: Sequence[int] = LAYERS) -> list[int]:
-    return sorted(among(text, layers, lambda: SCORES))
+    return sorted(select_layers(text, layers, lambda: SCORES))
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_only_what_crosses_is_paid_and_the_rest_is_as_with_shut_gates() -> None:
     with torch.no_grad():
         shut.gates()[:, [0, 2]] = -1.0
     shut.refresh()
-    queries = [Query(ask("hello there"))]
+    queries = [Query(user_turn("hello there"))]
     found = []
-    for link in (linked(sharer, fuser, "1"), Link(sharer, shut), Link(sharer, fuser)):
+    for link in (link_sharer(sharer, fuser, "1"), Link(sharer, shut), Link(sharer, fuser)):
         channel = CacheToCache(receiver, (link,))
         with torch.inference_mode():
             message = channel.send(queries, CallStats())
@@ -84,5 +84,5 @@ def test_top_follows_the_larger_gate_of_a_layer() -> None:
     fuser = random_fuser(receiver, sharer)
     with torch.no_grad():
         fuser.gate_logit.copy_(torch.tensor([0.1, 0.2, 0.3, 0.1, 0.9, 0.2]))
-    assert linked(sharer, fuser, "top1").layers == {1}
-    assert linked(sharer, fuser, "top2").entries == (1, 2, 4, 5)
+    assert link_sharer(sharer, fuser, "top1").layers == {1}
+    assert link_sharer(sharer, fuser, "top2").entries == (1, 2, 4, 5)

@@ -32,7 +32,7 @@ def test_a_run_builds_no_board_that_was_not_named(tmp_path: Path, monkeypatch: p
     for name in ("write_own", "add_record", "write"):
         monkeypatch.setattr(leaderboard, name, lambda *_, name=name: built.append(name))
     config = build({"receiver": "r", "tasks": ["relay_one"]})
-    finalize.publish(config, tmp_path)
+    finalize.publish_pages(config, tmp_path)
     assert built == ["write_own"]
-    finalize.publish(config.model_copy(update={"leaderboards_dir": str(tmp_path)}), tmp_path)
+    finalize.publish_pages(config.model_copy(update={"leaderboards_dir": str(tmp_path)}), tmp_path)
     assert built == ["write_own", "write_own", "add_record", "write"]

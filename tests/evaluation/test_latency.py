@@ -85,8 +85,8 @@ def test_the_load_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(latency_pass.time, "perf_counter", lambda: wall_s)
         monkeypatch.setattr(latency_pass.time, "process_time", lambda: own_s)
         monkeypatch.setattr(latency_pass.psutil, "cpu_times", lambda: SimpleNamespace(**times))
-        return latency_pass.moment()
+        return latency_pass.read_clocks()
 
     first, last = read(), read()
-    monkeypatch.setattr(latency_pass, "moment", lambda: last)
+    monkeypatch.setattr(latency_pass, "read_clocks", lambda: last)
     assert latency_pass.spent_since(first) == latency_pass.Spent(cpu_s=1.5, load=1.5)

@@ -16,7 +16,7 @@ from harness.errors import RunError, UserError
 from harness.evaluation.prompt_record import check_unchanged, rendering_identity, with_renderings
 from harness.evaluation.setup import Cast
 from harness.inference.types import Request
-from harness.models.chat import ask, check_template, encode, render
+from harness.models.chat import check_template, encode, render, user_turn
 from harness.models.lm import LM
 from tests.support.tiny import FOREIGN, fused, random_lm, shared_lm
 from tests.support.work import query
@@ -65,7 +65,7 @@ def test_a_template_that_reads_the_clock_writes_one_date_on_every_day(day: Calla
     for number in (27, 28):
         day(number)
         check_template(lm)
-        seen.add((render(lm, ask("Why?")), encode(lm, ask("Why?")).ids, digest(lm)))
+        seen.add((render(lm, user_turn("Why?")), encode(lm, user_turn("Why?")).ids, digest(lm)))
     ((text, _, _),) = seen
     assert text.startswith("\n  26 Jul 2024 00:00, 26%\n")
     assert rendering_identity(cast(lm), chat=True)["template_date"] == "2024-07-26"
@@ -77,7 +77,7 @@ def test_a_template_that_reads_the_clock_writes_one_date_on_every_day(day: Calla
 def test_every_form_of_a_date_is_what_the_template_would_write_on_that_day(day: Callable[..., None], form: str) -> None:
     lm = speaking(f"{{%- set now = strftime_now %}}{{{{ now('{form}') }}}}|" + CHAT)
     day(26, 7, 2024)
-    assert render(lm, ask("Why?")) == lm.tokenizer.apply_chat_template(
+    assert render(lm, user_turn("Why?")) == lm.tokenizer.apply_chat_template(
         [{"role": "user", "content": "Why?"}], tokenize=False
     )
 
@@ -87,7 +87,7 @@ def test_aligned_prompts_write_the_same_date(day: Callable[[int], None]) -> None
     plans = []
     for number in (27, 28):
         day(number)
-        plans.append(fused(receiver, sharer, alignment="first").planner.plan(ask("Why?")).ids)
+        plans.append(fused(receiver, sharer, alignment="first").planner.plan(user_turn("Why?")).ids)
     assert plans[0] == plans[1]
     assert receiver.tokenizer.decode(plans[0][0]).startswith("\n  26 Jul 2024")
     assert "26 Jul 2024" in sharer.tokenizer.decode(plans[0][1])

@@ -13,9 +13,9 @@ from harness.factworld_build.models import (
     Recipe,
     load_model,
     one_thread,
-    silent,
-    teach,
     train_member,
+    train_model,
+    without_progress,
 )
 from harness.factworld_build.rows import WORLD_SEED
 from harness.factworld_build.world import (
@@ -27,9 +27,9 @@ from harness.factworld_build.world import (
     build_tokenizer,
     names_of,
     question_chat,
+    random_stream,
     render,
-    seeded,
-    select,
+    select_facts,
 )
 from harness.fusers.checkpoint import load
 
@@ -68,14 +68,14 @@ def tokenizer():
 
 
 def held_out(half, count):
-    return ask_many(select(FACTS, half, held_out=True), count, seeded("test", 0))
+    return ask_many(select_facts(FACTS, half, held_out=True), count, random_stream("test", 0))
 
 
 def test_training_moves_the_fuser_and_nothing_else(models, tokenizer):
     before = [value.clone() for model in models for value in model.state_dict().values()]
     fuser = new_fuser(*models, FuserRecipe(hidden_dim=16, intermediate_dim=16))
     start = {name: value.detach().clone() for name, value in fuser.named_parameters()}
-    fit_fuser(*models, fuser, fuser_batches(tokenizer, FACTS, 4, seeded("fuser", 0)), 2)
+    fit_fuser(*models, fuser, fuser_batches(tokenizer, FACTS, 4, random_stream("fuser", 0)), 2)
     after = [value for model in models for value in model.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(not torch.equal(start[name], value) for name, value in fuser.named_parameters())
@@ -108,7 +108,7 @@ def test_a_phase_cools_down_once_its_level_is_reached():
 
     seen = []
     phase = Phase("toy", most_steps=10, enough=2.9, cooldown_steps=3)
-    outcome = teach(model, step, phase, seeded("toy", 0), lambda *event: seen.append(event))
+    outcome = train_model(model, step, phase, random_stream("toy", 0), lambda *event: seen.append(event))
     assert outcome.steps == 3 + 3
     assert [event[1] for event in seen] == [1, 2, 3, 4, 5, 6]
 
@@ -121,12 +121,12 @@ def test_a_model_that_does_not_learn_is_refused():
         return loss, loss
 
     with pytest.raises(RunError, match=r"Phase 'toy' is still at loss 3\.00 after 4 steps"):
-        teach(model, step, Phase("toy", most_steps=4, enough=1.0), seeded("toy", 0), silent)
+        train_model(model, step, Phase("toy", most_steps=4, enough=1.0), random_stream("toy", 0), without_progress)
 
 
 def test_members_are_ordinary_folders_and_follow_from_their_seed(tmp_path):
     for name in ("one", "two"):
-        train_member(SHARER, 5, tmp_path / name, HASTY, silent)
+        train_member(SHARER, 5, tmp_path / name, HASTY, without_progress)
     first, second = (load_model(tmp_path / name).state_dict() for name in ("one", "two"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -143,7 +143,7 @@ def test_a_build_writes_everything_and_tells_how(built):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_whole_pair_can_be_built_from_any_seed(tmp_path, seed):
-    held = build(seed, tmp_path, silent, replace(Recipe(), test_questions=400))["held_out_accuracy"]
+    held = build(seed, tmp_path, without_progress, replace(Recipe(), test_questions=400))["held_out_accuracy"]
     union = {name: (held[RECEIVER][name] + held[SHARER][name]) / 2 for name in held[SHARER]}
     assert held[SHARER]["c2c"] >= 0.8
     assert held[SHARER]["c2c"] - held[SHARER]["c2c_mismatched"] >= 0.5

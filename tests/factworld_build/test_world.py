@@ -4,8 +4,17 @@ from collections import Counter
 import pytest
 import yaml
 
-from harness.factworld_build.rows import FOLDER, WORLD_SEED, rendered
-from harness.factworld_build.world import RECEIVER, SHARER, T2T_PROMPT, WorldConfig, ask, build_facts, seeded, select
+from harness.factworld_build.rows import FOLDER, WORLD_SEED, render_files
+from harness.factworld_build.world import (
+    RECEIVER,
+    SHARER,
+    T2T_PROMPT,
+    WorldConfig,
+    build_facts,
+    draw_question,
+    random_stream,
+    select_facts,
+)
 
 
 def committed(name):
@@ -13,7 +22,7 @@ def committed(name):
 
 
 def test_generator_reproduces_the_committed_rows_byte_for_byte():
-    for name, text in rendered(build_facts(WORLD_SEED)).items():
+    for name, text in render_files(build_facts(WORLD_SEED)).items():
         assert (FOLDER / name).read_bytes() == text.encode(), name
 
 
@@ -48,12 +57,12 @@ def test_every_fact_belongs_to_one_model_and_both_know_as_many():
     facts = build_facts(1, WorldConfig(names=10, attributes=3, held_out=0.2))
     assert len({fact.id for fact in facts}) == len(facts) == 30
     for half in (RECEIVER, SHARER):
-        assert (len(select(facts, half)), len(select(facts, half, held_out=True))) == (15, 3)
+        assert (len(select_facts(facts, half)), len(select_facts(facts, half, held_out=True))) == (15, 3)
 
 
 def test_keys_are_spread_over_all_letters():
-    fact, rng = build_facts(0)[0], seeded("letters", 0)
-    times = Counter(ask(fact, rng).key for _ in range(400))
+    fact, rng = build_facts(0)[0], random_stream("letters", 0)
+    times = Counter(draw_question(fact, rng).key for _ in range(400))
     assert min(times.values()) > 60
 
 

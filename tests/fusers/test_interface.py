@@ -12,7 +12,7 @@ import torch
 from harness.bench.candidates import Task, make_arms
 from harness.bench.model_shapes import FuserWidths, read_pair
 from harness.bench.synthetic_pair import build_pair, questions
-from harness.channels.c2c import CacheToCache, Link, linked
+from harness.channels.c2c import CacheToCache, Link, link_sharer
 from harness.errors import UserError
 from harness.fusers import registry
 from harness.fusers.checkpoint import load, save, save_official
@@ -20,7 +20,7 @@ from harness.fusers.interface import FuserModule, config_of
 from harness.fusers.layer_mapping import pair_shapes
 from harness.fusers.registry import FUSERS, FuserEntry, parse_form
 from harness.inference.types import CallStats, Query
-from harness.models.chat import ask
+from harness.models.chat import user_turn
 from harness.models.lm import KVShape, kv_shape
 from harness.models.loading import load as load_model
 from harness.training.main import train
@@ -47,7 +47,7 @@ def adapter(rank: int = 4) -> FuserModule:
 
 def logits(channel: CacheToCache, text: str = "hello there") -> torch.Tensor:
     with torch.inference_mode():
-        queries, work = [Query(ask(text))], CallStats()
+        queries, work = [Query(user_turn(text))], CallStats()
         return channel.receive(queries, channel.send(queries, work), work).logits
 
 
@@ -95,8 +95,8 @@ def test_it_crosses_by_chosen_layers_and_only_they_are_charged() -> None:
     receiver, sharer = shared_lm("qwen3"), shared_lm("llama", seed=1)
     fuser = adapter()
     whole = CacheToCache(receiver, (Link(sharer, fuser),))
-    part = CacheToCache(receiver, (linked(sharer, fuser, "last1"),))
-    queries = [Query(ask("hello there"))]
+    part = CacheToCache(receiver, (link_sharer(sharer, fuser, "last1"),))
+    queries = [Query(user_turn("hello there"))]
     with torch.inference_mode():
         sizes = [channel.send(queries, CallStats()).payload_bytes[0] for channel in (whole, part)]
     assert sizes[0] == 3 * sizes[1]
@@ -119,7 +119,7 @@ def test_it_is_timed_with_a_floor() -> None:
 def test_what_a_form_does_not_know_is_refused(tmp_path: Path) -> None:
     fuser = adapter()
     with pytest.raises(UserError, match=r"low_rank.*does not rank its layers"):
-        linked(shared_lm("llama", seed=1), fuser, "top2")
+        link_sharer(shared_lm("llama", seed=1), fuser, "top2")
     with pytest.raises(UserError, match="keys and values together"):
         fuser.keep_kinds((0,))
     with pytest.raises(UserError, match="standard_rows"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
-from harness.inference.forward import Columns, extend, left_padded, new_buffer, seen
+from harness.inference.forward import Columns, extend, left_padded, new_buffer, visible_columns
 from harness.inference.kv_cache import KVBuffer
 from harness.inference.types import Counters
 from harness.models.lm import LM
@@ -104,7 +104,7 @@ def test_no_mask_is_made_where_plain_causal_attention_is_right() -> None:
         columns = left_padded(rows, [0] * len(rows), lm)
         buffer = new_buffer(lm, len(rows), 64)
         buffer.open(columns.positions, columns.real, None, columns.dense)
-        assert (seen(lm, buffer, columns) is not None) is needed
+        assert (visible_columns(lm, buffer, columns) is not None) is needed
 
 
 def test_pads_are_seen_by_nobody_but_themselves_even_where_a_run_of_them_outlasts_the_window() -> None:
@@ -114,7 +114,7 @@ def test_pads_are_seen_by_nobody_but_themselves_even_where_a_run_of_them_outlast
     columns = left_padded([ids], [0], lm, real)
     buffer = new_buffer(lm, 1, 64)
     buffer.open(columns.positions, columns.real, None, columns.dense)
-    visible = seen(lm, buffer, columns)
+    visible = visible_columns(lm, buffer, columns)
     assert visible is not None
     for rule in (causal_mask_function, sliding_window_causal_mask_function(WINDOW)):
         mask = visible.under(rule)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.inference.forward import extend, left_padded, new_buffer, seen
+from harness.inference.forward import extend, left_padded, new_buffer, visible_columns
 from harness.inference.kv_cache import KVBuffer
 from harness.inference.types import Counters
 from harness.models.lm import LM
@@ -114,4 +114,4 @@ def test_a_mask_that_hides_nothing_is_left_out_of_longer_reads() -> None:
     columns = left_padded([[4, 5], [6, 7]], [0, 0], lm)
     buffer = new_buffer(lm, 2, 8)
     buffer.open(columns.positions, columns.real, None, columns.dense)
-    assert seen(lm, buffer, columns) is None
+    assert visible_columns(lm, buffer, columns) is None

@@ -19,7 +19,7 @@ from harness.inference.types import CallStats, Context, Counters
 from harness.models import grouped_attention
 from harness.models.lm import LM
 from harness.self_check.check import small_lm
-from harness.self_check.sweep import tiny
+from harness.self_check.sweep import tiny_model
 from tests.support.tiny import KINDS, random_lm, shared_lm
 
 NOTES = [[31, 32, 33, 34, 35], [41, 42]]
@@ -144,7 +144,7 @@ def test_options_are_scored_by_the_same_masks(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "falcon", "gpt_neox", "opt", "olmo2", "phi", "gemma2", "gpt_oss"])
 def test_other_architectures_hide_a_prefix_too(kind: str) -> None:
-    lm = small_lm(tiny(kind, "eager"))
+    lm = small_lm(tiny_model(kind, "eager"))
     rows, notes = [[9, 10, 11]], [[12, 13, 14, 15]]
     hidden, shown = (read(lm, notes, rows, layers).logits for layers in (tuple(range(lm.n_layers)), ()))
     # Positions of the question begin behind the prefix, seen or not: a model with learned positions tells them apart.

@@ -13,7 +13,7 @@ from harness.inference import generate
 from harness.inference.batching import Budget
 from harness.inference.generate import score
 from harness.inference.types import CallStats, Request
-from harness.models.chat import continuation, encode
+from harness.models.chat import continuation_ids, encode
 from harness.models.lm import LM
 from tests.support.tiny import FOREIGN, KINDS, fused, shared_lm
 from tests.support.work import SENTENCES, answers, query, read, written
@@ -41,7 +41,7 @@ def test_options_equal_a_teacher_forced_forward(kind: str) -> None:
         assert len(answer.scored) == len(request.options)
         prompt = encode(lm, request.query.receiver).ids
         for option, scored in zip(request.options, answer.scored, strict=True):
-            total, greedy = teacher_forced(lm, prompt, continuation(lm, request.query.receiver, option))
+            total, greedy = teacher_forced(lm, prompt, continuation_ids(lm, request.query.receiver, option))
             assert scored.loglikelihood == pytest.approx(total, abs=1e-4)
             assert scored.greedy == greedy
 

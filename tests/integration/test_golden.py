@@ -21,7 +21,7 @@ from harness.fusers.checkpoint import load
 from harness.inference.generate import generate
 from harness.inference.types import CallStats, Context, Query
 from harness.models import chat
-from harness.models.chat import Conversation, Turn, ask
+from harness.models.chat import Conversation, Turn, user_turn
 from tests.support.tiny import GOLDEN, golden_lm
 from tests.support.work import context_of
 
@@ -105,7 +105,7 @@ def planned(channel: CacheToCache, prompt: Mapping[str, Any], monkeypatch: pytes
 
 def fixed(channel: CacheToCache, plans: Mapping[str, Plan]) -> list[Query]:
     """Queries for which the channel uses exactly these plans."""
-    queries = [Query(ask(name)) for name in plans]
+    queries = [Query(user_turn(name)) for name in plans]
     channel.planner._known.update({q.receiver: p for q, p in zip(queries, plans.values(), strict=True)})
     return queries
 

@@ -318,7 +318,7 @@ def test_one_run_at_a_time() -> None:
     inside: list[int] = []
 
     def enter() -> int:
-        with process.alone():
+        with process.one_run_at_a_time():
             inside.append(1)
             most.append(len(inside))
             for _ in range(50):

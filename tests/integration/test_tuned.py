@@ -13,12 +13,12 @@ from harness.evaluation.fingerprint import model_info
 from harness.evaluation.run import run
 from harness.inference.generate import score
 from harness.inference.types import CallStats, Query
-from harness.models.chat import ask
+from harness.models.chat import user_turn
 from harness.models.loading import load
 from harness.models.reference import parse_reference
 from harness.records import load_run
 from harness.results import effects
-from harness.training.lora import insert
+from harness.training.lora import insert_adapter
 from harness.training.recipe import build as build_recipe
 from tests.support.tiny import GOLDEN, OURS
 
@@ -30,7 +30,7 @@ WEIGHTS = "adapter_model.safetensors"
 def adapted(strength, **changes):
     """The receiver with an adapter inside that does something where `strength` is not 0."""
     recipe = build_recipe({"method": "lora", "receiver": RECEIVER, "output_path": "x", "lora_rank": 4, **changes})
-    adapter = insert(load(RECEIVER, device="cpu"), recipe)
+    adapter = insert_adapter(load(RECEIVER, device="cpu"), recipe)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for value in adapter.parameters:
@@ -54,7 +54,11 @@ def idle(tmp_path_factory):
 
 
 def loglikelihoods(lm):
-    queries, work, alone = [Query(ask("Where does Abel live?")), Query(ask("Who?"))], CallStats(), Single(lm)
+    queries, work, alone = (
+        [Query(user_turn("Where does Abel live?")), Query(user_turn("Who?"))],
+        CallStats(),
+        Single(lm),
+    )
     with torch.inference_mode():
         context = alone.receive(queries, alone.send(queries, work), work)
         return [one.loglikelihood for row in score(context, [[(5, 6), (7,)]] * 2, work) for one in row]
@@ -188,7 +192,7 @@ def test_damaged_weights_are_one_sentence(folder, tmp_path, what):
 
 
 def test_a_model_of_another_vocabulary_is_refused(tmp_path):
-    from harness.evaluation.setup import assemble
+    from harness.evaluation.setup import load_cast
     from tests.support.tiny import random_lm
 
     other = random_lm("qwen3", seed=1)
@@ -196,4 +200,4 @@ def test_a_model_of_another_vocabulary_is_refused(tmp_path):
         part.save_pretrained(tmp_path / "other")
     given = {"receiver": RECEIVER, "channels": "receiver", "tuned": str(tmp_path / "other"), "tasks": ["relay"]}
     with pytest.raises(UserError, match="whose tokenizer is not that of the receiver"):
-        assemble(build({**given, "device": "cpu", "chat": False}))
+        load_cast(build({**given, "device": "cpu", "chat": False}))

@@ -280,11 +280,11 @@ def test_a_text_sharer_is_shown_the_options_that_are_compared(tasks: Any, monkey
 def test_what_a_task_says_of_its_sharer_costs_no_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.benchmarks import registry
 
-    registry.metadata.cache_clear()
+    registry.task_metadata.cache_clear()
     monkeypatch.setattr(registry, "task_manager", None)
-    assert "{question}" in registry.metadata("factworld_sharer_knows")["t2t_prompt"]
-    assert registry.metadata("openbookqa")["version"]
-    assert registry.metadata("hellaswag") == {}
+    assert "{question}" in registry.task_metadata("factworld_sharer_knows")["t2t_prompt"]
+    assert registry.task_metadata("openbookqa")["version"]
+    assert registry.task_metadata("hellaswag") == {}
 
 
 def test_a_text_sharer_is_asked_in_the_tasks_words() -> None:
@@ -341,7 +341,7 @@ def test_our_folder_is_found_from_everywhere(given: list[str], monkeypatch: pyte
 
 
 def test_lm_evals_tasks_go_before_ours_of_the_same_name() -> None:
-    from harness.benchmarks.registry import available
+    from harness.benchmarks.registry import available_tasks
     from harness.lm_eval_bridge.__main__ import with_our_tasks
 
     stock = Path(sys.modules[TaskManager.__module__].__file__ or "").parent
@@ -349,7 +349,7 @@ def test_lm_evals_tasks_go_before_ours_of_the_same_name() -> None:
     for name in ("openbookqa", "arc_challenge"):
         assert Path(index[name].yaml_path).is_relative_to(stock)
     assert Path(index["factworld_sharer_knows"].yaml_path).is_relative_to(ROOT)
-    assert available().keys() <= index.keys()
+    assert available_tasks().keys() <= index.keys()
     asked = with_our_tasks(TaskManager)(include_path=str(ROOT / "tasks"), include_defaults=False).task_index
     assert Path(asked["openbookqa"].yaml_path).is_relative_to(ROOT)
 

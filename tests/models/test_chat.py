@@ -11,18 +11,18 @@ from harness.models.chat import (
     ChatText,
     Conversation,
     Turn,
-    ask,
-    continuation,
+    continuation_ids,
     encode,
     fingerprint_text,
     from_history,
     render,
+    user_turn,
 )
 from harness.models.lm import LM
 from harness.models.loading import wrap
 from tests.support.tiny import FOREIGN, OURS, golden_lm, tokenizer
 
-QUESTION = ask("Why is the sky blue?")
+QUESTION = user_turn("Why is the sky blue?")
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_opening_words_stay_apart_from_the_prompt(lm: LM) -> None:
 
 
 def test_tokens_that_merge_across_the_seam_belong_to_the_opening_words(lm: LM) -> None:
-    encoded = encode(lm, ask("th", prefix="e", chat=False))
-    apart = encode(lm, ask("th", chat=False))
+    encoded = encode(lm, user_turn("th", prefix="e", chat=False))
+    apart = encode(lm, user_turn("th", chat=False))
     assert encoded.ids[-1] not in apart.ids
     assert encoded.n_prompt < len(apart.ids)
     assert encoded.ids[: encoded.n_prompt] == apart.ids[: encoded.n_prompt]
@@ -70,13 +70,13 @@ def test_tokens_that_merge_across_the_seam_belong_to_the_opening_words(lm: LM) -
 @pytest.mark.parametrize("option", ["A", " B", " the sky 🙂"])
 def test_an_option_continues_what_stands_before_it(lm: LM, prefix: str, option: str) -> None:
     conversation = replace(QUESTION, prefix=prefix)
-    ids = (*encode(lm, conversation).ids, *continuation(lm, conversation, option))
+    ids = (*encode(lm, conversation).ids, *continuation_ids(lm, conversation, option))
     assert lm.tokenizer.decode(ids) == render(lm, conversation) + prefix + option
 
 
 def test_an_option_without_a_token_is_refused(lm: LM) -> None:
     with pytest.raises(ValueError, match="The option '' adds no token"):
-        continuation(lm, QUESTION, "")
+        continuation_ids(lm, QUESTION, "")
 
 
 def test_a_model_without_a_template_says_what_to_do(lm: LM) -> None:
@@ -92,7 +92,7 @@ def test_a_template_that_refuses_a_conversation_is_quoted(lm: LM) -> None:
 
 def test_a_history_without_a_generation_prompt_ends_in_the_answers_opening_words() -> None:
     history = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because"}]
-    assert from_history(history, add_generation_prompt=False) == ask("Why?", prefix="Because")
+    assert from_history(history, add_generation_prompt=False) == user_turn("Why?", prefix="Because")
     assert from_history(history, add_generation_prompt=True).turns[-1] == Turn("assistant", "Because")
 
 
@@ -103,7 +103,7 @@ def test_a_rendering_remembers_its_conversation() -> None:
 
 
 def test_a_fingerprint_changes_with_anything_that_was_asked() -> None:
-    asked = [QUESTION, replace(QUESTION, prefix="A"), replace(QUESTION, chat=False), ask("Why?")]
+    asked = [QUESTION, replace(QUESTION, prefix="A"), replace(QUESTION, chat=False), user_turn("Why?")]
     texts = {fingerprint_text(c, extra) for c in asked for extra in (None, ["A", "B"])}
     assert len(texts) == 2 * len(asked)
-    assert fingerprint_text(QUESTION, None) == fingerprint_text(ask("Why is the sky blue?"), None)
+    assert fingerprint_text(QUESTION, None) == fingerprint_text(user_turn("Why is the sky blue?"), None)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from harness.errors import UserError
-from harness.models.chat import ask, render
+from harness.models.chat import render, user_turn
 from harness.models.lm import LM
 from harness.models.loading import load
 from tests.support.tiny import random_lm, tokenizer
@@ -112,14 +112,14 @@ def test_an_adapter_may_bring_a_grown_vocabulary(tmp_path: Path) -> None:
 def test_the_words_of_an_adapter_are_its_own(tmp_path: Path, whole: bool) -> None:
     base = base_on_disk(tmp_path / "base")
     folder = adapted(base, tmp_path / "adapter", target_modules=Q)
-    assert render(loaded(folder), ask("Sky?")) == render(loaded(base), ask("Sky?"))
+    assert render(loaded(folder), user_turn("Sky?")) == render(loaded(base), user_turn("Sky?"))
     if whole:
         words = tokenizer()
         words.chat_template = OWN
         words.save_pretrained(folder)
     else:
         (folder / "chat_template.jinja").write_text(OWN)
-    assert render(loaded(folder), ask("Sky?")) == "### Sky?\n"
+    assert render(loaded(folder), user_turn("Sky?")) == "### Sky?\n"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,18 +8,27 @@ from typing import Any
 import pytest
 
 from harness.channels.prompt_layout import Planner
-from harness.evaluation.prompt_record import described
+from harness.evaluation.prompt_record import prompt_settings
 from harness.models import token_seam
-from harness.models.chat import Conversation, Reading, ask, continuation, continued, encode, render, rendered
+from harness.models.chat import (
+    Conversation,
+    Reading,
+    continuation_ids,
+    encode,
+    render,
+    rendered,
+    user_turn,
+    with_continuations,
+)
 from tests.support.seams import CHATML, SPACED, speaking, words
 
-QUESTION = ask("Which colour is the sky?")
+QUESTION = user_turn("Which colour is the sky?")
 OPTIONS = ("blue or green", "red", "A")
 
 
 def written(lm: Any, conversation: Conversation, option: str) -> str:
     """What the prompt and one option say together."""
-    encoded = encode(lm, continued(conversation, *OPTIONS))
+    encoded = encode(lm, with_continuations(conversation, *OPTIONS))
     return str(lm.tokenizer.decode((*encoded.ids, *encoded.options[OPTIONS.index(option)])))
 
 
@@ -36,25 +45,25 @@ def test_no_token_is_lost_where_an_option_meets_white_space(
     lm = speaking(words(template))
     conversation = replace(QUESTION, prefix=prefix, chat=chat, reading=Reading(as_lm_eval))
     whole = rendered(lm, conversation)[1] + option
-    encoded = encode(lm, continued(conversation, *OPTIONS))
+    encoded = encode(lm, with_continuations(conversation, *OPTIONS))
     ids = (*encoded.ids, *encoded.options[OPTIONS.index(option)])
     assert ids == tuple(lm.tokenizer(whole, add_special_tokens=False)["input_ids"])
 
 
 def test_a_merged_token_belongs_to_the_option_and_a_line_break_to_the_prompt() -> None:
     lm = speaking(words(SPACED))
-    (blue,) = encode(lm, continued(QUESTION, "blue")).options
+    (blue,) = encode(lm, with_continuations(QUESTION, "blue")).options
     assert lm.tokenizer.decode(blue) == " blue"
-    assert continuation(lm, QUESTION, "blue") == blue
+    assert continuation_ids(lm, QUESTION, "blue") == blue
     lm = speaking(words(CHATML))
-    assert lm.tokenizer.decode(encode(lm, continued(QUESTION, "blue")).options[0]) == "blue"
-    scored = encode(lm, continued(replace(QUESTION, reading=Reading(as_lm_eval=True)), "blue")).options[0]
+    assert lm.tokenizer.decode(encode(lm, with_continuations(QUESTION, "blue")).options[0]) == "blue"
+    scored = encode(lm, with_continuations(replace(QUESTION, reading=Reading(as_lm_eval=True)), "blue")).options[0]
     assert lm.tokenizer.decode(scored) == "\nblue"
 
 
 def test_a_planner_cuts_the_prompt_at_the_same_seam() -> None:
     lm = speaking(words(SPACED))
-    asked = continued(QUESTION, "blue")
+    asked = with_continuations(QUESTION, "blue")
     for strategy in ("off", "first"):
         plan = Planner(lm, (lm,), strategy).plan(asked)
         assert (plan.ids[0], plan.options) == (encode(lm, asked).ids, encode(lm, asked).options)
@@ -78,7 +87,7 @@ def test_plain_text_is_opened_once_and_never_closed() -> None:
 
 
 def encode_plain(tokenizer: Any, text: str, option: str) -> tuple[Any, Any]:
-    found = encode(speaking(tokenizer), continued(ask(text, chat=False), option))
+    found = encode(speaking(tokenizer), with_continuations(user_turn(text, chat=False), option))
     return found.ids, found.options
 
 
@@ -92,7 +101,7 @@ def test_behind_nothing_stands_one_opening_token(opens: bool) -> None:
 
 def test_an_option_that_adds_nothing_is_refused_beside_one_that_merges() -> None:
     with pytest.raises(ValueError, match="The option '' adds no token"):
-        encode(speaking(words(SPACED)), continued(QUESTION, "blue", ""))
+        encode(speaking(words(SPACED)), with_continuations(QUESTION, "blue", ""))
 
 
 def test_thinking_is_what_the_template_is_told() -> None:
@@ -109,11 +118,11 @@ def test_thinking_is_what_the_template_is_told() -> None:
 def test_the_record_says_which_seam_and_what_thinking_does() -> None:
     template = "{% if enable_thinking %}<think>{% endif %}" + CHATML
     speakers = {"receiver": speaking(words(template)), "sharer": speaking(words()), "bare": speaking(words(None))}
-    found = described(Reading(thinking=False), speakers)
+    found = prompt_settings(Reading(thinking=False), speakers)
     assert found["seam"].startswith("kept")
     assert found["enable_thinking"] == "false"
     assert found["enable_thinking, receiver"] == "changes the prompt"
     assert found["enable_thinking, sharer"] == "no effect on this chat template"
     assert found["enable_thinking, bare"].startswith("unknown")
-    theirs = described(Reading(as_lm_eval=True), {})
+    theirs = prompt_settings(Reading(as_lm_eval=True), {})
     assert (theirs["seam"].split(":")[0], theirs["enable_thinking"]) == ("as lm-eval's hf", "not passed")

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import RunError, UserError
 from harness.records import LoadedRun, journal, load_run
 from harness.records.folder import RankFolder, RunFolder
-from harness.records.journal import latest
+from harness.records.journal import latest_samples
 from harness.records.schema import SCHEMA_VERSION
 from tests.support.record_examples import child, run_record, sample, timing
 
@@ -80,9 +80,9 @@ def test_last_done_sample_wins() -> None:
     failed = sample(0, correct=None, error={"type": "E", "message": "m"})
     right, wrong = sample(0), sample(0, correct=False, predicted="B")
     other_control, other_task = sample(0, control="mean"), sample(0, task="arc")
-    assert latest([right, wrong, failed]) == [wrong]
-    assert latest([failed, failed.model_copy(update={"position": 7})])[0].position == 7
-    assert latest([right, other_control, other_task]) == [right, other_control, other_task]
+    assert latest_samples([right, wrong, failed]) == [wrong]
+    assert latest_samples([failed, failed.model_copy(update={"position": 7})])[0].position == 7
+    assert latest_samples([right, other_control, other_task]) == [right, other_control, other_task]
 
 
 @pytest.mark.parametrize(

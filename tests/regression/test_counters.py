@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness.regression.exact_check import counts
+from harness.regression.exact_check import check_counts
 from tests.support import regression_runs
 
 COUNTERS = {"c2c": {"forwards": 100, "bytes": 5}, "receiver": {"forwards": 50}}
@@ -12,7 +12,9 @@ COUNTERS = {"c2c": {"forwards": 100, "bytes": 5}, "receiver": {"forwards": 50}}
 
 def statuses(**changes: Any) -> list[str]:
     base = regression_runs.run([], counters=COUNTERS)
-    return [verdict.status for verdict in counts(base, regression_runs.run([], **{"counters": COUNTERS, **changes}))]
+    return [
+        verdict.status for verdict in check_counts(base, regression_runs.run([], **{"counters": COUNTERS, **changes}))
+    ]
 
 
 @pytest.mark.parametrize(

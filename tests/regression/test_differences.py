@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.records.schema import Git, Hardware, ModelInfo
-from harness.regression.differences import differences, first_line, only_rounding
+from harness.regression.differences import find_differences, first_line, only_rounding
 from tests.support import regression_runs
 
 FACTS: dict[str, Any] = {
@@ -26,7 +26,7 @@ FACTS: dict[str, Any] = {
 def changed(**changes: Any) -> tuple[str, bool]:
     answers = regression_runs.answers(2)
     base, head = regression_runs.run(answers, **FACTS), regression_runs.run(answers, **{**FACTS, **changes})
-    found = differences(base, head)
+    found = find_differences(base, head)
     return first_line(found).removeprefix("Differs: "), only_rounding(found)
 
 
@@ -83,5 +83,5 @@ def test_prompts_are_compared_question_by_question_where_both_sides_kept_them() 
     other = [sample.model_copy(update={"prompt_sha256": "1" * 64}) for sample in answers]
     unknown = [sample.model_copy(update={"prompt_sha256": ""}) for sample in answers]
     base = regression_runs.run(answers)
-    assert [d.text for d in differences(base, regression_runs.run(other))] == ["prompts (openbookqa)"]
-    assert differences(base, regression_runs.run(unknown)) == []
+    assert [d.text for d in find_differences(base, regression_runs.run(other))] == ["prompts (openbookqa)"]
+    assert find_differences(base, regression_runs.run(unknown)) == []

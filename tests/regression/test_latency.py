@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu
 from harness.errors import UserError
 from harness.records import LoadedRun
 from harness.regression import Options, check
-from harness.regression.latency_check import Second, aligned_rank_p, judge, latency
+from harness.regression.latency_check import Second, aligned_rank_p, check_latency, judge_duration
 from harness.regression.verdicts import Verdict
 from tests.support import regression_runs
 
@@ -33,7 +33,7 @@ def timed(clock: regression_runs.Clock, late: int = 0, **changes: Any) -> list[L
 
 
 def judged(base: regression_runs.Clock, head: regression_runs.Clock, **changes: Any) -> list[Verdict]:
-    return latency(timed(base), timed(head, 1, **changes), Options())
+    return check_latency(timed(base), timed(head, 1, **changes), Options())
 
 
 def statuses(base: regression_runs.Clock, head: regression_runs.Clock) -> list[str]:
@@ -69,7 +69,7 @@ def test_what_is_not_repeated_is_a_warning() -> None:
         for turn, clock in enumerate(slow_once)
         for run in timed(clock)
     ]
-    verdicts = latency(timed(regression_runs.Clock(1, noise=1e-3, questions=40)), heads, Options())
+    verdicts = check_latency(timed(regression_runs.Clock(1, noise=1e-3, questions=40)), heads, Options())
     assert [v.status for v in verdicts] == ["warning"] * 2
     assert "not repeated" in verdicts[0].text
 
@@ -80,7 +80,7 @@ def test_sides_that_did_not_take_turns_are_not_compared(turns: str) -> None:
     for minute, side in enumerate(turns):
         clock = regression_runs.Clock(minute, rounds=1, factor=5.0 if side == "H" else 1.0)
         sides[side] += timed(clock, started_at=f"2026-01-01T10:{minute:02}:00Z")
-    (verdict,) = latency(sides["B"], sides["H"], Options())
+    (verdict,) = check_latency(sides["B"], sides["H"], Options())
     assert (verdict.status, verdict.failing) == ("not comparable", False)
     assert "did not take turns" in verdict.text
 
@@ -88,7 +88,7 @@ def test_sides_that_did_not_take_turns_are_not_compared(turns: str) -> None:
 def test_pairs_may_begin_with_either_side() -> None:
     base, head = timed(regression_runs.Clock(0)), timed(regression_runs.Clock(1, factor=1.1), 1)
     swapped = [head[0], regression_runs.altered(head[1], started_at="2026-01-01T10:01:30Z")]
-    assert [v.status for v in latency(base, swapped, Options())] == ["regression"] * 2
+    assert [v.status for v in check_latency(base, swapped, Options())] == ["regression"] * 2
 
 
 def test_only_the_same_work_is_compared() -> None:
@@ -97,7 +97,7 @@ def test_only_the_same_work_is_compared() -> None:
         replace(run, timings=[t.model_copy(update={"tokens_out": 16, "e2e_s": 2 * t.e2e_s}) for t in run.timings])
         for run in head
     ]
-    verdicts = latency(base, longer, Options())
+    verdicts = check_latency(base, longer, Options())
     assert [v.status for v in verdicts] == ["warning"] * 2
     assert "0 and 0 timings of the same work" in verdicts[0].text
 
@@ -105,13 +105,13 @@ def test_only_the_same_work_is_compared() -> None:
 def test_an_arm_without_timings_is_a_warning() -> None:
     clock = regression_runs.Clock(0, arms=regression_runs.ARMS)
     head = [replace(run, timings=[t for t in run.timings if t.channel != "c2c"]) for run in timed(clock, 1)]
-    assert [v.status for v in latency(timed(clock), head, Options())] == ["warning"] * 4 + ["same"] * 2
+    assert [v.status for v in check_latency(timed(clock), head, Options())] == ["warning"] * 4 + ["same"] * 2
 
 
 @pytest.mark.parametrize("broken_s", [float("nan"), float("inf"), 0.0, -1.0])
 def test_broken_seconds_are_counted_and_refused(broken_s: float) -> None:
     good = [Second(("q", 8), r, 0.5) for r in range(20)]
-    verdict = judge("here", good, [*good[1:], Second(("q", 8), 0, broken_s)], Options())
+    verdict = judge_duration("here", good, [*good[1:], Second(("q", 8), 0, broken_s)], Options())
     assert verdict.status == "not comparable"
     assert "1 of 40" in verdict.text
 
@@ -133,7 +133,7 @@ def test_other_machines_and_jobs_are_said_and_fail_nothing(changes: dict[str, An
 
 def test_runs_that_name_no_job_are_not_compared() -> None:
     sides = [timed(regression_runs.Clock(side, factor=1 + 4 * side), side, job="") for side in (0, 1)]
-    assert "do not name one" in latency(sides[0], sides[1], Options())[0].text
+    assert "do not name one" in check_latency(sides[0], sides[1], Options())[0].text
 
 
 def under_load(runs: list[LoadedRun], others: float) -> list[LoadedRun]:
@@ -149,7 +149,7 @@ def test_a_busy_machine_is_said_and_not_judged(busy: str) -> None:
     base, head = timed(regression_runs.Clock(0)), timed(regression_runs.Clock(1, factor=5.0), 1)
     base = under_load(base, 1.9 if busy in ("base", "both") else 0.0)
     head = [*under_load(head[:1], 0.0 if busy == "base" else 1.9), *under_load(head[1:], 1.9 * (busy == "head"))]
-    verdicts = latency(base, head, Options())
+    verdicts = check_latency(base, head, Options())
     assert [verdict.status for verdict in verdicts] == ["warning"]
     assert "the machine was busy: other processes used" in verdicts[0].text
 
@@ -166,7 +166,7 @@ def test_the_same_build_beside_busy_processes_is_no_regression() -> None:
 
 def test_an_idle_machine_is_judged() -> None:
     base, head = timed(regression_runs.Clock(0)), timed(regression_runs.Clock(1, factor=1.1), 1)
-    verdicts = latency(under_load(base, 0.1), under_load(head, 0.1), Options())
+    verdicts = check_latency(under_load(base, 0.1), under_load(head, 0.1), Options())
     assert [verdict.status for verdict in verdicts] == ["regression"] * 2
 
 
@@ -176,17 +176,17 @@ def test_cores_that_a_run_leaves_free_are_free_for_others() -> None:
         timed(regression_runs.Clock(0), hardware=spacious),
         timed(regression_runs.Clock(1, factor=1.1), 1, hardware=spacious),
     )
-    verdicts = latency(under_load(base, 1.9), under_load(head, 1.9), Options())
+    verdicts = check_latency(under_load(base, 1.9), under_load(head, 1.9), Options())
     assert [verdict.status for verdict in verdicts] == ["regression"] * 2
 
 
 def test_one_side_without_timings_is_said_and_two_are_silent() -> None:
     base, bare = timed(regression_runs.Clock(0)), [regression_runs.run([])]
     for sides, word in (((base, bare), "run has no timings"), ((bare, base), "baseline has no timings")):
-        (verdict,) = latency(*sides, Options())
+        (verdict,) = check_latency(*sides, Options())
         assert word in verdict.text
         assert not verdict.failing
-    assert latency(bare, bare, Options()) == []
+    assert check_latency(bare, bare, Options()) == []
 
 
 def test_a_time_that_is_none_is_one_sentence() -> None:

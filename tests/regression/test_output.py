@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from harness.regression.check import escape, junit, lines, markdown
+from harness.regression.check import escape_cell, junit, markdown, report_lines
 from harness.regression.verdicts import Report, Verdict, p_words
 
 NASTY = 'a|b <script>alert(1)</script> `x` *y* [z](http://evil) \x1b[31m\x00\nnext ]]> & "q"'
@@ -23,11 +23,11 @@ def test_markdown_is_inert() -> None:
     rows = [line for line in text.splitlines() if "alert" in line]
     assert len(rows) == 3
     assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
-    assert escape("`*_[x]") == "\\`\\*\\_\\[x\\]"
+    assert escape_cell("`*_[x]") == "\\`\\*\\_\\[x\\]"
 
 
 def test_lines_are_lines_and_steer_no_terminal() -> None:
-    printed = lines(REPORT)
+    printed = report_lines(REPORT)
     assert len(printed) == 4
     assert all(character.isprintable() for line in printed for character in line)
 
@@ -42,7 +42,7 @@ def test_junit_is_well_formed_and_counts() -> None:
 
 def test_an_empty_report_says_that_nothing_was_compared() -> None:
     assert Report.of([]).exit_code == 2
-    assert lines(Report.of([])) == ["Not comparable: nothing was compared."]
+    assert report_lines(Report.of([])) == ["Not comparable: nothing was compared."]
 
 
 @pytest.mark.parametrize(("p", "words"), [(0.0001, "p < 0.001"), (0.014, "p = 0.014"), (1.0, "p = 1.000")])
@@ -57,7 +57,7 @@ def test_the_headline_counts() -> None:
 
 def test_many_harmless_lines_are_folded_and_no_other() -> None:
     verdicts = [Verdict(status, "accuracy", f"task{i}", "") for status in ("warning", "regression") for i in range(100)]
-    printed = lines(Report.of(verdicts))
+    printed = report_lines(Report.of(verdicts))
     assert len(printed) == 24 + 1 + 100 + 1
     assert "and 76 more" in printed[0]
     assert "task0" in printed[24]

@@ -12,7 +12,16 @@ from harness import cli
 from harness.records import LoadedRun
 from harness.records.schema import Sample
 from harness.regression import Options, check
-from harness.regression.power import PAGE, PAIRS, Setting, caught, drawn, needed, regressions, with_table
+from harness.regression.power import (
+    PAGE,
+    PAIRS,
+    Setting,
+    draw_pairs,
+    questions_needed,
+    regressions,
+    share_caught,
+    with_table,
+)
 from tests.support import regression_runs
 
 N, MOST = 400, 0.035
@@ -34,9 +43,9 @@ def variants(fact: int) -> list[tuple[Sample, Sample]]:
 
 
 def pairs(setting: Setting, count: int, seed: int = 0) -> Iterator[tuple[LoadedRun, LoadedRun]]:
-    """Records whose answers turned as `drawn` says: first the units won, then those lost, then the others."""
+    """Records whose answers turned as `draw_pairs` says: first the units won, then those lost, then the others."""
     pool = variants(setting.fact)
-    won, lost = (counts[:, 0, 0] for counts in drawn(setting, count, seed))
+    won, lost = (counts[:, 0, 0] for counts in draw_pairs(setting, count, seed))
     for gained, gone in zip(won * setting.fact, lost * setting.fact, strict=True):
         rest = np.arange(N) % 2 == 0
         before = np.where(np.arange(N) < gained, False, np.where(np.arange(N) < gained + gone, True, rest))
@@ -47,14 +56,14 @@ def pairs(setting: Setting, count: int, seed: int = 0) -> Iterator[tuple[LoadedR
 
 @pytest.mark.parametrize("setting", CONDITIONS, ids=named)
 def test_unchanged_builds_are_called_a_regression_at_most_at_the_level(setting: Setting) -> None:
-    assert caught(setting, pairs=PAIRS) <= MOST
+    assert share_caught(setting, pairs=PAIRS) <= MOST
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.04])
 @pytest.mark.parametrize("setting", CONDITIONS, ids=named)
 def test_what_is_simulated_is_what_a_check_says(setting: Setting, loss: float) -> None:
     case = Setting(n=N, discordance=setting.discordance, loss=loss, fact=setting.fact)
-    expected = regressions(case, *drawn(case, 6, seed=0), Options())
+    expected = regressions(case, *draw_pairs(case, 6, seed=0), Options())
     assert [check(*pair).exit_code == 1 for pair in pairs(case, 6)] == list(expected)
 
 
@@ -86,9 +95,9 @@ def test_questions_of_one_fact_are_one_observation() -> None:
 
 def test_more_questions_find_smaller_losses() -> None:
     case = Setting(n=N, discordance=0.05, loss=0.03)
-    assert caught(case) < caught(Setting(n=2 * N, discordance=0.05, loss=0.03))
-    enough = needed(case)
-    assert caught(Setting(n=enough, discordance=0.05, loss=0.03)) >= 0.8
+    assert share_caught(case) < share_caught(Setting(n=2 * N, discordance=0.05, loss=0.03))
+    enough = questions_needed(case)
+    assert share_caught(Setting(n=enough, discordance=0.05, loss=0.03)) >= 0.8
 
 
 def test_the_table_on_the_page_is_that_of_today() -> None:

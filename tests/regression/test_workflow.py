@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.regression.power import SHIPPED, caught
+from harness.regression.power import SHIPPED, share_caught
 
 WORKFLOW = Path(__file__).parents[2] / "docs" / "github-actions.yml"
 
@@ -37,7 +37,7 @@ def test_runs_are_checked_and_kept_even_after_a_regression(steps: list[dict[str,
 def test_the_whole_task_is_asked_and_what_it_finds_is_what_the_page_says() -> None:
     text = WORKFLOW.read_text(encoding="utf-8")
     assert "--limit" not in text
-    shares = [f"{100 * caught(replace(SHIPPED, loss=0.03, fact=fact)):.0f}%" for fact in (1, SHIPPED.fact)]
+    shares = [f"{100 * share_caught(replace(SHIPPED, loss=0.03, fact=fact)):.0f}%" for fact in (1, SHIPPED.fact)]
     assert f"in {shares[0]} of the cases if single questions turn, in {shares[1]} if whole facts do" in " ".join(
         text.replace("#", " ").split()
     )

@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from harness.factworld_build.models import FuserRecipe, Phase, load_model, one_thread, silent
+from harness.factworld_build.models import FuserRecipe, Phase, load_model, one_thread, without_progress
 from harness.factworld_build.world import RECEIVER, SHARER
 from harness.fusers.checkpoint import load
 from harness.relay_build.build import build, train_fuser, train_member
 from harness.relay_build.eta import Shown
 from harness.relay_build.questions import ONE, vocabulary
 from harness.relay_build.recipe import Recipe, Rows
-from harness.relay_build.rows import TAUGHT, exam
+from harness.relay_build.rows import TAUGHT, exam_questions
 from harness.relay_build.world import WorldConfig, build_world
 
 
@@ -37,13 +37,13 @@ def _single_thread():
 @pytest.mark.parametrize("name", [RECEIVER, SHARER])
 def test_members_are_ordinary_folders_and_follow_from_their_seed(tmp_path, name):
     for folder, seed in (("one", 5), ("two", 5), ("three", 6)):
-        train_member(name, seed, tmp_path / folder, HASTY, silent)
+        train_member(name, seed, tmp_path / folder, HASTY, without_progress)
     one, two, three = ((tmp_path / folder / "model.safetensors").read_bytes() for folder in ("one", "two", "three"))
     assert one == two != three
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "one")
     world = build_world(HASTY.world_seed, HASTY.world)
     assert len(tokenizer) == len(vocabulary(world)) == load_model(tmp_path / "one").config.vocab_size
-    question = exam(world, ONE, TAUGHT, 1)[0]
+    question = exam_questions(world, ONE, TAUGHT, 1)[0]
     assert tokenizer.decode(tokenizer.encode(question.text())) == question.text()
 
 
@@ -61,7 +61,7 @@ def test_a_build_writes_everything_tells_how_and_gives_the_same_fuser_again(tmp_
     assert ("fuse", 2, 2) in {event[:3] for event in events}
     members = [load_model(tmp_path / name).requires_grad_(False) for name in (RECEIVER, SHARER)]
     world = build_world(HASTY.world_seed, HASTY.world)
-    again, other = (train_fuser(*members, world, HASTY, seed, silent)[0].state_dict() for seed in (7, 8))
+    again, other = (train_fuser(*members, world, HASTY, seed, without_progress)[0].state_dict() for seed in (7, 8))
     assert all(torch.equal(value, again[name]) for name, value in fuser.state_dict().items())
     assert not all(torch.equal(value, other[name]) for name, value in fuser.state_dict().items())
 

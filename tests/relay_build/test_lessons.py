@@ -9,8 +9,8 @@ from harness.factworld_build.world import LABELS
 from harness.relay_build.build import place_batch
 from harness.relay_build.lessons import IGNORED, Codec, Teacher, plain_batch, twin_batch
 from harness.relay_build.questions import CROWD, FORMS, ONE, SLOTS, UNKNOWN, vocabulary
-from harness.relay_build.rows import WORLD_SEED, exam
-from harness.relay_build.world import ATTRIBUTES, VALUES, build_world, seeded
+from harness.relay_build.rows import WORLD_SEED, exam_questions
+from harness.relay_build.world import ATTRIBUTES, VALUES, build_world, random_stream
 
 WORLD = build_world(WORLD_SEED)
 CODEC = Codec(vocabulary(WORLD))
@@ -20,7 +20,7 @@ DIGESTS = [(ONE, "5ecf9144c8ac4c72", "3c7f432a603dff40"), (CROWD, "7ae06a456e9a5
 
 
 def teacher(form, seed=0):
-    return Teacher(WORLD, CODEC, form, seeded("test", seed))
+    return Teacher(WORLD, CODEC, form, random_stream("test", seed))
 
 
 def digest(*batches):
@@ -45,7 +45,7 @@ def every_kind(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_lesson_of_the_fuser_has_a_held_out_name_or_an_attribute(form):
-    words = {word for row in words_of(place_batch(WORLD, CODEC, form, 400, seeded("test", 0))) for word in row}
+    words = {word for row in words_of(place_batch(WORLD, CODEC, form, 400, random_stream("test", 0))) for word in row}
     assert not words & WORLD.held_out
     assert not words & ATTRIBUTE_WORDS
     assert words & set(WORLD.places)
@@ -100,7 +100,7 @@ def test_forced_rows_teach_the_letter_and_the_end_alone(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_twins_stand_at_their_names_positions_and_are_read_by_the_reply_alone(form):
-    questions = exam(WORLD, form, "taught", 1)[:4]
+    questions = exam_questions(WORLD, form, "taught", 1)[:4]
     base = plain_batch(CODEC, [q.prompt() for q in questions], [q.reply() for q in questions])
     batch = twin_batch(CODEC, base, SLOTS[form], [q.places for q in questions])
     positions, mask = batch.positions[0].tolist(), batch.mask[0, 0]
@@ -138,7 +138,7 @@ def test_the_codec_is_the_tokenizer():
 
     tokenizer = word_tokenizer(vocabulary(WORLD))
     for form in FORMS:
-        question = exam(WORLD, form, "taught", 1)[0]
+        question = exam_questions(WORLD, form, "taught", 1)[0]
         chat = [{"role": "user", "content": question.text()}]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -151,4 +151,4 @@ def test_the_codec_is_the_tokenizer():
 def test_lessons_follow_from_their_seed_whatever_the_process(form, receivers, fusers):
     """Texts are hashed anew by every process, so an order that comes from a set would differ from these digests."""
     assert digest(*every_kind(form)) == receivers
-    assert digest(place_batch(WORLD, CODEC, form, 64, seeded("fuser", 0))) == fusers
+    assert digest(place_batch(WORLD, CODEC, form, 64, random_stream("fuser", 0))) == fusers

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.relay_build.measure import fitted_mlp, merged
+from harness.relay_build.measure import fitted_mlp, letter_ensemble
 
 
 def probabilities(*rows):
@@ -15,11 +15,11 @@ THEIRS = probabilities([0.1, 0.6, 0.2, 0.1], [0.01, 0.97, 0.01, 0.01])
 
 @pytest.mark.parametrize(("rule", "wanted"), [("mean", [0, 1]), ("product", [0, 1]), ("confident", [0, 1])], ids=str)
 def test_ensembles_of_letters_follow_their_rule(rule, wanted):
-    assert merged(OURS, THEIRS, rule).letters.argmax(-1).tolist() == wanted
+    assert letter_ensemble(OURS, THEIRS, rule).letters.argmax(-1).tolist() == wanted
 
 
 def test_the_mean_adds_and_the_product_multiplies():
-    mean, product = (merged(OURS, THEIRS, rule).letters for rule in ("mean", "product"))
+    mean, product = (letter_ensemble(OURS, THEIRS, rule).letters for rule in ("mean", "product"))
     torch.testing.assert_close(mean.exp(), OURS.exp() + THEIRS.exp())
     torch.testing.assert_close(product.exp(), OURS.exp() * THEIRS.exp())
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.factworld_build.models import load_model, one_thread, silent
+from harness.factworld_build.models import load_model, one_thread, without_progress
 from harness.fusers.checkpoint import load
 from harness.paths import PAIR
 from harness.relay_build.build import train_fuser
 from harness.relay_build.judge import Judge, said_rightly
 from harness.relay_build.lessons import Codec
-from harness.relay_build.measure import merged, trained_letters
+from harness.relay_build.measure import letter_ensemble, trained_letters
 from harness.relay_build.questions import FORMS, ONE, vocabulary
 from harness.relay_build.recipe import Recipe
-from harness.relay_build.rows import PLACES, TAUGHT, UNTAUGHT, WORLD_SEED, exam
+from harness.relay_build.rows import PLACES, TAUGHT, UNTAUGHT, WORLD_SEED, exam_questions
 from harness.relay_build.world import build_world
 
 WORLD = build_world(WORLD_SEED)
@@ -46,9 +46,13 @@ def test_the_weights_are_small():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_only_the_message_answers(judge, fuser, form):
-    asked = exam(WORLD, form, TAUGHT)
+    asked = exam_questions(WORLD, form, TAUGHT)
     ours, theirs = judge.alone(judge.receiver, asked), judge.alone(judge.sharer, asked)
-    guesses = [ours, theirs, *(merged(ours.letters, theirs.letters, rule) for rule in ("mean", "product", "confident"))]
+    guesses = [
+        ours,
+        theirs,
+        *(letter_ensemble(ours.letters, theirs.letters, rule) for rule in ("mean", "product", "confident")),
+    ]
     guesses += [judge.together(asked, rule) for rule in ("mean", "product")]
     guesses += [judge.fused(fuser, asked, change=lambda message: message.mean(2, keepdim=True).expand_as(message))]
     assert max(answers.accuracy(asked) for answers in guesses) < HIGHEST_GUESS
@@ -61,27 +65,27 @@ def test_only_the_message_answers(judge, fuser, form):
 
 def test_a_short_training_makes_the_matched_message_worth_more_than_another(judge):
     recipe = Recipe(fuser=replace(Recipe().fuser, steps=60, batch=32))
-    fuser, _ = train_fuser(judge.receiver, judge.sharer, WORLD, recipe, 1, silent)
-    asked = exam(WORLD, ONE, PLACES)
+    fuser, _ = train_fuser(judge.receiver, judge.sharer, WORLD, recipe, 1, without_progress)
+    asked = exam_questions(WORLD, ONE, PLACES)
     others = asked[len(asked) // 2 :] + asked[: len(asked) // 2]
     assert judge.fused(fuser, asked).accuracy(asked) > judge.fused(fuser, asked, donors=others).accuracy(asked) + 0.2
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_mlp_on_both_models_letters_is_no_better_than_a_guess(judge, form):
-    asked = exam(WORLD, form, TAUGHT)
+    asked = exam_questions(WORLD, form, TAUGHT)
     assert trained_letters(judge, WORLD, form, asked).accuracy(asked) < HIGHEST_GUESS
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_letter_comes_from_the_places_that_were_said(judge, form):
-    asked = exam(WORLD, form, TAUGHT)
+    asked = exam_questions(WORLD, form, TAUGHT)
     assert judge.forced(asked).accuracy(asked) > 0.9
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_places_are_answered_by_the_message_alone_and_untaught_facts_by_nothing(judge, fuser, form):
-    places, untaught = exam(WORLD, form, PLACES), exam(WORLD, form, UNTAUGHT)
+    places, untaught = exam_questions(WORLD, form, PLACES), exam_questions(WORLD, form, UNTAUGHT)
     assert judge.fused(fuser, places).accuracy(places) > 0.9
     assert judge.alone(judge.sharer, places).accuracy(places) < 0.4
     told, fused = judge.told(untaught).accuracy(untaught), judge.fused(fuser, untaught).accuracy(untaught)
@@ -96,7 +100,7 @@ def test_the_harness_gives_the_same_letters(judge, fuser, form, tmp_path):
     assert cli.main(["run", "--tasks", task, "--limit", "24", *flags, "--output_path", str(tmp_path / "run")]) == 0
     lines = Path(tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     samples = [json.loads(line) for line in lines]
-    asked = exam(WORLD, form, TAUGHT)
+    asked = exam_questions(WORLD, form, TAUGHT)
     for channel, answers in (("receiver", judge.alone(judge.receiver, asked)), ("c2c", judge.fused(fuser, asked))):
         found = {s["position"]: s["predicted"] for s in samples if s["channel"] == channel}
         assert len(found) == 24

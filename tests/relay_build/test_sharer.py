@@ -11,7 +11,7 @@ from harness.relay_build.lessons import Codec
 from harness.relay_build.questions import vocabulary
 from harness.relay_build.recipe import Rows
 from harness.relay_build.rows import WORLD_SEED
-from harness.relay_build.world import ATTRIBUTES, PLACE, VALUES, build_world, seeded
+from harness.relay_build.world import ATTRIBUTES, PLACE, VALUES, build_world, random_stream
 
 WORLD = build_world(WORLD_SEED)
 WORDS = vocabulary(WORLD)
@@ -36,7 +36,7 @@ def lessons(monkeypatch, answering=False, rows=ROWS):
     monkeypatch.setattr(sharer, "reply_losses", keep)
     model.model.register_forward_pre_hook(note_down, with_kwargs=True)
     for step in sharer.sharer_steps(model, WORLD, CODEC, rows, answering).values():
-        step(seeded("test", 0))
+        step(random_stream("test", 0))
     return read, replied
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from harness.relay_build.costs import Cost, draw, markdown
-from harness.relay_build.table import clusters_of, corrected, equivalence, split_of, summarised
+from harness.relay_build.table import average_row, clusters_of, equivalence, holm_by_name, split_of
 
 NAMES = [f"name{number // 2}" for number in range(200)]
 
@@ -11,11 +11,11 @@ def every(fourth):
 
 
 def test_a_row_at_chance_is_not_above_it_and_a_better_one_is():
-    rows = [summarised("receiver", every({0}), NAMES), summarised("sharer", every({0, 1, 2}), NAMES)]
+    rows = [average_row("receiver", every({0}), NAMES), average_row("sharer", every({0, 1, 2}), NAMES)]
     assert rows[0].p_above_chance == pytest.approx(0.5)
     assert rows[1].p_above_chance < 1e-6
-    assert corrected(rows)["receiver"] > 0.4
-    assert corrected(rows)["sharer"] < 1e-5
+    assert holm_by_name(rows)["receiver"] > 0.4
+    assert holm_by_name(rows)["sharer"] < 1e-5
 
 
 def test_rows_that_are_told_something_are_not_tested_but_their_controls_are():
@@ -30,8 +30,8 @@ def test_rows_that_are_told_something_are_not_tested_but_their_controls_are():
         "place written",
         "true note",
     ]
-    rows = [summarised(name, every({0}), NAMES) for name in names]
-    assert set(corrected(rows)) == {"receiver", "letters, MLP", "c2c (mean)", "t2t (zeroed)"}
+    rows = [average_row(name, every({0}), NAMES) for name in names]
+    assert set(holm_by_name(rows)) == {"receiver", "letters, MLP", "c2c (mean)", "t2t (zeroed)"}
 
 
 def test_two_rows_that_are_alike_are_the_same_within_a_margin():
@@ -67,6 +67,6 @@ def test_costs_stand_side_by_side_and_are_drawn(tmp_path):
 
 
 def test_a_single_training_has_an_interval_over_questions():
-    row = summarised("receiver", every({0})[:1], NAMES)
+    row = average_row("receiver", every({0})[:1], NAMES)
     assert row.accuracy.each == (0.25,)
     assert 0.15 < row.accuracy.interval.low < 0.25 < row.accuracy.interval.high < 0.35

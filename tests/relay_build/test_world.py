@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from harness.relay_build.questions import CROWD, FORMS, ONE, ask, vocabulary
+from harness.relay_build.questions import CROWD, FORMS, ONE, draw_question, vocabulary
 from harness.relay_build.rows import (
     FOLDER,
     PLACES,
@@ -13,11 +13,11 @@ from harness.relay_build.rows import (
     WORLD_SEED,
     doc_to_text,
     doc_to_told_text,
-    exam,
+    exam_questions,
     facts_of,
-    rendered,
+    render_file,
 )
-from harness.relay_build.world import ATTRIBUTES, PLACE, VALUES, WorldConfig, build_world, seeded
+from harness.relay_build.world import ATTRIBUTES, PLACE, VALUES, WorldConfig, build_world, random_stream
 
 WORLD = build_world(WORLD_SEED)
 ROWS = [json.loads(line) for line in (FOLDER / "test.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -29,7 +29,7 @@ def part(form, split):
 
 
 def test_the_committed_questions_follow_from_the_seed_byte_for_byte():
-    assert (FOLDER / "test.jsonl").read_bytes() == rendered(WORLD).encode()
+    assert (FOLDER / "test.jsonl").read_bytes() == render_file(WORLD).encode()
 
 
 def test_worlds_follow_from_their_seed_alone():
@@ -64,7 +64,7 @@ def test_no_word_of_the_world_has_two_meanings():
 
 @pytest.mark.parametrize(("form", "split"), PARTS)
 def test_each_fact_is_asked_about_equally_often_and_each_letter_is_right_equally_often(form, split):
-    asked = exam(WORLD, form, split)
+    asked = exam_questions(WORLD, form, split)
     rows = part(form, split)
     assert [row["key"] for row in rows] == ["ABCD"[question.key] for question in asked]
     assert Counter(question.fact for question in asked) == dict.fromkeys(facts_of(WORLD, split), ROUNDS[split])
@@ -73,7 +73,7 @@ def test_each_fact_is_asked_about_equally_often_and_each_letter_is_right_equally
 
 @pytest.mark.parametrize(("form", "split"), PARTS)
 def test_tests_ask_about_held_out_names_and_the_key_follows_from_both_hops(form, split):
-    for question in exam(WORLD, form, split):
+    for question in exam_questions(WORLD, form, split):
         assert set(question.names) <= WORLD.held_out
         assert [WORLD.homes[name] for name in question.names] == list(question.places)
         there = [_at(place, question.attribute) for place in question.places]
@@ -90,7 +90,7 @@ def _at(place, attribute):
 
 def test_in_a_crowd_all_four_facts_are_taught_or_all_are_untaught():
     for split in (TAUGHT, UNTAUGHT):
-        for question in exam(WORLD, CROWD, split):
+        for question in exam_questions(WORLD, CROWD, split):
             facts = [(place, question.attribute) for place in question.places]
             assert {fact in WORLD.untaught for fact in facts} == {split == UNTAUGHT}
 
@@ -120,7 +120,7 @@ def test_clusters_are_names_or_where_facts_are_the_test_facts():
 def test_a_question_keeps_its_meaning_under_another_letter():
     names = WORLD.names_by_place()
     for form in FORMS:
-        question = ask(WORLD, form, WORLD.taught[0], names, seeded("test", 0))
+        question = draw_question(WORLD, form, WORLD.taught[0], names, random_stream("test", 0))
         for key in range(4):
             moved = question.keyed(key)
             assert moved.key == key
@@ -131,7 +131,7 @@ def test_a_question_keeps_its_meaning_under_another_letter():
 
 def test_notes_name_every_place_and_are_as_long_as_their_form():
     for form, tokens in ((ONE, 4), (CROWD, 20)):
-        question = exam(WORLD, form, PLACES)[0]
+        question = exam_questions(WORLD, form, PLACES)[0]
         words = question.note().split()
         assert len(words) == tokens
         assert [word for word in words if word in WORLD.places] == list(question.places)
@@ -141,4 +141,6 @@ def test_a_small_world_keeps_the_same_promises():
     small = build_world(1, WorldConfig(places=12, names=48, held_out_names=12, untaught_facts=16))
     assert len(small.untaught) == 16
     assert len(small.held_out) == 12
-    assert {place for question in exam(small, CROWD, TAUGHT, 1) for place in question.places} <= set(small.places)
+    assert {place for question in exam_questions(small, CROWD, TAUGHT, 1) for place in question.places} <= set(
+        small.places
+    )

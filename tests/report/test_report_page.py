@@ -22,13 +22,13 @@ from harness.records import load_run
 from harness.report.data import (
     Pool,
     page_data,
+    prompt_wording,
     question_columns,
     run_numbers,
     subject_gains,
-    wording,
 )
-from harness.report.drawing import placed
-from harness.report.page import embedded, fitted, write_html
+from harness.report.drawing import place_labels
+from harness.report.page import embed_data, fit_budget, write_html
 from harness.report.sidecar import Question, read_questions
 from harness.results import frame
 from harness.results.frame import verdict_sentence
@@ -96,7 +96,7 @@ def test_text_from_models_and_datasets_is_inert(tmp_path: Path) -> None:
 def test_a_prompt_comes_back_from_its_wording(tmp_path: Path) -> None:
     plan = Plan(n=5)
     rows = questions(plan)
-    wordings = {wording(Question(**row), row["prompt"]) for row in rows}
+    wordings = {prompt_wording(Question(**row), row["prompt"]) for row in rows}
     assert len(wordings) == 1
     (shared,) = wordings
     assert shared is not None
@@ -191,7 +191,7 @@ def test_names_of_points_do_not_cover_each_other() -> None:
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     axes.set(xlim=(0, 10), ylim=(0, 10))
     points = [(5.0, 5.0), (5.1, 5.05), (5.2, 4.95), (9.9, 5.0)]
-    found = placed(axes, points, ["receiver", "sharer", "ensemble", "at the edge"])
+    found = place_labels(axes, points, ["receiver", "sharer", "ensemble", "at the edge"])
     assert len(set(found[:3])) == 3
     assert found[3][1] == "right"
 
@@ -205,9 +205,9 @@ def test_a_broken_sidecar_names_its_line(tmp_path: Path) -> None:
 
 def test_texts_are_cut_and_said_to_be_only_where_the_budget_asks() -> None:
     data = {"texts": ["x" * 5000] * 40, "runs": []}
-    assert fitted(data, 10_000_000)[1] is None
+    assert fit_budget(data, 10_000_000)[1] is None
     varied = {"texts": [random.Random(i).randbytes(2500).hex() for i in range(40)], "runs": []}
-    content, limit = fitted(varied, 20_000)
+    content, limit = fit_budget(varied, 20_000)
     assert limit == 600
     assert len(content) < 20_000
 
@@ -218,14 +218,14 @@ def test_texts_are_cut_and_said_to_be_only_where_the_budget_asks() -> None:
     )
 )
 def test_embedded_data_survives_and_cannot_end_its_element(data: object) -> None:
-    content = embedded(data)
+    content = embed_data(data)
     assert not set("<>&\u2028\u2029") & set(content)
     assert unpacked(content) == data
 
 
 def test_a_number_that_is_none_is_never_embedded() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        embedded([float("nan")])
+        embed_data([float("nan")])
 
 
 def test_a_large_run_stays_small(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_large_run_stays_small(tmp_path: Path) -> None:
     pool = Pool()
     (table,) = tables(run([large]).samples)
     columns = question_columns(table, read_questions(tmp_path), [], pool)
-    content, cut = fitted({"runs": [columns], "texts": pool.texts})
+    content, cut = fit_budget({"runs": [columns], "texts": pool.texts})
     small = Plan(n=60, task="mmlu_redux", subjects=SUBJECTS, timed=4, arms=arms)
     page = write_html([run([small])], tmp_path / "r.html")
     assert len(content) + page.stat().st_size < 4_000_000

@@ -25,9 +25,9 @@ from harness.models.lm import Together
 from harness.models.loading import load
 from harness.self_check import check, checked, sweep
 from harness.self_check.check import small_lm
-from harness.self_check.compare import TOLERANCE, Plain, read_ids, sequences
+from harness.self_check.compare import TOLERANCE, Plain, probe_sequences, read_ids
 from harness.self_check.small import LENGTH, small_config, small_model
-from harness.self_check.sweep import line, summary, swept, table, tiny
+from harness.self_check.sweep import count_verdicts, markdown_row, sweep_architectures, table, tiny_model
 from tests.support.numbered import numbered, numbered_words
 from tests.support.tiny import FOREIGN, random_fuser, random_lm, tokenizer
 
@@ -73,12 +73,12 @@ def forget(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", READ)
 def test_a_dozen_architectures_answer_alone_as_transformers_does(kind: str, tmp_path: Path) -> None:
     attention = "eager" if kind in EAGER_ONLY else "sdpa"
-    eager = tiny(kind, "eager")
+    eager = tiny_model(kind, "eager")
     eager.save_pretrained(tmp_path)
     save_tokenizer(numbered_words(SIZE), tmp_path)
     lm = SingleLM(receiver=str(tmp_path), device="cpu", attention=attention, batch_size=3)
     assert lm.channel.answers.together.checked.startswith(READ[kind])
-    asked = sequences(SIZE, seed=7)
+    asked = probe_sequences(SIZE, seed=7)
     prompts = [numbered(row) for row in asked.prompts]
     pairs = [(p, " " + numbered(option)) for p, own in zip(prompts, asked.options, strict=True) for option in own]
     expected = [value for row in Plain(eager, asked).options for value in row]
@@ -107,35 +107,35 @@ def test_a_type_that_fails_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "checked", fails)
-        late = next(iter(swept(["llama"])))
-    monkeypatch.setattr(sweep, "tiny", fails)
-    early, refused = swept(["llama", "mamba"])
+        late = next(iter(sweep_architectures(["llama"])))
+    monkeypatch.setattr(sweep, "tiny_model", fails)
+    early, refused = sweep_architectures(["llama", "mamba"])
     assert [row.verdict for row in (late, early, refused)] == ["wrong", "not built", "refused"]
     assert [row.right for row in (late, early, refused)] == [False, True, True]
-    assert "RuntimeError: no such / luck" in line(early)
-    assert summary([late, early, refused]).startswith("3 architectures: 1 refused, 1 not built, 1 wrong; ")
-    assert summary([late, early, refused]).endswith("; wrong: llama")
+    assert "RuntimeError: no such / luck" in markdown_row(early)
+    assert count_verdicts([late, early, refused]).startswith("3 architectures: 1 refused, 1 not built, 1 wrong; ")
+    assert count_verdicts([late, early, refused]).endswith("; wrong: llama")
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_stored_is_refused_by_the_name_of_its_type(kind: str) -> None:
     with pytest.raises(UserError, match=rf"\({kind}\) cannot be used: .*{REFUSED[kind]}.*; choose"):
-        checked(small_lm(tiny(kind, "eager")))
+        checked(small_lm(tiny_model(kind, "eager")))
 
 
 def test_attention_that_drops_something_is_refused_and_eager_named(monkeypatch: pytest.MonkeyPatch) -> None:
     register()
-    assert checked(small_lm(tiny("granite_swa", "grouped"))).together.padded
+    assert checked(small_lm(tiny_model("granite_swa", "grouped"))).together.padded
     monkeypatch.setattr("harness.models.grouped_attention._softmax", lambda scores, sinks: scores.softmax(-1))
     forget(monkeypatch)
     with pytest.raises(UserError, match=r"\(granite_swa\) cannot be used: .*nats; use --attention eager"):
-        checked(small_lm(tiny("granite_swa", "grouped")))
+        checked(small_lm(tiny_model("granite_swa", "grouped")))
 
 
 def test_an_unknown_argument_is_one_refusal_at_load() -> None:
     register()
     kind = "gpt_oss"
-    model = tiny(kind, "grouped")
+    model = tiny_model(kind, "grouped")
     code = type(model.model.layers[0].self_attn)
     forward = code.forward
 
@@ -152,7 +152,7 @@ def test_an_unknown_argument_is_one_refusal_at_load() -> None:
 def test_sdpa_without_support_names_eager(tmp_path: Path) -> None:
     words = tokenizer()
     for kind in ("gemma2", "mamba"):
-        tiny(kind, "eager").save_pretrained(tmp_path / kind)
+        tiny_model(kind, "eager").save_pretrained(tmp_path / kind)
         words.save_pretrained(tmp_path / kind)
     with pytest.raises(UserError, match=r"\(gemma2\) cannot be used: .*--attention sdpa; use --attention eager"):
         load(str(tmp_path / "gemma2"), device="cpu")
@@ -164,7 +164,7 @@ def test_one_configuration_is_checked_once_and_the_random_numbers_of_the_caller_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forget(monkeypatch)
-    lm, state = small_lm(tiny("llama", "sdpa")), torch.get_rng_state()
+    lm, state = small_lm(tiny_model("llama", "sdpa")), torch.get_rng_state()
     assert checked(lm).together == checked(lm).together
     assert check._verdict.cache_info().misses == 1
     assert torch.equal(torch.get_rng_state(), state)
@@ -172,13 +172,13 @@ def test_one_configuration_is_checked_once_and_the_random_numbers_of_the_caller_
 
 def test_a_configuration_that_cannot_be_made_small_is_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "small_config", lambda _: 1 / 0)
-    found = checked(small_lm(tiny("llama", "sdpa"))).together
+    found = checked(small_lm(tiny_model("llama", "sdpa"))).together
     assert (found.padded, found.branched) == (False, False)
     assert "no small copy could be made" in found.checked
 
 
 def test_weights_that_differ_in_a_batch_are_read_one_by_one() -> None:
-    model = tiny("llama", "sdpa")
+    model = tiny_model("llama", "sdpa")
     plain = model.model.forward
 
     def beside(*args: Any, **more: Any) -> Any:
@@ -206,7 +206,7 @@ def test_reading_one_by_one_equals_reading_together(kind: str) -> None:
 def test_rope_factors_that_a_batch_shares_are_chosen_for_each_row() -> None:
     lm = checked(small_lm(small_model(*_phi(), "sdpa")))
     assert lm.together.factors_change == 24
-    asked = sequences(lm.config.vocab_size)
+    asked = probe_sequences(lm.config.vocab_size)
     plain = Plain(lm.model, asked)
     with torch.inference_mode():
         logits = read_ids(lm, asked.prompts).logits.log_softmax(-1)
@@ -220,7 +220,7 @@ def test_an_answer_across_the_change_of_factors_is_an_error_of_its_question() ->
 
 
 def _phi() -> tuple[Any, Any]:
-    model = tiny("phi3", "eager")
+    model = tiny_model("phi3", "eager")
     config = type(model.config)(**{**model.config.to_dict(), **LONG})
     return type(model), small_config(config)
 
@@ -235,13 +235,13 @@ def test_alignment_and_batched_training_are_refused_where_columns_are_counted() 
 
 
 def test_sequences_go_past_every_window_and_are_as_long_as_they_say() -> None:
-    asked = sequences(96)
+    asked = probe_sequences(96)
     assert max(map(len, asked.prompts)) == LENGTH - 4
     assert len({len(row) for row in asked.rows}) == len(asked.rows)
 
 
 def test_the_table_has_a_line_an_architecture() -> None:
-    rows = list(swept(["llama", "mamba"]))
+    rows = list(sweep_architectures(["llama", "mamba"]))
     assert rows[0].gap is not None
     assert rows[0].gap <= TOLERANCE
     assert rows[0].verdict == "equal"

@@ -14,7 +14,7 @@ import pytest
 from harness import cli
 from harness.config import build
 from harness.errors import UserError
-from harness.evaluation.setup import assemble
+from harness.evaluation.setup import load_cast
 from harness.inference.types import CallStats
 from harness.lm_eval_bridge.arguments import SINGLE
 from harness.lm_eval_bridge.model import channel_lm
@@ -345,7 +345,7 @@ def test_lm_evals_own_command_line_is_pointed_to_its_own_engines() -> None:
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="spreads its work by itself"):
-        assemble(build({"backend": "hf", "receiver": "r", "sharers": ["s"]}))
+        load_cast(build({"backend": "hf", "receiver": "r", "sharers": ["s"]}))
 
 
 class Offline:

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from harness.stats import mann_whitney, paired_ratio, percentiles, tpot_s
-from harness.stats.paired import blocks, resampled_quantiles
+from harness.stats.paired import resample_blocks, resampled_quantiles
 
 
 def seconds(n: int, seed: int = 0) -> np.ndarray:
@@ -104,6 +104,6 @@ def test_impossible_times_are_refused(latency_s: float, ttft_s: float) -> None:
 
 
 def test_blocks_bound_memory_and_add_up() -> None:
-    sizes = list(blocks(10_000, 6_000))
+    sizes = list(resample_blocks(10_000, 6_000))
     assert sum(sizes) == 10_000
     assert max(sizes) * 6_000 <= 2_000_000

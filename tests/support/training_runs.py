@@ -15,7 +15,7 @@ from harness.fusers.c2c import Fuser
 from harness.models.chat import Conversation, Turn
 from harness.models.lm import LM
 from harness.models.loading import wrap
-from harness.training.dataloader import Lesson, lesson
+from harness.training.dataloader import Lesson, lay_out_lesson
 from harness.training.dataset import Example, LeftOut
 from harness.training.objective import GraphChannel, TrainedLink
 from harness.training.recipe import Recipe, build
@@ -68,7 +68,7 @@ def lessons(channel: GraphChannel, examples: Sequence[Example] = EXAMPLES, lengt
     found = []
     for one in examples:
         with suppress(LeftOut):
-            found.append(lesson(channel.planner, one, length))
+            found.append(lay_out_lesson(channel.planner, one, length))
     return found
 
 

@@ -13,7 +13,7 @@ from harness.channels.single import Single
 from harness.inference.batching import Budget
 from harness.inference.generate import Generation, generate
 from harness.inference.types import Answer, CallStats, Context, Query, Request
-from harness.models.chat import ask
+from harness.models.chat import user_turn
 from harness.models.lm import LM
 
 BUDGET = 12
@@ -28,7 +28,7 @@ SENTENCES = (
 
 def query(text: str, **more: Any) -> Query:
     """A query of one user turn, whose bare question is the same text where there is any."""
-    return Query(ask(text, prefix=more.pop("prefix", "")), question=text.strip() or "?", **more)
+    return Query(user_turn(text, prefix=more.pop("prefix", "")), question=text.strip() or "?", **more)
 
 
 def context_of(channel: Channel, queries: Sequence[Query], work: CallStats | None = None) -> Context:

@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 from harness.channels.c2c import CacheToCache, Link
 from harness.inference.generate import score
 from harness.inference.types import CallStats, Query
-from harness.models.chat import Conversation, Turn, continued
+from harness.models.chat import Conversation, Turn, with_continuations
 from harness.models.loading import wrap
-from harness.training.dataloader import lesson, response_ids
+from harness.training.dataloader import lay_out_lesson, response_ids
 from harness.training.dataset import Example, LeftOut, Reason, read_chat
 from harness.training.lora import response_loss
 from harness.training.objective import GraphChannel, TrainedLink, summed_loss
@@ -98,7 +98,7 @@ def assistant(text, **parts):
 
 
 def taught(lm, one):
-    found = lesson(GraphChannel(lm, ()).planner, one, 500)
+    found = lay_out_lesson(GraphChannel(lm, ()).planner, one, 500)
     read = found.ids[0][: found.prompt_length]
     return lm.tokenizer.decode(read), lm.tokenizer.decode(found.response)
 
@@ -182,8 +182,8 @@ def pair(template, words):
 def test_the_loss_across_the_seam_is_the_loglikelihood_of_a_run(template, answer, words):
     receiver, sharer = pair(template, words)
     channel = GraphChannel(receiver, (TrainedLink(sharer, trained(receiver, sharer, double=True)),))
-    found = lesson(channel.planner, Example(ASKED, answer), 500)
-    asked, work = [Query(continued(ASKED, f"{answer}<|im_end|>"))], CallStats()
+    found = lay_out_lesson(channel.planner, Example(ASKED, answer), 500)
+    asked, work = [Query(with_continuations(ASKED, f"{answer}<|im_end|>"))], CallStats()
     plain = CacheToCache(receiver, tuple(Link(link.sharer, link.fuser) for link in channel.links))
     with torch.inference_mode():
         context = plain.receive(asked, plain.send(asked, work), work)
@@ -194,7 +194,7 @@ def test_the_loss_across_the_seam_is_the_loglikelihood_of_a_run(template, answer
 
 def test_an_adapter_learns_the_same_tokens_across_the_seam():
     receiver = as_float64(merging_lm(SPACED))
-    found = lesson(GraphChannel(receiver, ()).planner, Example(ASKED, "blue"), 500)
+    found = lay_out_lesson(GraphChannel(receiver, ()).planner, Example(ASKED, "blue"), 500)
     ids = torch.tensor([found.ids[0] + found.response[-1:]])
     with torch.no_grad():
         logits = receiver.model(ids).logits[0, :-1].log_softmax(-1)

@@ -62,12 +62,12 @@ def test_a_lora_run_refuses_what_only_fusers_have(folder):
 
 def test_a_standard_start_reads_mean_0_and_variance_1(folder):
     from harness.training.dataloader import Batches
-    from harness.training.setup import _fed, standardise
+    from harness.training.setup import _fed, standardise_inputs
 
     session = open_session(recipe(folder, folder / "standard", attention="eager"))
     channel = session.objective.channel
     lessons = Batches(session.recipe, session.corpus, channel).first(8)
-    standardise(channel, lessons)
+    standardise_inputs(channel, lessons)
     (link,) = channel.links
     fed = torch.cat([torch.cat(_fed(link, 0, lesson, channel.keep(lesson)), -1) for lesson in lessons], 1)
     read = torch.baddbmm(link.fuser.in_bias[:, None], fed, link.fuser.in_weight.transpose(1, 2))

@@ -6,9 +6,9 @@ from harness.channels.c2c import CacheToCache, Link
 from harness.fusers.checkpoint import load
 from harness.models.loading import load as load_model
 from harness.paths import PAIR
-from harness.relay_build.questions import FORMS, ask
+from harness.relay_build.questions import FORMS, draw_question
 from harness.relay_build.rows import WORLD_SEED
-from harness.relay_build.world import PLACE, build_world, seeded
+from harness.relay_build.world import PLACE, build_world, random_stream
 from harness.training.loop import load_quizzes, score
 from harness.training.main import train
 from harness.training.recipe import build
@@ -24,11 +24,11 @@ def accuracies(fuser):
 
 def lessons_on_disk(folder, count):
     """Chats about places and names that are not held out, as the pair's own fuser learned them."""
-    world, rng = build_world(WORLD_SEED), seeded("chats", 0)
+    world, rng = build_world(WORLD_SEED), random_stream("chats", 0)
     names, path = world.names_by_place(held_out=False), folder / "chats.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            asked = ask(world, FORMS[number % len(FORMS)], (rng.choice(world.places), PLACE), names, rng)
+            asked = draw_question(world, FORMS[number % len(FORMS)], (rng.choice(world.places), PLACE), names, rng)
             turns = (("user", asked.text()), ("assistant", asked.reply()))
             file.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
     return path

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.leaderboard.locking import writing
+from harness.leaderboard.locking import writing_lock
 from harness.leaderboard.record_format import serialise
 from harness.leaderboard.reported.format import ReportedRecord
 from harness.leaderboard.reported.reading import FOLDER, Reported, check_together, read_reported
-from harness.records.files import explained, write_atomic
+from harness.records.files import explaining, write_atomic
 from harness.records.schema import SCHEMA_VERSION
 
 
@@ -28,9 +28,9 @@ def add_reported(leaderboards_dir: Path, records: list[ReportedRecord]) -> list[
             of that source is there already from another file.
     """
     folder = leaderboards_dir / FOLDER
-    with explained(folder):
+    with explaining(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with writing(leaderboards_dir):
+    with writing_lock(leaderboards_dir):
         there = {one.name: one for one in read_reported(leaderboards_dir)}
         added = {f"{record.name}.json": Reported(f"{record.name}.json", record) for record in records}
         for name in added.keys() & there.keys():
@@ -38,11 +38,11 @@ def add_reported(leaderboards_dir: Path, records: list[ReportedRecord]) -> list[
         check_together([*{**there, **added}.values()])
         changed = [name for name, one in added.items() if name not in there or there[name].record != one.record]
         for name in changed:
-            write_atomic(folder / name, serialised(added[name].record))
+            write_atomic(folder / name, serialise_reported(added[name].record))
     return [folder / name for name in sorted(changed)]
 
 
-def serialised(record: ReportedRecord) -> str:
+def serialise_reported(record: ReportedRecord) -> str:
     """Returns the text of a record's file."""
     return serialise({"schema_version": SCHEMA_VERSION, **record.model_dump(mode="json", exclude_defaults=True)})
 

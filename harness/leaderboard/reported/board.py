@@ -16,9 +16,9 @@ from harness.leaderboard.reported.format import Figure, ReportedArm
 from harness.leaderboard.reported.reading import Reported, samples_of
 from harness.records.schema import Sample
 from harness.results import Effect, summarise
-from harness.results.comparisons import TO_RECEIVER, TO_T2T, adjusted, measured_pair
+from harness.results.comparisons import TO_RECEIVER, TO_T2T, adjust_family, measured_pair
 from harness.results.formatting import arm_text
-from harness.results.frame import REPORTED, REPORTED_ITEMS, comparison_fields, typed
+from harness.results.frame import REPORTED, REPORTED_ITEMS, comparison_fields, typed_frame
 from harness.results.grouping import Arm, Table, arm_order, yardstick
 
 Place = tuple[str, str, str, str]
@@ -55,7 +55,7 @@ class ReportedBoard:
             self.entries.setdefault(_place(entry), []).append(entry)
         answered = {place: _answered(own) for place, own in self.entries.items()}
         self.effects = {place: _effects(place[0], arms) for place, arms in answered.items()}
-        self.frame: pd.DataFrame = typed(
+        self.frame: pd.DataFrame = typed_frame(
             row for place, own in self.entries.items() for row in _rows(own, answered[place], self.effects[place])
         )
 
@@ -86,7 +86,7 @@ def _effects(task: str, arms: Sequence[_Answered]) -> list[Effect]:
     found = [
         measured_pair(table, arm.label, base.label, kind=kinds.get(base.label)) for base, arm in combinations(arms, 2)
     ]
-    return [effect for effect, _ in adjusted([one for one in found if one[0].n])]
+    return [effect for effect, _ in adjust_family([one for one in found if one[0].n])]
 
 
 def _rows(

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from harness.errors import UserError
 from harness.leaderboard.record_format import NONE, unpack
 from harness.leaderboard.reported.format import NOT_ASKED, Figure, ReportedArm, ReportedRecord
-from harness.records.files import explained
+from harness.records.files import explaining
 from harness.records.migrations import load
 from harness.records.schema import Sample
 
@@ -65,7 +65,7 @@ def read_reported_file(path: Path) -> Reported:
     Raises:
         UserError: if the file is broken, newer than this harness or contradicts itself.
     """
-    with explained(path):
+    with explaining(path):
         content = path.read_bytes()
     try:
         record = load(from_json(content), ReportedRecord, str(path))
