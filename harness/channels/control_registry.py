@@ -73,7 +73,7 @@ _OURS = (
         "mismatched",
         "the message of another question of like length",
         text=f"{_CONTROLS}:lent_text",
-        tensors=f"{_CONTROLS}:lent",
+        tensors=f"{_CONTROLS}:lend_messages",
         inputs=frozenset({"donor"}),
         order=10,
     ),
@@ -118,7 +118,7 @@ _OURS = (
         "shuffled_tokens",
         "the message's tokens, or words, in another order",
         text=f"{_CONTROLS}:shuffled_words",
-        tensors=f"{_CONTROLS}:shuffled",
+        tensors=f"{_CONTROLS}:shuffle_tokens",
         order=80,
     ),
 )
