@@ -12,7 +12,6 @@ from textwrap import fill
 from harness.errors import UserError
 from harness.records.journal import RECORD, load_run, read_record
 from harness.records.schema import RunRecord, Sample
-from harness.report.sidecar import SIDECAR
 
 FOLDER = Path("runs")
 _WIDTH = 80
@@ -61,6 +60,8 @@ def _state(path: Path, record: RunRecord) -> str:
 
 
 def _asked(path: Path) -> int:
+    from harness.report.sidecar import SIDECAR  # brings pandas, which most lists do without
+
     sidecar = path / SIDECAR
     if not sidecar.is_file():
         return 0
