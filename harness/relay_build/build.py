@@ -85,12 +85,12 @@ def train_member(name: str, seed: int, folder: Path, recipe: Recipe, progress: P
     with one_thread():
         torch.manual_seed(seed)
         if name == RECEIVER:
-            model, phases = receiver_model(tokenizer, world).train(), recipe.receiver
+            model = receiver_model(tokenizer, world).train()
             steps = receiver_steps(model, world, codec, recipe.rows)
         else:
-            model, phases = sharer_model(tokenizer).train(), recipe.sharer
-            steps = sharer_steps(model, world, codec, recipe.rows, recipe.answering_sharer)
-        outcomes = [train_model(model, steps[phase.name], phase, rng, progress) for phase in phases]
+            model = sharer_model(tokenizer).train()
+            steps = sharer_steps(model, world, codec, recipe.rows)
+        outcomes = [train_model(model, steps[phase.name], phase, rng, progress) for phase in recipe.phases(name)]
     model.eval().save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return outcomes

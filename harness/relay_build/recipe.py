@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.factworld_build.models import FuserRecipe, Phase
+from harness.factworld_build.world import RECEIVER
 from harness.relay_build.rows import WORLD_SEED
 from harness.relay_build.world import WorldConfig
+
+# To the end of this lesson the sharer answers by itself what the fuser is trained on.
+ANSWER = Phase("answer", most_steps=600, enough=0.1, least_steps=100, cooldown_steps=100, learning_rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Recipe:
         sharer: the sharer's phases: to know where a name lives, and to tell it.
         fuser: the fuser; its batch is the rows of each form.
         test_rounds: how often each taught fact is asked about when all is done.
-        answering_sharer: teach the sharer to answer the fuser's lesson itself, see `sharer_steps`.
+        answering_sharer: teach the sharer, last, to answer the fuser's lesson itself, see `sharer_steps`.
     """
 
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -61,3 +65,9 @@ class Recipe:
     )
     test_rounds: int = 1
     answering_sharer: bool = False
+
+    def phases(self, name: str) -> tuple[Phase, ...]:
+        """The lessons of the receiver or of the sharer, in their order."""
+        if name == RECEIVER:
+            return self.receiver
+        return (*self.sharer, ANSWER) if self.answering_sharer else self.sharer

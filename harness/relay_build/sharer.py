@@ -2,7 +2,8 @@
 
 Guarantees that its caches tell the place alone: after every layer the name's state is to predict its place, and names
 of one place leave the same keys and values, well apart from those of other places. To questions with options it replies
-with any letter, since of what is at a place it knows nothing; see `answering` in `sharer_steps` for the other choice.
+with any letter, since of what is at a place it knows nothing. A third lesson, which the carried pair does without,
+teaches it to answer questions about places itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from harness.relay_build.recipe import Rows
 from harness.relay_build.world import ATTRIBUTES, PLACE, World
 
 LAYERS = 4
-_SPREAD_WEIGHT, _GUESS_WEIGHT = 0.25, 0.5
+_SPREAD_WEIGHT, _GUESS_WEIGHT, _KEPT_WEIGHT = 0.25, 0.5, 0.1
+_ANSWER_ROWS, _KEPT_ROWS = 64, 32
 _NEAREST_SCALE = 8.0
 _ABSENT = 1e4
 
@@ -46,14 +48,12 @@ class _Sharer:
         world: of the lessons.
         codec: of the sharer.
         rng: draws everything.
-        answering: reply to questions about places with the right letter.
     """
 
     model: Any
     world: World
     codec: Codec
     rng: random.Random
-    answering: bool
 
     def where_loss(self, form: str, count: int) -> Tensor:
         """Cross-entropy of the place at each name after every layer, and how the names' caches are spread."""
@@ -85,12 +85,15 @@ class _Sharer:
         for form in FORMS:
             asked = self.questions(form, count, ATTRIBUTES)
             letters = [self.rng.choice(LABELS) for _ in asked]
-            if self.answering:
-                known = self.questions(form, 2 * count, [PLACE])
-                asked, letters = [*asked, *known], [*letters, *(LABELS[q.key] for q in known)]
             batch = plain_batch(self.codec, [q.prompt() for q in asked], letters)
             total = total + reply_losses(self.model, batch)[0].sum()
         return total
+
+    def answer_loss(self, count: int) -> Tensor:
+        """Mean cross-entropy of the right letters for questions that ask for one place."""
+        asked = self.questions(ONE, count, [PLACE])
+        batch = plain_batch(self.codec, [q.prompt() for q in asked], [LABELS[q.key] for q in asked])
+        return reply_losses(self.model, batch)[0].mean()
 
     def questions(self, form: str, count: int, attributes: Sequence[str]) -> list[Question]:
         """Questions about any facts and names, by the attributes that they may be about."""
@@ -112,30 +115,35 @@ class _Sharer:
         return F.cross_entropy(self.model.lm_head(states), wanted)
 
 
-def sharer_steps(model: Any, world: World, codec: Codec, rows: Rows, answering: bool = False) -> Mapping[str, Step]:
-    """The two lessons' steps by the name of their phase.
+def sharer_steps(model: Any, world: World, codec: Codec, rows: Rows) -> Mapping[str, Step]:
+    """The lessons' steps by the name of their phase.
+
+    After ``answer`` the sharer can answer the fuser's own lesson in the form of one place, so that the fuser may pass
+    that answer on in place of the place, see docs/training.md.
 
     Args:
         model: the sharer.
         world: of the lessons.
         codec: of the sharer.
         rows: how many a step has.
-        answering: teach it to answer questions about places, the fuser's own lesson; such a sharer's fuser may pass
-            that answer on in place of the place, see docs/training.md.
     """
 
     def where(rng: random.Random) -> tuple[Tensor, Tensor]:
-        loss = _Sharer(model, world, codec, rng, answering).where_loss(ONE, rows.names)
+        loss = _Sharer(model, world, codec, rng).where_loss(ONE, rows.names)
         return loss, loss
 
     def tell(rng: random.Random) -> tuple[Tensor, Tensor]:
-        sharer = _Sharer(model, world, codec, rng, answering)
+        sharer = _Sharer(model, world, codec, rng)
         notes, letters = sharer.note_loss(rows.notes), sharer.letter_loss(rows.letters)
         where_loss = 0.5 * sharer.where_loss(ONE, rows.crowds) + sharer.where_loss(CROWD, rows.crowds)
-        watched = torch.stack([notes, letters / 20 if answering else notes]).detach()
-        return notes + _GUESS_WEIGHT * letters + where_loss, watched
+        return notes + _GUESS_WEIGHT * letters + where_loss, notes
 
-    return {"where": where, "tell": tell}
+    def answer(rng: random.Random) -> tuple[Tensor, Tensor]:
+        sharer = _Sharer(model, world, codec, rng)
+        letters = sharer.answer_loss(_ANSWER_ROWS)
+        return letters + _KEPT_WEIGHT * sharer.where_loss(ONE, _KEPT_ROWS), letters
+
+    return {"where": where, "tell": tell, "answer": answer}
 
 
 def spread_loss(entries: Tensor, group: Tensor, groups: int) -> Tensor:
