@@ -16,6 +16,8 @@ from tests.support.pages import MARKS, PROGRAMS, ROOT, Block, blocks, harness_ar
 
 # Their code is run by tests of its own, since it registers what must not stay, or prints what stands on the page.
 OWN_TESTS = {"add_a_channel.md", "add_a_control.md", "add_a_fuser.md", "python.md"}
+# A page that goes on with what another one has run.
+CONTINUES = {"submit.md": "quick_start.md"}
 EXAMPLE = ROOT / "examples" / "paper_repo"
 
 
@@ -25,7 +27,13 @@ def runs_here(block: Block) -> bool:
     return block.language in ("sh", "bash") and not block.mark
 
 
-RUN = [page for page in pages() if page.parent != EXAMPLE and any(runs_here(block) for block in blocks(page))]
+def here(page: Path) -> list[Block]:
+    """Returns what is run of a page, and behind it of those that go on with it."""
+    following = [one for one in pages() if CONTINUES.get(one.name) == page.name]
+    return [block for one in (page, *following) for block in blocks(one) if runs_here(block)]
+
+
+RUN = [page for page in pages() if page.parent != EXAMPLE and page.name not in CONTINUES and here(page)]
 MARKED = [block for block in shell_blocks() if block.mark]
 SLOW = [block for block in MARKED if block.mark == "slow"]
 
@@ -53,7 +61,7 @@ def execute(words: list[str]) -> None:
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_says_runs_from_top_to_bottom(page: Path, checkout: Path) -> None:
     names: dict[str, Any] = {}
-    for block in filter(runs_here, blocks(page)):
+    for block in here(page):
         if block.language == "python":
             exec(block.text, names)
             continue
