@@ -280,10 +280,10 @@ def _check_controls(config: RunConfig) -> None:
 def _check_taken(control: str, config: RunConfig) -> None:
     chosen = [parse_channel(name).entry for name in config.channels]
     if not channels_taking(control, chosen):
+        senders = " and ".join(entry.name for entry in chosen if entry.message)
+        able = ", ".join(channels_taking(control)) or "no known channel"
         raise UserError(
-            f"Control {control} does nothing to {' and '.join(entry.name for entry in chosen if entry.message)}; add "
-            "one of "
-            f"{', '.join(channels_taking(control)) or 'no known channel'} to channels or leave it out of controls."
+            f"Control {control} does nothing to {senders}; add one of {able} to channels or leave it out of controls."
         )
 
 

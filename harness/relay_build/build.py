@@ -101,11 +101,8 @@ def train_fuser(
 ) -> tuple[Fuser, Outcome]:
     """Trains a fuser between two frozen models on questions about places and names that are not held out."""
     torch.manual_seed(seed)
-    fuser, codec, rng = (
-        new_fuser(receiver, sharer, recipe.fuser),
-        Codec(vocabulary(world)),
-        random_stream("fuser", seed),
-    )
+    fuser = new_fuser(receiver, sharer, recipe.fuser)
+    codec, rng = Codec(vocabulary(world)), random_stream("fuser", seed)
     with torch.no_grad():
         fuser.gate_logit.fill_(_OPEN)
 
