@@ -15,6 +15,7 @@ from harness.channels.registry import CHANNELS, ChannelEntry, Need
 from harness.registry import Registry
 
 Input = Literal["donor", "mean"]
+FuserInUse = Literal["channel", "self", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ControlEntry:
         needs: what a channel must need itself to take it, for a change of the reader or of the models.
         inputs: what a change of the message is given besides: ``donor``, another question's message, or ``mean``, the
             mean message of the task. Of a task of a single question it is left out.
+        fuser: through which fuser the receiver still reads: the ``channel``'s, the run's fuser of the receiver with
+            itself (``self``), or ``none``.
         order: place in lists, from low to high.
     """
 
@@ -42,6 +45,7 @@ class ControlEntry:
     models: str | Callable[..., Any] = ""
     needs: frozenset[Need] = frozenset()
     inputs: frozenset[Input] = frozenset()
+    fuser: FuserInUse = "channel"
     order: int = 100
 
     def __post_init__(self) -> None:
@@ -105,6 +109,7 @@ _OURS = (
         "every gate closed: the receiver alone",
         reader="harness.channels.single:receiver_of",
         needs=_GATED,
+        fuser="none",
         order=60,
     ),
     ControlEntry(
@@ -112,6 +117,7 @@ _OURS = (
         "the receiver as its own sharer, through --self_fuser",
         models="harness.channels.interface:own_sharer",
         needs=_GATED,
+        fuser="self",
         order=70,
     ),
     ControlEntry(
@@ -131,6 +137,11 @@ def channels_taking(control: str, channels: Iterable[ChannelEntry] | None = None
     entry = CONTROLS.get(control)
     known = CHANNELS.loaded() if channels is None else channels
     return [channel.name for channel in known if entry.takes(channel)]
+
+
+def controls_of_self(controls: Iterable[str]) -> list[str]:
+    """Returns those of the controls that read through a fuser of the receiver with itself."""
+    return [name for name in controls if CONTROLS.get(name).fuser == "self"]
 
 
 def controls_taken(controls: Iterable[str], channel: ChannelEntry) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from harness.channels.control_registry import CONTROLS, channels_taking
+from harness.channels.control_registry import CONTROLS, channels_taking, controls_of_self
 from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.spec import channel_of, entries_of, parse_channel, plain_names
 from harness.errors import UserError
@@ -271,10 +271,16 @@ def _check_controls(config: RunConfig) -> None:
         )
     for name in () if config.resume else config.controls:  # a run that began with it goes on as it began
         _check_taken(name, config)
-    if "self" in config.controls and config.receiver and config.self_fuser is None:
-        raise UserError("Control self needs a fuser of the receiver with itself; give --self_fuser or drop it.")
-    if config.self_fuser is not None and "self" not in config.controls:
-        raise UserError("self_fuser is used by the control self alone; add self to --controls or leave it out.")
+    _check_self_fuser(config)
+
+
+def _check_self_fuser(config: RunConfig) -> None:
+    asking = controls_of_self(config.controls)
+    if asking and config.receiver and config.self_fuser is None:
+        raise UserError(f"Control {asking[0]} needs a fuser of the receiver with itself; give --self_fuser or drop it.")
+    if config.self_fuser is not None and not asking:
+        able = " or ".join(controls_of_self(CONTROLS.names()))
+        raise UserError(f"self_fuser is used by the control {able} alone; add {able} to --controls or leave it out.")
 
 
 def _check_taken(control: str, config: RunConfig) -> None:

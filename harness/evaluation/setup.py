@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from harness.benchmarks.questions import Item
-from harness.channels.control_registry import CONTROLS, controls_taken
+from harness.channels.control_registry import CONTROLS, controls_of_self, controls_taken
 from harness.channels.interface import Group, LoadedModels, Unsuitable
 from harness.channels.registry import Options, TextOptions
 from harness.channels.spec import ChannelSpec, parse_channel
@@ -306,7 +306,7 @@ def _fusers_asked(config: RunConfig) -> list[str]:
 
 
 def _self_fuser(config: RunConfig) -> str | None:
-    return config.self_fuser if "self" in config.controls else None
+    return config.self_fuser if controls_of_self(config.controls) else None
 
 
 _ROLES = ("receiver", "sharer")

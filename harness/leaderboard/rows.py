@@ -26,7 +26,7 @@ from harness.results import Effect, facts_of, frame
 from harness.results.comparisons import Measured, adjust_family, compare_unadjusted
 from harness.results.formatting import arm_text
 from harness.results.frame import REPORTED, typed_frame
-from harness.results.grouping import Arm, entry_of
+from harness.results.grouping import Arm, entry_of, fuser_in_use
 
 # Says which arms took part, or names what the weights' digests pin; documents and prompts are compared by task.
 _COMPANY = {
@@ -58,11 +58,12 @@ def _weights(run: RunRecord, arm: Arm) -> list[tuple[str, ...]]:
         (model.role, model.reference, model.fingerprint, model.dtype) for model in run.models if model.role in roles
     ]
     fuses = entry is None or "fuser" in entry.needs
-    wanted = "self" if arm[1] == "self" else "sharer"
+    read = fuser_in_use(arm[1])
+    wanted = {"channel": "sharer"}.get(read, read)
     fusers = [
         (wanted, str(fuser.get("fingerprint", ""))) for fuser in run.fusers if fuser.get("role", "sharer") == wanted
     ]
-    return [*models, *(fusers if fuses and arm[1] != "closed" else [])]
+    return [*models, *(fusers if fuses else [])]
 
 
 class _Compared(NamedTuple):

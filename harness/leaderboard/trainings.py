@@ -37,6 +37,7 @@ from harness.results.grouping import (
     arm_order,
     cluster_names,
     entry_of,
+    fuser_in_use,
     tables,
     top_level,
 )
@@ -288,11 +289,11 @@ def _trained(run: RunRecord, arms: Iterable[Arm]) -> list[Origin]:
 def _part(arm: Arm) -> str:
     """What an arm answers with that was trained; "" if nothing was."""
     entry = entry_of(arm[0])
-    if entry is None or arm[1] == "closed":
+    if entry is None or fuser_in_use(arm[1]) == "none":
         return ""
     if "fuser" not in entry.needs:
         return ADAPTER if "tuned" in entry.needs else ""
-    return SELF_FUSER if arm[1] == "self" else FUSER
+    return SELF_FUSER if fuser_in_use(arm[1]) == "self" else FUSER
 
 
 def _settings(origin: Origin) -> str:

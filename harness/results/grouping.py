@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.channels import registry
+from harness.channels.control_registry import CONTROLS, FuserInUse
 from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.registry import RECEIVER as RECEIVER_NAME
 from harness.channels.registry import SHARER as SHARER_NAME
@@ -202,6 +203,11 @@ def entry_of(channel: str) -> ChannelEntry | None:
     """Returns the entry of a channel with its options; None where it is not registered here."""
     name = channel_of(channel)
     return CHANNELS.get(name) if name in CHANNELS.names() else None
+
+
+def fuser_in_use(control: str) -> FuserInUse:
+    """Returns through which fuser a channel reads under a control; the channel's where it is not registered here."""
+    return CONTROLS.get(control).fuser if control in CONTROLS.names() else "channel"
 
 
 def yardstick(comparison: str, arms: Iterable[Arm]) -> Arm | None:
