@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,16 +109,27 @@ def headline_names() -> list[str]:
     return sorted(name for name, _, path in _entries() if len(path.parts) <= 2)
 
 
-def task_manager(datasets_dir: str | None = None) -> TaskManager:
-    """Returns an lm-eval task manager that knows the tasks of this folder only.
+def task_manager(datasets_dir: str | None = None, names: Collection[str] = ()) -> TaskManager:
+    """Returns an lm-eval task manager that knows the tasks of the harness and of its plug-ins only.
 
     Args:
         datasets_dir: folder of local copies of the data sets, see `harness.benchmarks.sources.read_rows`.
+        names: what will be asked of it. Where these are tasks of the harness alone, it reads their benchmarks' files
+            and no others.
     """
     from lm_eval.tasks import TaskManager
 
     added: Any = {} if datasets_dir is None else {"datasets_dir": datasets_dir}
-    return TaskManager(include_path=[str(TASKS), *map(str, task_folders())], include_defaults=False, metadata=added)
+    folders = _folders_of(names) or [TASKS, *task_folders()]
+    return TaskManager(include_path=list(map(str, folders)), include_defaults=False, metadata=added)
+
+
+def _folders_of(names: Collection[str]) -> list[Path]:
+    """The benchmarks' folders that hold these tasks; none if one of them is not the harness's own."""
+    files = {name: file for name, _, file in _files() if file.is_relative_to(TASKS)}
+    if not all(name in files for name in names):
+        return []
+    return sorted({TASKS / files[name].relative_to(TASKS).parts[0] for name in names})
 
 
 def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
@@ -138,7 +149,7 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
     known = available_tasks()
     for name in wanted:
         _check(name, known)
-    manager = task_manager(datasets_dir)
+    manager = task_manager(datasets_dir, wanted)
     tasks: dict[str, Task] = {}
     for name in wanted:
         for member, task in manager.load([name])["tasks"].items():

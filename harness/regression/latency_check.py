@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy import special
 
 from harness.errors import UserError
 from harness.records.schema import Timing
@@ -46,6 +46,8 @@ def aligned_ratio(blocks: Blocks) -> float:
 def aligned_rank_p(blocks: Blocks) -> float:
     """Returns the two-sided p-value that baseline and run come from one distribution."""
     values, is_head = _aligned(blocks)
+    from scipy.stats import rankdata
+
     ranks = rankdata(values)
     excess, variance, start = 0.0, 0.0, 0
     for base, head in blocks.values():
@@ -55,7 +57,7 @@ def aligned_rank_p(blocks: Blocks) -> float:
         excess += float(deviations[is_head[inside]].sum())
         variance += len(base) * len(head) / (size * (size - 1)) * float((deviations**2).sum())
         start += size
-    return 1.0 if variance == 0 else float(2 * norm.sf(abs(excess) / math.sqrt(variance)))
+    return 1.0 if variance == 0 else float(2 * special.ndtr(-abs(excess) / math.sqrt(variance)))
 
 
 def _aligned(blocks: Blocks) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

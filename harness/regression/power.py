@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy import special
 
 from harness.records.files import write_atomic
 from harness.regression.verdicts import Options
@@ -72,7 +72,7 @@ def regressions(setting: Setting, won: Counts, lost: Counts, options: Options) -
     units = np.full(won.shape[-1], setting.n // setting.tasks // setting.fact)
     units[setting.tasks :] *= setting.tasks
     turned = won + lost
-    p = np.where(lost > won, binom.sf(lost - 1, turned, 0.5), 1.0)
+    p = np.where(lost > won, special.bdtrc(lost - 1, turned, 0.5), 1.0)
     able = 0.5**turned < options.alpha
     beyond = (lost - won) / units > options.margin
     flat = (len(won), -1)

@@ -20,7 +20,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
+
+from harness.stats.distributions import fair_ppf, normal_ppf
 
 Floats = NDArray[np.float64]
 
@@ -95,7 +97,7 @@ class Interval:
 
 def normal_quantile(level: float) -> float:
     """Returns the two-sided quantile of the standard normal distribution (1.96 at 0.95)."""
-    return float(stats.norm.ppf((1 + at_level(level)) / 2))
+    return normal_ppf((1 + at_level(level)) / 2)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -217,7 +219,7 @@ def minimum_detectable_effect(
         raise ValueError(
             f"no power for n={n}, discordance={discordance}, power={power}, design effect={design_effect}."
         )
-    reach = normal_quantile(level) + float(stats.norm.ppf(power))
+    reach = normal_quantile(level) + normal_ppf(power)
     return reach * math.sqrt(discordance * design_effect / n)
 
 
@@ -287,7 +289,7 @@ def questions_needed(difference: float, discordance: float, alpha: float = 0.05,
     if not 0 < difference <= 1:
         raise ValueError(f"no number of questions for a difference of {difference:g}.")
     share = max(discordance, difference)
-    rough = 2 * math.ceil((normal_quantile(1 - alpha) + float(stats.norm.ppf(power))) ** 2 * share / difference**2) + 50
+    rough = 2 * math.ceil((normal_quantile(1 - alpha) + normal_ppf(power)) ** 2 * share / difference**2) + 50
 
     def finds(n: int) -> bool:
         return mcnemar_power(n, (share + difference) / 2, (share - difference) / 2, alpha) >= power
@@ -307,7 +309,7 @@ def _likely(n: int, share: float) -> tuple[Codes, Floats]:
 def _edges(n: int, alpha: float) -> Codes:
     """For 0 to ``n`` discordant questions the largest count of the rarer side that rejects; -1 where none does."""
     counts = np.arange(n + 1)
-    edge = np.maximum(stats.binom.ppf(alpha / 2, counts, 0.5), 0).astype(np.int64)
+    edge = np.maximum(fair_ppf(alpha / 2, counts), 0).astype(np.int64)
     return np.asarray(np.where(special.bdtr(edge, counts, 0.5) <= alpha / 2, edge, edge - 1), dtype=np.int64)
 
 

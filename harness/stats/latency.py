@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from harness.stats.intervals import Floats, Interval, Labels, finite_values, same_length
 from harness.stats.paired import RESAMPLES, bootstrap_interval, resampled_median_ratios, resampled_quantiles
@@ -111,7 +110,9 @@ def mann_whitney(a: ArrayLike, b: ArrayLike) -> MannWhitney:
         ValueError: if either is empty or holds a NaN.
     """
     first, second = finite_values(a, "a"), finite_values(b, "b")
-    result = stats.mannwhitneyu(first, second, alternative="two-sided")
+    from scipy.stats import mannwhitneyu
+
+    result = mannwhitneyu(first, second, alternative="two-sided")
     return MannWhitney(float(result.pvalue), float(result.statistic) / (len(first) * len(second)))
 
 

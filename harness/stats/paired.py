@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
+from harness.stats.distributions import sign_test, t_ppf
 from harness.stats.intervals import (
     Codes,
     Floats,
@@ -156,7 +156,7 @@ def quantile(level: float, subjects: int, strata: int = 1) -> float:
     """The two-sided quantile: Student's over two or more subjects, else the normal one."""
     if subjects < 2:
         return normal_quantile(level)
-    return float(stats.t.ppf((1 + at_level(level)) / 2, max(subjects - strata, 1)))
+    return t_ppf((1 + at_level(level)) / 2, max(subjects - strata, 1))
 
 
 RESAMPLES = 10_000
@@ -411,7 +411,7 @@ def mcnemar_p(wins: int, losses: int) -> float:
     """Exact two-sided McNemar test: a fair coin for each question that only one got right."""
     if wins + losses == 0:
         return 1.0
-    return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+    return sign_test(wins, losses)
 
 
 def _score_interval(gains: Floats, effect: float, z: float) -> Interval:

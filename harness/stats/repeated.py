@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
+from harness.stats.distributions import t_ppf, t_tails
 from harness.stats.intervals import Floats, Interval, at_level, binary_values, finite_values, same_length
 from harness.stats.paired import units_of
 
@@ -48,7 +48,7 @@ def mean_effect(
     units = units_of(checked, clusters, strata)
     error = math.sqrt(units.variance)
     mean, freedom = float(checked.mean()), units.freedom
-    half = error * float(stats.t.ppf((1 + at_level(level)) / 2, freedom))
+    half = error * t_ppf((1 + at_level(level)) / 2, freedom)
     return MeanEffect(mean, len(checked), Interval(mean - half, mean + half), _p(mean, error, freedom), units.subjects)
 
 
@@ -102,7 +102,7 @@ def _gains(effect: tuple[ArrayLike, ArrayLike]) -> Floats:
 def _p(mean: float, error: float, freedom: int) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+    return t_tails(mean / error, freedom)
 
 
 FEWEST = 3  # trainings; intervals from two cover 88% where trainings differ much
@@ -205,5 +205,5 @@ def _measured(
 
 def _student(mean: float, parts: Floats, freedom: np.ndarray, lowest: float, level: float) -> tuple[Interval, float]:
     degrees, error = parts.sum() ** 2 / (parts**2 / freedom).sum(), float(np.sqrt(parts.sum()))
-    half = float(stats.t.ppf((1 + at_level(level)) / 2, degrees)) * error
-    return Interval(max(mean - half, lowest), min(mean + half, 1.0)), float(2 * stats.t.sf(abs(mean) / error, degrees))
+    half = t_ppf((1 + at_level(level)) / 2, degrees) * error
+    return Interval(max(mean - half, lowest), min(mean + half, 1.0)), t_tails(mean / error, degrees)
