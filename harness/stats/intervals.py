@@ -133,9 +133,13 @@ def tango_bounds(wins: ArrayLike, losses: ArrayLike, n: ArrayLike, z: float) -> 
     """
     won, lost, total = (np.asarray(x, float) for x in np.broadcast_arrays(wins, losses, n))
     estimate = (won - lost) / total
-    one = np.ones_like(estimate)
-    low = _where_equals(lambda delta: tango_score(won, lost, total, delta), z, -one, estimate)
-    high = _where_equals(lambda delta: tango_score(won, lost, total, delta), -z, estimate, one)
+    one, width = np.ones_like(estimate), np.broadcast_to(np.asarray(z, float), estimate.shape)
+    low, high = _where_equals(
+        lambda delta: tango_score(won, lost, total, delta),
+        np.stack([width, -width]),
+        np.stack([-one, estimate]),
+        np.stack([estimate, one]),
+    )
     return low, high
 
 
@@ -161,7 +165,7 @@ def _constrained_loss_share(wins: Floats, losses: Floats, n: Floats, delta: Floa
     return np.where(linear > 0, stable, (root - linear) / (4 * n))
 
 
-def _where_equals(falling: Callable[[Floats], Floats], target: float, low: Floats, high: Floats) -> Floats:
+def _where_equals(falling: Callable[[Floats], Floats], target: Floats, low: Floats, high: Floats) -> Floats:
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         above = falling(middle) > target

@@ -14,6 +14,7 @@ chance.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -416,5 +417,10 @@ def mcnemar_p(wins: int, losses: int) -> float:
 
 def _score_interval(gains: Floats, effect: float, z: float) -> Interval:
     wins, losses = (gains > 0).sum(), (gains < 0).sum()
-    low, high = tango_bounds(wins / effect, losses / effect, len(gains) / effect, z)
+    return _tango_interval(float(wins / effect), float(losses / effect), len(gains) / effect, z)
+
+
+@functools.lru_cache(maxsize=4096)
+def _tango_interval(wins: float, losses: float, n: float, z: float) -> Interval:
+    low, high = tango_bounds(wins, losses, n, z)
     return Interval(float(low), float(high))
