@@ -59,13 +59,13 @@ def pair_text(pair: Pair) -> str:
 
 def overview_cells(pair: Pair) -> tuple[str, str]:
     """Returns the accuracies of receiver, best baseline and best channel, and the channel's verdict and cost."""
-    best = ranking(pair.rows)
-    message = best[best["channel"].map(has_message).astype(bool)].head(1)
-    others = best[~best["channel"].map(has_message).astype(bool)]
-    receiver, baseline = others[others["channel"] == RECEIVER].head(1), others[others["channel"] != RECEIVER]
-    rows = [row for part in (receiver, baseline.head(1), message) for _, row in part.iterrows()]
-    own = [row for _, row in pair.rows.iterrows() if not rows and row["control"]]
-    shown = rows or own
+    best = ranking(pair.rows).to_dict("records")
+    message = [row for row in best if has_message(row["channel"])]
+    others = [row for row in best if not has_message(row["channel"])]
+    receiver = [row for row in others if row["channel"] == RECEIVER]
+    baseline = [row for row in others if row["channel"] != RECEIVER]
+    rows = [*receiver[:1], *baseline[:1], *message[:1]]
+    shown = rows or [row for row in pair.rows.to_dict("records") if row["control"]]
     scores = BREAK.join(f"{name_text(row['arm'])} {accuracy_text(row)}" for row in shown)
     return scores, stack_cells(
         _SOFT.get(shown[-1]["verdict"], shown[-1]["verdict"]), cost_text(shown[-1])
@@ -74,7 +74,7 @@ def overview_cells(pair: Pair) -> tuple[str, str]:
 
 def ranking_table(rows: pd.DataFrame) -> str:
     """Renders a ranking."""
-    listed = [row for _, row in rows.iterrows()]
+    listed = rows.to_dict("records")
     return table(
         {
             "channel": [stack_cells(name_text(row["arm"]), _seeds(row)) for row in listed],
@@ -87,7 +87,7 @@ def ranking_table(rows: pd.DataFrame) -> str:
 
 def score_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
     """Renders every arm of a pair; `runs` gives each run's letter."""
-    listed = [row for _, row in rows.iterrows()]
+    listed = rows.to_dict("records")
     return table(
         {
             "channel": [stack_cells(name_text(row["arm"]), markdown(row["variant"])) for row in listed],
@@ -99,7 +99,7 @@ def score_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
 
 def time_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
     """Renders the times of the arms that were timed; empty where none was."""
-    listed = [row for _, row in rows.iterrows() if not pd.isna(row["e2e_s_p50"])]
+    listed = rows[rows["e2e_s_p50"].notna()].to_dict("records")
     columns = {
         "channel": [stack_cells(name_text(row["arm"]), runs.get(row["run_id"], "")) for row in listed],
         "TTFT": [
@@ -115,7 +115,7 @@ def time_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
 
 def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
     """Renders what `pivot_differences` gives; `runs` gives each run's letter, if there are runs."""
-    listed = [row for _, row in rows.iterrows()]
+    listed = rows.to_dict("records")
     return table(
         {
             "difference": [
@@ -133,7 +133,7 @@ def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
 
 def reported_table(rows: pd.DataFrame) -> str:
     """Renders what others reported: arms of a source with what tells them apart; what was not reported is blank."""
-    listed = [row for _, row in rows.iterrows()]
+    listed = rows.to_dict("records")
     return table(
         {
             "channel": [stack_cells(name_text(row["arm"]), name_text(row["variant"])) for row in listed],

@@ -224,21 +224,24 @@ MOST_ROWS = 8
 # Upper bound of both models: nobody can choose it, so it is no baseline to beat.
 _NO_BASELINES = ("oracle",)
 
+_DECIDING = ["channel", "control", "arm", "accuracy"]
+
 
 def ranking(rows: pd.DataFrame, most: int = MOST_ROWS) -> pd.DataFrame:
     """Selects the receiver, the best baseline and the channels with a message, best first.
 
     Args:
-        rows: of one task and pair, as `harness.results.frame` gives them.
+        rows: of one task and pair, as `harness.results.frame` gives them, under distinct index labels.
         most: rows to keep; the receiver and the best baseline stay, the weakest channels go.
     """
-    own = rows[rows["control"] == ""].sort_values("accuracy", ascending=False, kind="stable")
+    told = rows[_DECIDING]  # few columns, since taking rows of all is what costs
+    own = told[told["control"] == ""].sort_values("accuracy", ascending=False, kind="stable")
     message = own["channel"].map(has_message).astype(bool)
     receiver = own[own["arm"] == arm_text(*RECEIVER)]
     baselines = own[~message & ~own["arm"].isin([arm_text(*RECEIVER), *_NO_BASELINES])]
     held = pd.concat([receiver.head(1), baselines.head(1)])
     chosen = pd.concat([held, own[message].head(most - len(held))])
-    best_first: pd.DataFrame = chosen.sort_values("accuracy", ascending=False, kind="stable")
+    best_first: pd.DataFrame = rows.loc[chosen.sort_values("accuracy", ascending=False, kind="stable").index]
     return best_first
 
 
