@@ -47,19 +47,21 @@ class _Lines:
         self.title = title
 
 
-class _Silent:
+class Silent:
+    """Shows nothing."""
+
     def advance(self, steps: int = 1) -> None:
-        pass
+        """Does nothing."""
 
     def entitle(self, title: str) -> None:
-        pass
+        """Does nothing."""
 
 
 @contextmanager
 def progress(title: str, total: int, shown: bool = True) -> Iterator[Progress]:
     """Shows progress on standard error while the block runs."""
     if not shown or total == 0:
-        yield _Silent()
+        yield Silent()
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

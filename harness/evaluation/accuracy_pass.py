@@ -30,7 +30,6 @@ from harness.evaluation.run_state import Key, Session, Tally, arm_name
 from harness.inference.batching import Budget, Turns
 from harness.inference.memory import peak_bytes
 from harness.inference.types import Answer, CallStats, Query
-from harness.progress import Progress, progress
 from harness.records.journal import latest_samples, without_nonfinite
 from harness.records.schema import Failure, Sample
 from harness.registry import resolve
@@ -295,47 +294,45 @@ def _means(session: Session) -> dict[str, dict[str, Means]]:
         if not meant:
             continue
         open_ = [task for task in meant if samples_missing(group, items[task], session.done)]
-        title, total = f"{group.channel.name}, mean messages{_rank(session)}", session.ranks.share(len(open_))
-        with progress(title, total, _shown(session)) as bar:
+        session.bar.entitle(f"{group.channel.name}, mean messages{_rank(session)}")
 
-            def mean(task: str, group: Group = group) -> Means:
-                found = mean_message(
-                    group, items[task], config.seed, config.calibration_samples, session.tally, config.batch_size
-                )
-                bar.advance()
-                return found
+        def mean(task: str, group: Group = group) -> Means:
+            return mean_message(
+                group, items[task], config.seed, config.calibration_samples, session.tally, config.batch_size
+            )
 
-            made[group.channel.name] = session.ranks.dealt(open_, mean)
+        made[group.channel.name] = session.ranks.dealt(open_, mean)
     return made
 
 
 def _answer_share(session: Session, means: dict[str, dict[str, Means]]) -> None:
     turns, budget = session.ranks.turns(), Budget(session.config.batch_size, session.config.max_batch_tokens)
     tasks, groups = session.benchmark.items, session.cast.groups
-    total = sum(session.ranks.share(_open(session, group)) for group in groups)
-    with progress("answers", total, _shown(session)) as bar:
-        for group in groups:
-            bar.entitle(f"{group.channel.name}{' and controls' if group.controls else ''}{_rank(session)}")
-            for task, asked in tasks.items():
-                mean = means.get(group.channel.name, {}).get(task, ()) if needs_mean(group, asked) else ()
-                found = answer_task(group, asked, session.done, budget, session.config.seed, mean, session.tally, turns)
-                _keep(session, asked, found, bar)
+    for group in groups:
+        session.bar.entitle(f"{group.channel.name}{' and controls' if group.controls else ''}{_rank(session)}")
+        for task, asked in tasks.items():
+            mean = means.get(group.channel.name, {}).get(task, ()) if needs_mean(group, asked) else ()
+            found = answer_task(group, asked, session.done, budget, session.config.seed, mean, session.tally, turns)
+            _keep(session, asked, found)
+
+
+def answers_open(session: Session) -> int:
+    """How many answers this process has still to give, not counting those that are timed."""
+    return sum(session.ranks.share(_open(session, group)) for group in session.cast.groups)
 
 
 def _open(session: Session, group: Group) -> int:
     return sum(samples_missing(group, items, session.done) for items in session.benchmark.items.values())
 
 
-def _keep(
-    session: Session, asked: Sequence[Item], found: Iterable[tuple[list[Sample], list[str]]], bar: Progress
-) -> None:
+def _keep(session: Session, asked: Sequence[Item], found: Iterable[tuple[list[Sample], list[str]]]) -> None:
     """Journals batches as they come."""
     by_place = {item.position: item for item in asked}
     for made, notes in found:
         check_unchanged(session.cast, {s.position: by_place[s.position] for s in made}.values())
         session.journal(made)
         session.samples += made
-        bar.advance(len(made))
+        session.bar.advance(len(made))
         _note(session, notes)
         stop_on_errors(session)
         session.ranks.check()
@@ -371,7 +368,3 @@ def _note(session: Session, notes: Sequence[str]) -> None:
 def _rank(session: Session) -> str:
     ranks = session.ranks
     return f", rank {ranks.rank} of {ranks.world}" if ranks.world > 1 else ""
-
-
-def _shown(session: Session) -> bool:
-    return session.config.progress and session.ranks.first

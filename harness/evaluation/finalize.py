@@ -23,7 +23,6 @@ from harness.channels.spec import parse_channel, slug
 from harness.config import RunConfig
 from harness.evaluation.accuracy_pass import PassStats, arms_left_out, in_order, print_notes
 from harness.evaluation.fingerprint import gates_of
-from harness.evaluation.latency_pass import _timed
 from harness.evaluation.run_state import Session
 from harness.inference.memory import peak_bytes
 from harness.inference.types import ROLES
@@ -90,28 +89,20 @@ def filter_names(task: Any) -> list[str]:
 
 
 def finish_run(session: Session, folder: RunFolder, work: PassStats) -> None:
-    """Times, composes and sums up.
+    """Composes and sums up.
 
     Args:
-        session: with every sample of every process.
+        session: with every sample of every process and the timings.
         folder: of the run; closed afterwards.
         work: what the accuracy pass took.
 
     Raises:
         RunError: the disk is full.
     """
-    _latency_pass(session, folder)
     _compose(session, folder)
     session.samples = in_order(session)
     folder.settle(session.samples)
     _finish(session, folder, work)
-
-
-def follow_latency_pass(session: Session) -> None:
-    """What a further process does meanwhile: its part of the timed answers where all go in step, otherwise nothing."""
-    if session.ranks.in_step:
-        for _ in _timed(session):
-            pass
 
 
 def write_questions(benchmark: Benchmark, path: Path) -> None:
@@ -160,12 +151,6 @@ def _compose(session: Session, folder: RunFolder) -> None:
             session.samples += composed.samples
             folder.add_timings(composed.timings)
             session.timings += composed.timings
-
-
-def _latency_pass(session: Session, folder: RunFolder) -> None:
-    for made in _timed(session):
-        folder.add_timings(made)
-        session.timings += made
 
 
 def _finish(session: Session, folder: RunFolder, work: PassStats) -> None:

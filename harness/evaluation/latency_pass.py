@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +27,7 @@ from harness.config import RunConfig
 from harness.evaluation.accuracy_pass import unscored_sample
 from harness.evaluation.run_state import Session
 from harness.inference.types import Answer, CallStats, Clock, Request
-from harness.progress import progress
+from harness.records.folder import RunFolder
 from harness.records.schema import Sample, Timing
 
 # Time that a hypervisor gave to somebody else is work of others. Guests are part of `user` and `nice` already.
@@ -98,7 +98,6 @@ def time_questions(
     known: Known,
     warm_up: int,
     equal_tokens: int | None = None,
-    tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Turn]:
     """Times questions through every channel.
 
@@ -108,7 +107,6 @@ def time_questions(
         known: (task, doc_id, channel) -> the accuracy pass's sample.
         warm_up: questions that are answered untimed.
         equal_tokens: make every channel decode exactly so many tokens.
-        tick: called after every question.
 
     Yields:
         What one question gave.
@@ -125,7 +123,6 @@ def time_questions(
                 failed += timed.answer.fault is not None
                 if timed.answer.fault is None and _of_length(timed.answer, item, equal_tokens):
                     turn_timings.append(_timing(channel, item, timed, known, round_, equal_tokens))
-            tick()
             yield Turn(turn_timings, failed)
 
 
@@ -203,26 +200,54 @@ def timed_questions(config: RunConfig, benchmark: Benchmark) -> int:
     if not config.latency_samples:
         return 0
     drawn = [min(len(items), config.latency_samples) for items in _headlines(benchmark)]
-    lengths = 2 if config.latency_equal_tokens else 1
-    return lengths * sum(ROUNDS * count + min(config.latency_warm_up, count) for count in drawn)
+    return len(_lengths(config)) * sum(ROUNDS * count + min(config.latency_warm_up, count) for count in drawn)
+
+
+def time_answers(session: Session, folder: RunFolder) -> None:
+    """Times every channel on questions drawn from the task, interleaved."""
+    for made in _timed(session):
+        folder.add_timings(made)
+        session.timings += made
+
+
+def follow_latency_pass(session: Session) -> None:
+    """What a further process does meanwhile: its part of the timed answers where all go in step, otherwise nothing."""
+    if session.ranks.in_step:
+        for _ in _timed(session):
+            pass
+
+
+def answers_to_time(session: Session) -> int:
+    """How many answers this process will give under a clock, those for warming up not counted."""
+    if not (session.ranks.first or session.ranks.in_step):
+        return 0
+    config = session.config
+    drawn = sum(min(len(items), config.latency_samples) for items in _headlines(session.benchmark))
+    return ROUNDS * len(_lengths(config)) * drawn * len(_timed_channels(session))
+
+
+def _timed_channels(session: Session) -> list[Channel]:
+    groups = [g for g in session.cast.groups if not g.name_control]
+    return [g.channel for g in groups if not answers_itself(g.channel)]
+
+
+def _lengths(config: RunConfig) -> list[int | None]:
+    return [None, config.latency_equal_tokens] if config.latency_equal_tokens else [None]
 
 
 def _timed(session: Session) -> Iterator[list[Timing]]:
-    config = session.config
-    groups = [g for g in session.cast.groups if not g.name_control]
-    channels = [g.channel for g in groups if not answers_itself(g.channel)]
+    config, channels = session.config, _timed_channels(session)
     if not config.latency_samples or not channels:
         return
     known = {(s.task, s.doc_id, s.channel): s for s in session.samples if s.control == ""}
-    lengths = [None, config.latency_equal_tokens] if config.latency_equal_tokens else [None]
     drawn = [draw(items, config.latency_samples, config.seed) for items in _headlines(session.benchmark)]
-    shown = config.progress and session.ranks.first
-    with progress("latency, batch 1", 2 * len(lengths) * sum(map(len, drawn)), shown) as bar:
-        for items in drawn:
-            for tokens in lengths:
-                for turn in time_questions(channels, items, known, config.latency_warm_up, tokens, bar.advance):
-                    session.untimed += turn.failed
-                    yield turn.timings
+    session.bar.entitle("latency, batch 1")
+    for items in drawn:
+        for tokens in _lengths(config):
+            for turn in time_questions(channels, items, known, config.latency_warm_up, tokens):
+                session.bar.advance(len(channels))
+                session.untimed += turn.failed
+                yield turn.timings
 
 
 def _headlines(benchmark: Benchmark) -> Iterator[list[Item]]:

@@ -26,16 +26,17 @@ from harness.channels.spec import parse_channel
 from harness.config import RunConfig, differing, identity, identity_hash
 from harness.distributed import Ranks
 from harness.errors import UserError
-from harness.evaluation.accuracy_pass import answer_all, print_notes
-from harness.evaluation.finalize import finish_run, follow_latency_pass, publish_pages, write_questions
+from harness.evaluation.accuracy_pass import PassStats, answer_all, answers_open, print_notes
+from harness.evaluation.finalize import finish_run, publish_pages, write_questions
 from harness.evaluation.fingerprint import extra_identity, fusers_of, models_of
+from harness.evaluation.latency_pass import answers_to_time, follow_latency_pass, time_answers
 from harness.evaluation.prompt_record import prompt_settings, with_renderings
 from harness.evaluation.run_state import Session
 from harness.evaluation.setup import Cast, InMemory, check_answerable, load_cast
 from harness.inference.memory import forget_peak
 from harness.models.chat import Reading
 from harness.models.hub import Commits
-from harness.progress import quiet, stage
+from harness.progress import progress, quiet, stage
 from harness.records import provenance
 from harness.records.folder import RankFolder, RunFolder, now_iso
 from harness.records.journal import is_run, read_record
@@ -145,14 +146,23 @@ def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory
         folder, session = _opened(config, cast, benchmark, record, ranks, closing)
         if isinstance(folder, RunFolder):
             write_questions(benchmark, folder.path)
-        work = answer_all(session)
         session.shown = shown
-        ranks.together(
-            lambda: finish_run(session, folder, work) if isinstance(folder, RunFolder) else follow_latency_pass(session)
-        )
+        work = _measured(session, folder)
+        ranks.together(lambda: finish_run(session, folder, work) if isinstance(folder, RunFolder) else None)
     if ranks.first:
         publish_pages(config, folder.path, shown)
     return folder.path
+
+
+def _measured(session: Session, folder: RunFolder | RankFolder) -> PassStats:
+    """Answers every question, then times some of them, under one display of progress."""
+    steps, ranks = answers_open(session) + answers_to_time(session), session.ranks
+    with progress("answers", steps, session.config.progress and ranks.first) as session.bar:
+        work = answer_all(session)
+        ranks.together(
+            lambda: time_answers(session, folder) if isinstance(folder, RunFolder) else follow_latency_pass(session)
+        )
+    return work
 
 
 def _as_begun(config: RunConfig) -> RunConfig:

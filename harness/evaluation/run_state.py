@@ -12,6 +12,7 @@ from harness.config import RunConfig
 from harness.distributed import Ranks
 from harness.evaluation.setup import Cast
 from harness.inference.types import CallStats
+from harness.progress import Progress, Silent
 from harness.records.schema import Sample, Timing
 
 Key = tuple[str, str, str, str]
@@ -46,6 +47,7 @@ class Session:
         untimed: timed answers that failed and so have no timing.
         notes: what went wrong on the way without ending the run.
         shown: print the ranking when the run ends.
+        bar: counts what this process answers from the first answer to the last that is timed.
     """
 
     config: RunConfig
@@ -60,3 +62,4 @@ class Session:
     untimed: int = 0
     notes: list[str] = field(default_factory=list)
     shown: bool = True
+    bar: Progress = field(default_factory=Silent)
