@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 
 from harness.records.journal import LoadedRun
@@ -24,6 +25,8 @@ MEASURED, REPORTED = "measured", "reported, not re-run"
 REPORTED_ITEMS = "reported per item, not run here"
 
 TEXT, COUNT, NUMBER, FLAG = "str", "Int64", "float64", "boolean"
+
+_BLANK = {TEXT: "", COUNT: pd.NA, NUMBER: np.nan, FLAG: pd.NA}
 
 # Parts of every comparison's columns, see `harness.results.comparisons.Effect`.
 _PARTS = {
@@ -138,12 +141,16 @@ def frame(records: Iterable[LoadedRun | Recorded], found: Sequence[Sequence[Effe
 
 def typed_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Builds a frame of `COLUMNS` from rows that may lack some of them."""
-    table = pd.DataFrame.from_records([dict(row) for row in rows], columns=list(COLUMNS))
-    for name, (dtype, _) in _ALL.items():
-        column: Any = table[name].astype(object)
-        table[name] = column.where(column.notna(), "") if dtype == TEXT else column.astype(dtype)
-    consolidated: pd.DataFrame = table.copy()  # in few blocks, so that rows are selected quickly
+    listed = list(rows)
+    columns = {name: _column([row.get(name) for row in listed], dtype) for name, (dtype, _) in _ALL.items()}
+    consolidated: pd.DataFrame = pd.DataFrame(columns).copy()  # in few blocks, so that rows are selected quickly
     return consolidated
+
+
+def _column(cells: Sequence[Any], dtype: str) -> Any:
+    known = np.fromiter(cells, dtype=object, count=len(cells))
+    known[pd.isna(known)] = _BLANK[dtype]
+    return pd.array(known, dtype=dtype)
 
 
 def _read(record: LoadedRun | Recorded) -> tuple[LoadedRun, list[ResultRow]]:
