@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -181,29 +184,31 @@ def test_file_system_that_really_runs_full(tmp_path: Path) -> None:
     assert len(found.records) == int(out.split()[0]) > 5
 
 
-ENDLESS = """
-import itertools, sys
-from pathlib import Path
-from tests.support.record_examples import sample
-from harness.records.journal import Journal
-from harness.records.schema import Sample
-with Journal(Path(sys.argv[1]), Sample) as journal:
-    for start in itertools.count(0, 4):
-        journal.append([sample(number, text="x" * 5000) for number in range(start, start + 4)])
-        print(start + 4, flush=True)
-"""
+def endless(path: Path) -> tuple[int, TextIO]:
+    """Starts a process that writes for ever; returns its number and what it acknowledges."""
+    read_end, write_end = os.pipe()
+    if process := os.fork():
+        os.close(write_end)
+        return process, open(read_end)
+    try:
+        with Journal(path, Sample) as journal:
+            for start in itertools.count(0, 4):
+                journal.append([sample(number, text="x" * 5000) for number in range(start, start + 4)])
+                os.write(write_end, f"{start + 4}\n".encode())
+    finally:
+        os._exit(1)  # never back into the tests
 
 
 def test_killed_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     for attempt in range(10):
         path = tmp_path / f"{attempt}.jsonl"
-        writer = child(ENDLESS, path)
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(0.003 * attempt)
-        writer.kill()
-        rest = writer.stdout.read().split()
-        writer.communicate(timeout=60)
+        writer, said = endless(path)
+        with said:
+            said.readline()
+            time.sleep(0.003 * attempt)
+            os.kill(writer, signal.SIGKILL)
+            rest = said.read().split()
+        os.waitpid(writer, 0)
         acknowledged = int(rest[-1]) if rest else 4
         found = read(path, Sample)
         assert [record.position for record in found.records] == list(range(len(found.records)))
