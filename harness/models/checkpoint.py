@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UnfitCheckpoint(f"its {CONFIG} is not valid JSON ({error})") from error
     return content if isinstance(content, dict) else {}
+
+
+def settings_of(source: str, value: Any) -> list[str]:
+    """Returns the names of the settings in a folder's configuration that have this value, such as ``rope.type``."""
+    if value is None or not (Path(source) / CONFIG).is_file():
+        return []
+    return list(_names_of(_read_config(Path(source)), value))
+
+
+def _names_of(settings: Mapping[str, Any], value: Any, within: str = "") -> Iterator[str]:
+    for name, held in settings.items():
+        if isinstance(held, Mapping):
+            yield from _names_of(held, value, f"{within}{name}.")
+        elif held == value:
+            yield f"{within}{name}"
 
 
 def _shards(index: Path) -> set[str]:

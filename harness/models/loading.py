@@ -21,12 +21,14 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from harness.errors import UserError, unknown
 from harness.models.checkpoint import (
+    CONFIG,
     Loaded,
     UnfitCheckpoint,
     adapters_tokenizer,
     check_ids,
     keep_pad_inside,
     read_checkpoint,
+    settings_of,
 )
 from harness.models.gguf import read_gguf
 from harness.models.grouped_attention import GROUPED, register
@@ -270,6 +272,10 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _reason(error: Exception, ref: Reference, attention: str, trust_remote_code: bool) -> str:
+    if isinstance(error, KeyError) and (names := settings_of(ref.source, error.args[0] if error.args else None)):
+        return (
+            f"cannot be loaded: its {CONFIG} sets {' and '.join(names)} to {error}, which transformers does not know."
+        )
     text = str(error)
     if "does not support" not in text or ("attention implementation" not in text and "Flash Attention" not in text):
         return f"cannot be loaded: {_one_line(error)}"

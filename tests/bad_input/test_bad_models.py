@@ -43,6 +43,14 @@ FOLDERS: dict[str, tuple[Change, str]] = {
     "config is empty": (write("config.json", b"{}"), "cannot be loaded"),
     "unknown architecture": (setting("model_type", "quen3"), "cannot be loaded"),
     "architecture is a number": (setting("model_type", 3), "cannot be loaded"),
+    "unknown activation": (
+        setting("hidden_act", "silo"),
+        "sets hidden_act to 'silo', which transformers does not know",
+    ),
+    "unknown positions": (
+        setting("rope_parameters", {"rope_type": "yearn", "rope_theta": 1e4}),
+        "sets rope_parameters.rope_type to 'yearn', which transformers does not know",
+    ),
     "no layers": (setting("num_hidden_layers", 40), "cannot be loaded"),
     "layers are text": (setting("num_hidden_layers", "many"), "cannot be loaded"),
     "other width": (setting("hidden_size", 48), "cannot be loaded"),
