@@ -7,6 +7,8 @@ with the code of the class. Anything else that is raised is a defect of the harn
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -44,7 +46,13 @@ class RunError(Exception):
 def ended(command: Callable[[], int]) -> int:
     """Runs a command; one that ends badly says its sentence on standard error and gives its exit code."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Who reads what is printed, such as `head`, has seen enough; nor may the interpreter flush the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (UserError, RunError) as error:
         if not error.silent:
             print(f"Error: {error}", file=sys.stderr)

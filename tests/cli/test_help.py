@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +13,7 @@ from harness import cli
 from harness.cli.parser import Parser
 from harness.config import RunConfig
 from harness.config.flags import add_flags, flags_of, given_values
+from harness.paths import ROOT
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
@@ -49,3 +53,12 @@ def test_hyphens_and_underscores_are_one() -> None:
 def test_another_word_behind_help_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--help", "al"]) == 2
     assert "--help all" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in ``run_eval.py ls | head -1``."""
+    words = [sys.executable, "-u", str(ROOT / "run_eval.py"), "ls"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        (command.stdout or pytest.fail()).close()
+        assert (command.stderr or pytest.fail()).read() == ""
+    assert command.returncode == 128 + signal.SIGPIPE
