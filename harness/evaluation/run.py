@@ -30,6 +30,7 @@ from harness.evaluation.accuracy_pass import PassStats, answer_all, answers_open
 from harness.evaluation.finalize import finish_run, publish_pages, write_questions
 from harness.evaluation.fingerprint import extra_identity, fusers_of, models_of
 from harness.evaluation.latency_pass import answers_to_time, follow_latency_pass, time_answers
+from harness.evaluation.plugin_code import plugin_code
 from harness.evaluation.prompt_record import prompt_settings, with_renderings
 from harness.evaluation.run_state import Session
 from harness.evaluation.setup import Cast, InMemory, check_answerable, load_cast
@@ -243,6 +244,8 @@ def _refuse_early(config: RunConfig) -> None:
 def _record(config: RunConfig, cast: Cast, benchmark: Benchmark, command: Sequence[str]) -> RunRecord:
     models, fusers = models_of(cast), fusers_of(config, cast)
     extra = extra_identity(benchmark, cast, models, fusers)
+    if code := plugin_code(config, [*cast.fusers, *filter(None, [cast.self_fuser])]):
+        extra["plugins"] = code
     return RunRecord(
         run_id=_new_run_id(),
         status="started",

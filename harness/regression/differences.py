@@ -22,6 +22,7 @@ _WEIGHTS = ("weights", "fuser_weights", "receiver", "sharers", "fusers", "tuned"
 _NUMERICS = ("attention", "device", "dtype", "dtypes")
 _DATA = ("documents", "task_versions")  # another data set is refused, not compared
 _PLACEMENT = ("device_map", "tensor_parallel")
+_PLUGINS = "plugins"
 _ABSENT = object()
 
 
@@ -131,9 +132,12 @@ def _changed(old: RunRecord, new: RunRecord, names: Iterable[str]) -> list[str]:
 
 def _config(old: RunRecord, new: RunRecord) -> Iterable[Difference]:
     names = differing(old.identity_fields, new.identity_fields)
-    others = [name for name in names if name not in {*_PROMPTS, *_WEIGHTS, *_NUMERICS, *_DATA}]
+    others = [name for name in names if name not in {*_PROMPTS, *_WEIGHTS, *_NUMERICS, *_DATA, _PLUGINS}]
     if others:
         yield Difference("config", ", ".join(others))
+    if _PLUGINS in names:
+        sides = (record.identity_fields.get(_PLUGINS) or {} for record in (old, new))
+        yield Difference("plug-in code", ", ".join(differing(*sides)))
     if numerics := [name for name in names if name in _NUMERICS]:
         yield Difference("number format or kernel", ", ".join(numerics), rounding=True)
 

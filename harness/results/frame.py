@@ -8,7 +8,7 @@ one sentence that judges the best channel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -150,7 +150,7 @@ def typed_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def _column(cells: Sequence[Any], dtype: str) -> Any:
     known = np.fromiter(cells, dtype=object, count=len(cells))
     known[pd.isna(known)] = _BLANK[dtype]
-    return pd.array(known, dtype=dtype)
+    return pd.Series(known).astype(cast("Any", dtype))
 
 
 def _read(record: LoadedRun | Recorded) -> tuple[LoadedRun, list[ResultRow]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -110,6 +111,8 @@ def test_a_channel_with_a_name_and_a_builder_alone_runs_and_is_shown(plugin: Pat
     assert ended.returncode == 0, ended.stderr
     record = json.loads((out / "run.json").read_text())
     assert record["config"]["channels"] == ["receiver", "echo", "echo:loud"]
+    code = hashlib.sha256(plugin.read_bytes()).hexdigest()
+    assert record["identity_fields"]["plugins"] == {"channel echo": code}
     rows = {row["channel"]: row for row in record["results"] if row["model_pass"]}
     assert rows["echo"]["accuracy"] == rows["echo:loud"]["accuracy"] == rows["receiver"]["accuracy"]
     assert (rows["echo"]["variant"], rows["echo:loud"]["variant"]) == ("loud False", "loud True")

@@ -51,6 +51,7 @@ def models(role: str) -> list[ModelInfo]:
         (fields(fuser_weights=["1"]), "fuser.", False),
         (fields(prompts={"t": "q"}), "prompts (prompts).", False),
         (fields(limit=5, seed=3), "config (limit, seed).", False),
+        (fields(plugins={"channel kvcomm": "4" * 64}), "plug-in code (channel kvcomm).", False),
         (fields(attention="eager"), "number format or kernel (attention).", True),
         ({"identity": "b" * 64}, "identity (aaaaaaa -> bbbbbbb).", False),
         ({"identity": ""}, "identity (aaaaaaa -> unknown).", False),

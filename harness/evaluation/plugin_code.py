@@ -1,0 +1,48 @@
+"""Whose code beside the harness's own answers in a run: the files of plug-ins, by digest.
+
+Guarantees that a run whose plug-in was edited is neither resumed as if nothing had happened nor called the same by a
+check. Only the file that defines an entry or builds its channel is read, not what that imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.channels.control_registry import CONTROLS
+from harness.channels.registry import CHANNELS
+from harness.channels.spec import parse_channel
+from harness.config import RunConfig
+from harness.fusers.interface import FuserModule
+from harness.fusers.registry import FUSERS
+from harness.registry import resolve
+
+
+def plugin_code(config: RunConfig, fusers: Iterable[FuserModule] = ()) -> dict[str, str]:
+    """Returns what other distributions and modules bring to a run -> SHA-256 of the file that does it.
+
+    Args:
+        config: names channels and controls.
+        fusers: loaded ones, whose form may be a plug-in's.
+    """
+    channels = {spec.entry.name: spec.entry for spec in map(parse_channel, config.channels)}
+    found = {
+        f"channel {name}": _code(entry.build or entry.compose)
+        for name, entry in channels.items()
+        if CHANNELS.origin(name)
+    }
+    for name in filter(CONTROLS.origin, config.controls):
+        entry = CONTROLS.get(name)
+        found[f"control {name}"] = _code(entry.text or entry.tensors or entry.reader or entry.models)
+    found |= {f"fuser {one.form}": _code(type(one)) for one in fusers if FUSERS.origin(one.form)}
+    return found
+
+
+def _code(target: str | Callable[..., Any]) -> str:
+    """Digest of the file in which a callable is written; empty for one that was typed into a session."""
+    module = sys.modules.get(getattr(resolve(target), "__module__", ""))
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
