@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from harness import stats
 from harness.channels.registry import CHANNELS
-from harness.channels.spec import channel_of
+from harness.channels.spec import channel_of, parse_channel
 from harness.config.fields import MARGIN_POINTS
 from harness.errors import UserError, unknown
 from harness.records.schema import Sample
@@ -349,7 +349,7 @@ def compare(samples: Iterable[Sample], arm: Arm, base: Arm, facts: Facts = NO_FA
 
 
 def arms_of(text: str) -> tuple[Arm, Arm]:
-    """Reads `A,B`, two arms as tables name them, such as `c2c,ensemble` or `c2c/mean,receiver`.
+    """Reads `A,B`, two arms as tables name them, options in any order: `c2c,ensemble` or `c2c/mean,receiver`.
 
     Raises:
         UserError: there are not two different ones.
@@ -358,7 +358,15 @@ def arms_of(text: str) -> tuple[Arm, Arm]:
     if len(names) != 2 or not all(names) or names[0] == names[1]:
         raise UserError(f"--compare takes two different arms, as in c2c,ensemble or c2c/mean,receiver; got {text!r}.")
     (channel, _, control), (base, _, base_control) = (name.partition("/") for name in names)
-    return (channel, control), (base, base_control)
+    return (_as_recorded(channel), control), (_as_recorded(base), base_control)
+
+
+def _as_recorded(channel: str) -> str:
+    """A channel with its options in the order of records; one that is not known here, or not so, as it was given."""
+    try:
+        return parse_channel(channel).text
+    except UserError:
+        return channel
 
 
 def shown_higher(effect: Effect) -> bool:

@@ -84,7 +84,14 @@ def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
 
 
 def _pieces(text: str, room: int) -> list[str]:
-    return [text[start : start + room] for start in range(0, len(text), room)] or [""]
+    """Breaks a text behind a joint of a name where there is one, so that no word of it is cut without need."""
+    pieces = []
+    while len(text) > room:
+        ends = (max(text.rfind(joint, room // 2, room) for joint in joints) + 1 for joints in (":/ ", "=_"))
+        cut = next(filter(None, ends), room)
+        pieces.append(text[:cut])
+        text = text[cut:]
+    return [*pieces, text]
 
 
 _WORDS = ("channel", "verdict", "comparison", "choices")
