@@ -6,10 +6,11 @@ A table on a telephone is 358 pixels wide, so that figures of one row stand belo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from harness.channels.registry import RECEIVER
 from harness.leaderboard.trainings import Pair, TrainingsRow
@@ -32,6 +33,25 @@ BREAK = "<br>"
 _SOFT = {"communicates": "communi&shy;cates", "misinformation": "misinfor&shy;mation", "mismatched": "mis&shy;matched"}
 _JOINTS = re.compile(r"(?<=[/_:=])(?=\w)|(?<=-)(?=\w)")
 Row = Any  # a row of `harness.results.frame`, by the names of its columns
+
+# Of more than a hundred columns; rows are selected and read many times a page, which costs by the column.
+READ = (
+    "task", "receiver", "sharers", "channel", "control", "arm", "variant", "kind", "source", "run_id", "started_at",
+    "hardware", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "n", "errors", "invalid", "verdict",
+    "verdict_text", "ttft_s_p50", "ttft_s_p90", "ttft_ratio", "e2e_s_p50", "e2e_s_p90", "e2e_s_mean", "speed_up",
+    "payload_bytes", "to_receiver", "trainings",
+)  # fmt: skip
+"""Columns that tables read, and those that say which row stands in which of them."""
+
+
+def read_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """Selects the columns of `READ` that there are."""
+    selected: pd.DataFrame = rows[[name for name in READ if name in rows.columns]]
+    return selected
+
+
+def _listed(rows: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    return read_columns(rows).to_dict("records")
 
 
 def table(columns: Mapping[str, Iterable[str]], left: int = 1) -> str:
@@ -59,13 +79,14 @@ def pair_text(pair: Pair) -> str:
 
 def overview_cells(pair: Pair) -> tuple[str, str]:
     """Returns the accuracies of receiver, best baseline and best channel, and the channel's verdict and cost."""
-    best = ranking(pair.rows).to_dict("records")
+    read = read_columns(pair.rows)
+    best = ranking(read).to_dict("records")
     message = [row for row in best if has_message(row["channel"])]
     others = [row for row in best if not has_message(row["channel"])]
     receiver = [row for row in others if row["channel"] == RECEIVER]
     baseline = [row for row in others if row["channel"] != RECEIVER]
     rows = [*receiver[:1], *baseline[:1], *message[:1]]
-    shown = rows or [row for row in pair.rows.to_dict("records") if row["control"]]
+    shown = rows or [row for row in read.to_dict("records") if row["control"]]
     scores = BREAK.join(f"{name_text(row['arm'])} {accuracy_text(row)}" for row in shown)
     return scores, stack_cells(
         _SOFT.get(shown[-1]["verdict"], shown[-1]["verdict"]), cost_text(shown[-1])
@@ -74,7 +95,7 @@ def overview_cells(pair: Pair) -> tuple[str, str]:
 
 def ranking_table(rows: pd.DataFrame) -> str:
     """Renders a ranking."""
-    listed = rows.to_dict("records")
+    listed = _listed(rows)
     return table(
         {
             "channel": [stack_cells(name_text(row["arm"]), _seeds(row)) for row in listed],
@@ -87,7 +108,7 @@ def ranking_table(rows: pd.DataFrame) -> str:
 
 def score_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
     """Renders every arm of a pair; `runs` gives each run's letter."""
-    listed = rows.to_dict("records")
+    listed = _listed(rows)
     return table(
         {
             "channel": [stack_cells(name_text(row["arm"]), markdown(row["variant"])) for row in listed],
@@ -99,7 +120,7 @@ def score_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
 
 def time_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
     """Renders the times of the arms that were timed; empty where none was."""
-    listed = rows[rows["e2e_s_p50"].notna()].to_dict("records")
+    listed = _listed(rows[rows["e2e_s_p50"].notna()])
     columns = {
         "channel": [stack_cells(name_text(row["arm"]), runs.get(row["run_id"], "")) for row in listed],
         "TTFT": [
@@ -133,7 +154,7 @@ def difference_table(rows: pd.DataFrame, runs: Mapping[str, str]) -> str:
 
 def reported_table(rows: pd.DataFrame) -> str:
     """Renders what others reported: arms of a source with what tells them apart; what was not reported is blank."""
-    listed = rows.to_dict("records")
+    listed = _listed(rows)
     return table(
         {
             "channel": [stack_cells(name_text(row["arm"]), name_text(row["variant"])) for row in listed],
@@ -188,7 +209,8 @@ def stack_cells(*parts: str, by: str = BREAK) -> str:
 
 def csv_text(rows: pd.DataFrame) -> str:
     """Renders rows as CSV: every figure in its own column, to six digits."""
-    texts = [name for name in rows.columns if rows[name].map(lambda cell: isinstance(cell, str)).any()]
+    words = [name for name in rows.columns if not is_numeric_dtype(rows[name])]
+    texts = [name for name in words if rows[name].map(lambda cell: isinstance(cell, str)).any()]
     safe = rows.assign(**{name: rows[name].map(csv_cell) for name in texts})
     return str(safe.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 

@@ -80,34 +80,43 @@ def render(entries: Sequence[Entry], reported: ReportedBoard | None = None) -> R
     others = reported or ReportedBoard()
     told = pd.concat([published_frame(), others.frame], ignore_index=True) if len(others.frame) else published_frame()
     rows = _ordered(pd.concat([board_frame(entries), told.assign(also="")], ignore_index=True))
-    trainings = trainings_rows(entries)
-    rendered = Rendered({"README.md": _overview(rows, trainings), "overview.csv": cells.csv_text(rows)})
+    pairs = _measured_pairs(rows, trainings_rows(entries))
+    reported_rows = cells.read_columns(rows[rows["kind"] != MEASURED])
+    rendered = Rendered({"README.md": _overview(pairs, reported_rows), "overview.csv": cells.csv_text(rows)})
     for task, own in rows.groupby("task", sort=True):
         if not _NAME.fullmatch(str(task)):
             raise UserError(f"Task name {task!r} cannot name a page; allowed are letters, digits, '_', '.' and '-'.")
         name = _page_name(str(task))
-        averaged = [row for row in trainings if row.task == task]
         rendered.texts[f"{name}.csv"] = cells.csv_text(own)
-        measured = list(model_pairs(own[own["kind"] == MEASURED], averaged))
+        measured = pairs.get(str(task), [])
         for theme in THEMES if measured else ():
             rendered.pictures[f"{name}-{theme}.svg"] = theme, picture_data(measured)
         links = f"[All tasks](README.md), [CSV]({name}.csv)"
         head = [MARK, f"# {markdown(benchmark_title(str(task)))}", f"Task `{task}`. {links}."]
-        body = _task(own, averaged, entries, others, picture=_picture(name, str(task)))
+        body = _task(own, measured, entries, others, picture=_picture(name, str(task)))
         rendered.texts[f"{name}.md"] = _joined([*head, *body, "## How to read this", _READING])
     return rendered
 
 
 def own_page(entry: Entry) -> str:
     """Returns one page about all tasks of one run."""
-    rows, trainings = _ordered(board_frame([entry])), trainings_rows([entry])
+    rows = _ordered(board_frame([entry]))
+    pairs = _measured_pairs(rows, trainings_rows([entry]))
     parts = [f"# Run {markdown(entry.record.run.run_id)}"]
     for task, own in rows.groupby("task", sort=True):
         parts += [
             f"# {markdown(benchmark_title(str(task)))}",
-            *_task(own, trainings, [entry], ReportedBoard(), picture=""),
+            *_task(own, pairs[str(task)], [entry], ReportedBoard(), picture=""),
         ]
     return _joined([*parts, "## How to read this", _READING])
+
+
+def _measured_pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> dict[str, list[Pair]]:
+    """Task -> pairs that were run here; without tasks that nobody ran."""
+    return {
+        str(task): list(model_pairs(own, [row for row in trainings if row.task == task]))
+        for task, own in rows[rows["kind"] == MEASURED].groupby("task", sort=True)
+    }
 
 
 def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +141,7 @@ def _picture(name: str, task: str) -> str:
 
 def _task(
     rows: pd.DataFrame,
-    trainings: Sequence[TrainingsRow],
+    measured: Sequence[Pair],
     entries: Sequence[Entry],
     reported: ReportedBoard,
     picture: str,
@@ -140,7 +149,6 @@ def _task(
     task = str(rows.iloc[0]["task"])
     own = [entry for entry in entries if any(row.task == task for row in entry.rows)]
     runs = {entry.record.run.run_id: f"r{number}" for number, entry in enumerate(own, 1)}
-    measured = list(model_pairs(rows[rows["kind"] == MEASURED], trainings))
     if measured:
         yield "## Run here"
     for pair in measured:
@@ -151,7 +159,7 @@ def _task(
         yield from (_LEGEND, picture)
     for pair in measured:
         yield cells.details(f"Every row of {cells.pair_text(pair)}: controls, times, differences", _every(pair, runs))
-    yield from reported_parts(list(model_pairs(rows[rows["kind"] != MEASURED])), reported)
+    yield from reported_parts(list(model_pairs(cells.read_columns(rows[rows["kind"] != MEASURED]))), reported)
     if own:
         yield cells.details("Provenance", _provenance(own, runs, task))
 
@@ -196,25 +204,18 @@ def _code(text: str) -> str:
     return f"<code>{markdown(text)}</code>"
 
 
-def _overview(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> str:
+def _overview(measured: Mapping[str, Sequence[Pair]], told: pd.DataFrame) -> str:
+    ours = [(task, pair, "") for task, pairs in measured.items() for pair in pairs]
+    others = [
+        (str(task), pair, str(source))
+        for (task, source), part in told.groupby(["task", "source"], sort=True)
+        for pair in model_pairs(part)
+    ]
     parts = [MARK, "# Leaderboards", "One page a task; [all rows as CSV](overview.csv)."]
-    for heading, ours in (("Run here", True), (HEADING, False)):
-        lines = [
-            (str(task), pair, part)
-            for task, own in rows[(rows["kind"] == MEASURED) == ours].groupby("task", sort=True)
-            for pair, part in _lines(own, [row for row in trainings if row.task == task], ours=ours)
-        ]
+    for heading, lines in (("Run here", ours), (HEADING, others)):
         if lines:
             parts += [f"## {heading}", _overview_table(lines)]
     return _joined([*parts, "## How to read this", _OVERVIEW_LEGEND, _READING])
-
-
-def _lines(rows: pd.DataFrame, trainings: Sequence[TrainingsRow], *, ours: bool) -> Iterator[tuple[Pair, str]]:
-    if ours:
-        yield from ((pair, "") for pair in model_pairs(rows, trainings))
-        return
-    for source, part in rows.groupby("source", sort=True):
-        yield from ((pair, str(source)) for pair in model_pairs(part))
 
 
 def _overview_table(lines: Sequence[tuple[str, Pair, str]]) -> str:
