@@ -1,0 +1,29 @@
+"""A board with one published pair instead of some twenty, since every page is laid out whenever a board is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.leaderboard import rows
+
+TASK, SHARER = "openbookqa", "Qwen/Qwen2.5-0.5B-Instruct"
+EVERYTHING = rows._data
+
+
+def _few() -> dict[str, Any]:
+    whole = EVERYTHING()
+    kept = [row for row in whole["rows"] if (row["source"], row["task"], row["sharer"]) == ("paper", TASK, SHARER)]
+    return {**whole, "rows": kept}
+
+
+def publish_few(patch: pytest.MonkeyPatch) -> None:
+    """Leaves the published figures of one pair on one task."""
+    found = _few()
+    patch.setattr(rows, "_data", lambda: found)
+
+
+def publish_everything(patch: pytest.MonkeyPatch) -> None:
+    """Brings all published figures back."""
+    patch.setattr(rows, "_data", EVERYTHING)
