@@ -114,8 +114,9 @@ def quiet() -> Iterator[None]:
     theirs.disable_progress_bar()
     try:
         with task_hints_hidden(), other_bars_hidden(), warnings.catch_warnings():
-            # peft tells of names and versions that are of no concern here.
+            # peft tells of names and versions that are of no concern here, and asks transformers by an old name.
             warnings.filterwarnings("ignore", module=r"peft\b")
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             yield
     finally:
         theirs.set_verbosity(verbosity)
