@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from harness import cli
 from harness.errors import UserError
 from harness.lm_eval_bridge.__main__ import plugins_in
 from harness.paths import PAIR, ROOT
 from harness.registry import load_plugins
+from tests.support.processes import ended, forked
 from tests.support.relay import LETTERS_FILE
 
 MODULE = '''
@@ -61,12 +65,32 @@ def plugin(tmp_path: Path) -> Path:
     return path
 
 
-def command(*arguments: str, cwd: Path, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
+def working(arguments: list[str], cwd: Path, output: Path) -> int:
+    """The command line in a folder, whose modules can be imported."""
+    os.chdir(cwd)
+    sys.path.insert(0, str(cwd))
+    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
+    code = cli.main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs the command line apart, since what a plug-in registers stays for the life of a process."""
-    code = "import sys; from harness.cli import main; sys.exit(main())"
-    found = {"PYTHONPATH": ":".join(map(str, (ROOT, *path))), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    with TemporaryDirectory() as folder:
+        output, said = Path(folder, "output"), Path(folder, "said")
+        code = ended(forked(working, list(arguments), cwd, output, said=said))
+        assert code is not None
+        return subprocess.CompletedProcess(arguments, code, output.read_text(), said.read_text())
+
+
+def listed(*subjects: str, cwd: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Lists subjects in an interpreter of its own, since distributions are found but once in the life of a process."""
+    code = "import sys; from harness.cli import main; sys.exit(max(main(['ls', what]) for what in sys.argv[1:]))"
+    found = {"PYTHONPATH": f"{ROOT}:{site}", "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=cwd, env=found, check=False, capture_output=True, text=True
+        [sys.executable, "-c", code, *subjects], cwd=cwd, env=found, check=False, capture_output=True, text=True
     )
 
 
@@ -85,30 +109,36 @@ def installed(folder: Path, plugin: Path) -> Path:
     return site
 
 
-@pytest.mark.parametrize("way", ["path", "module", "distribution"])
-def test_what_others_bring_is_listed_and_marked(plugin: Path, way: str) -> None:
-    flags = {"path": ["--plugin", str(plugin)], "module": ["--plugin=echo_plugin"], "distribution": []}[way]
-    path = (installed(plugin.parent, plugin),) if way == "distribution" else ()
-    mark = {"path": f"plug-in {plugin}", "module": "plug-in echo_plugin", "distribution": "echo-dist"}[way]
-    for what, line in (
-        ("channels", f"says it again  ({mark})"),
-        ("controls", f"the other way round  ({mark})"),
-        ("tasks", f"echo_task  ({mark})"),
-    ):
-        ended = command("ls", what, *flags, cwd=plugin.parent, path=path)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert line in ended.stdout
-    assert "echo [:loud]" in command("ls", "channels", *flags, cwd=plugin.parent, path=path).stdout
+LINES = {
+    "channels": ("says it again  ({})", "echo [:loud]"),
+    "controls": ("the other way round  ({})",),
+    "tasks": ("echo_task  ({})",),
+}
+
+
+@pytest.mark.parametrize("way", ["path", "module"])
+def test_what_a_plugin_brings_is_listed_and_marked(plugin: Path, way: str) -> None:
+    named = {"path": str(plugin), "module": "echo_plugin"}[way]
+    for what, lines in LINES.items():
+        done = command("ls", what, "--plugin", named, cwd=plugin.parent)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert all(line.format(f"plug-in {named}") in done.stdout for line in lines)
+
+
+def test_what_an_installed_distribution_brings_is_listed_and_marked(plugin: Path) -> None:
+    done = listed(*LINES, cwd=plugin.parent, site=installed(plugin.parent, plugin))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(line.format("echo-dist") in done.stdout for lines in LINES.values() for line in lines)
 
 
 def test_a_channel_with_a_name_and_a_builder_alone_runs_and_is_shown(plugin: Path) -> None:
     out, flags = plugin.parent / "run", ["--plugin", str(plugin)]
-    ended = command(
+    done = command(
         "run", *flags, "--channels", "receiver,echo,echo:loud", "--tasks", LETTERS_FILE,
         "--limit", "4", "--latency_samples", "1", "--no-progress", "--device", "cpu", "--output_path", str(out),
         cwd=plugin.parent,
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    assert done.returncode == 0, done.stderr
     record = json.loads((out / "run.json").read_text())
     assert record["config"]["channels"] == ["receiver", "echo", "echo:loud"]
     code = hashlib.sha256(plugin.read_bytes()).hexdigest()
@@ -126,18 +156,24 @@ def test_a_channel_with_a_name_and_a_builder_alone_runs_and_is_shown(plugin: Pat
     assert "Unknown channel 'echo'" in again.stderr
 
 
+def naming(arguments: str, answer: Path) -> int:
+    """Notes the name and the variant of the channel that lm-eval builds."""
+    load_plugins(plugins_in([arguments]))
+    from lm_eval.api.registry import get_model
+
+    import harness.lm_eval_bridge.model
+
+    lm = get_model("echo").create_from_arg_string(arguments)
+    assert isinstance(lm, harness.lm_eval_bridge.model.ChannelLM)
+    answer.write_text(f"{lm.channel.name} {lm.channel.variant}")
+    return 0
+
+
 def test_any_channel_is_a_model_behind_lm_eval(plugin: Path) -> None:
-    code = (
-        "import sys; from harness.lm_eval_bridge.__main__ import plugins_in, load_plugins;"
-        "load_plugins(plugins_in(sys.argv[1:]));"
-        "import harness.lm_eval_bridge.model; from lm_eval.api.registry import get_model;"
-        "lm = get_model('echo').create_from_arg_string(sys.argv[1]); print(lm.channel.name, lm.channel.variant)"
-    )
     arguments = f"receiver={PAIR / 'receiver'},plugin={plugin},loud=True,device=cpu"
-    ended = subprocess.run(
-        [sys.executable, "-c", code, arguments], cwd=ROOT, check=False, capture_output=True, text=True
-    )
-    assert ended.stdout.strip().splitlines()[-1:] == ["echo:loud loud True"], ended.stderr
+    said, answer = plugin.with_name("said"), plugin.with_name("answer")
+    assert ended(forked(naming, arguments, answer, said=said)) == 0, said.read_text()
+    assert answer.read_text() == "echo:loud loud True"
 
 
 @pytest.mark.parametrize(
@@ -156,10 +192,10 @@ def test_any_channel_is_a_model_behind_lm_eval(plugin: Path) -> None:
 )
 def test_a_plugin_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "broken_plugin.py").write_text(text)
-    ended = command("ls", "channels", "--plugin", "broken_plugin", cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert said in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    done = command("ls", "channels", "--plugin", "broken_plugin", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
@@ -176,8 +212,8 @@ def test_lm_evals_arguments_name_plugins() -> None:
 
 def test_the_entries_that_a_module_holds_are_enough() -> None:
     example = ROOT / "examples" / "plugin_channel" / "kvcomm_channel.py"
-    ended = command("ls", "channels", "--plugin", str(example), cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr
-    assert "kvcomm" in ended.stdout
-    ended = command("ls", "controls", "--plugin", str(example), cwd=ROOT)
-    assert "last_token" in ended.stdout
+    done = command("ls", "channels", "--plugin", str(example), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "kvcomm" in done.stdout
+    done = command("ls", "controls", "--plugin", str(example), cwd=ROOT)
+    assert "last_token" in done.stdout
