@@ -41,14 +41,22 @@ def browser() -> Iterator[Any]:
     started.quit()
 
 
-@pytest.fixture
-def page(browser: Any, tmp_path: Path) -> Any:
-    folder = write(run(PLANS), tmp_path / "run")
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("report")
+    folder = write(run(PLANS), home / "run")
     rows = [row for plan in PLANS for row in questions(plan, "Light number {position} " + HOSTILE)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Path(write_html([load_run(folder)], home / "report.html"))
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Any:
+    """The report, as if it was opened for the first time."""
+    browser.get("about:blank")
     browser.get_log("browser")
-    browser.report = write_html([load_run(folder)], tmp_path / "report.html")
-    opened(browser, browser.report.as_uri())
+    browser.report = report
+    opened(browser, report.as_uri())
     return browser
 
 
