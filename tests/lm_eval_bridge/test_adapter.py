@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import pytest
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
@@ -22,6 +22,7 @@ from lm_eval.tasks import TaskManager
 from harness.errors import RunError, UserError
 from harness.lm_eval_bridge.model import ChannelLM, FusedLM, SingleLM, TextLM
 from harness.paths import PAIR, ROOT
+from tests.support.processes import ended, forked
 from tests.support.relay import LETTERS, LETTERS_FILE, WORDS
 from tests.support.tiny import GOLDEN, OURS
 
@@ -340,12 +341,28 @@ def test_our_folder_is_found_from_everywhere(given: list[str], monkeypatch: pyte
     assert ran(given, monkeypatch) == given
 
 
-def test_lm_evals_tasks_go_before_ours_of_the_same_name() -> None:
+def manager_of(folder: Path) -> type[TaskManager]:
+    """lm-eval's task manager as if its own tasks were those of a folder; all of them take ten seconds to read."""
+
+    class Few(TaskManager):
+        pass
+
+    module = types.ModuleType("few_tasks")
+    module.__file__ = str(folder / "__init__.py")
+    Few.__module__ = module.__name__
+    sys.modules[module.__name__] = module
+    return Few
+
+
+def test_lm_evals_tasks_go_before_ours_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.benchmarks.registry import available_tasks
     from harness.lm_eval_bridge.__main__ import with_our_tasks
 
-    stock = Path(sys.modules[TaskManager.__module__].__file__ or "").parent
-    index = with_our_tasks(TaskManager)().task_index
+    stock = tmp_path / "stock"
+    for name in ("openbookqa", "arc"):
+        shutil.copytree(Path(sys.modules[TaskManager.__module__].__file__ or "").parent / name, stock / name)
+    monkeypatch.setitem(sys.modules, "few_tasks", None)  # as it was, once the test is over
+    index = with_our_tasks(manager_of(stock))().task_index
     for name in ("openbookqa", "arc_challenge"):
         assert Path(index[name].yaml_path).is_relative_to(stock)
     assert Path(index["factworld_sharer_knows"].yaml_path).is_relative_to(ROOT)
@@ -354,23 +371,23 @@ def test_lm_evals_tasks_go_before_ours_of_the_same_name() -> None:
     assert Path(asked["openbookqa"].yaml_path).is_relative_to(ROOT)
 
 
+def as_lm_eval(arguments: list[str], stock: Path) -> int:
+    """What `python -m harness.lm_eval_bridge` does, with an lm-eval whose own tasks are those of a folder."""
+    from harness.lm_eval_bridge import __main__ as command
+
+    stock.mkdir()
+    sys.argv[1:] = arguments
+    lm_eval.tasks.TaskManager = manager_of(stock)
+    return command.main()
+
+
 def test_lm_evals_command_line_knows_our_models_and_tasks(tmp_path: Path) -> None:
     arguments = ",".join(f"{name}={path}" for name, path in PAIR_ARGUMENTS.items())
-    command = [
-        sys.executable,
-        "-m",
-        "harness.lm_eval_bridge.__main__",
-        "run",
-        "--model",
-        "c2c",
-        "--model_args",
-        arguments,
-    ]
+    command = ["run", "--model", "c2c", "--model_args", arguments]
     command += ["--tasks", LETTERS_FILE, "--limit", "4", "--apply_chat_template"]
     command += ["--batch_size", "2", "--output_path", str(tmp_path), "--use_cache", str(tmp_path / "cache")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    said = tmp_path / "said"
+    assert ended(forked(as_lm_eval, command, tmp_path / "stock", said=said)) == 0, said.read_text()[-2000:]
     (path,) = tmp_path.rglob("results_*.json")
     assert path.parent.name.startswith("receiver+sharer+fuser-")
     results = json.loads(path.read_text(encoding="utf-8"))
