@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -19,7 +18,6 @@ import pytest
 from harness import cli
 from harness.distributed import Ranks, join
 from harness.errors import RunError
-from harness.paths import ROOT
 from harness.records import files, journal, load_run
 from harness.records.schema import Sample
 from tests.support.processes import dying, ended, forked, lines, record, run
@@ -63,17 +61,26 @@ def talking() -> bool:
     return any("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
 
 
+def variables(rank: int, world: int, nodes: int, port: int) -> dict[str, str]:
+    """What torch's launcher tells a process."""
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank % (world // nodes)), "WORLD_SIZE": str(world)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(world // nodes)}
+    return {**own, **meeting}
+
+
 def together(
-    arguments: Sequence[str], world: int, said: Path, others: dict[int, tuple[Any, ...]] | None = None
+    arguments: Sequence[str],
+    world: int,
+    said: Path,
+    others: dict[int, tuple[Any, ...]] | None = None,
+    nodes: int = 1,
 ) -> list[BaseProcess]:
     """Starts a command line in `world` processes; `others` has what single ones do instead."""
-    port = str(free_port())
+    port = free_port()
     children = []
     for rank in range(world):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": str(world)}
         work = (others or {}).get(rank, (run, arguments))
-        children.append(forked(as_rank, {**own, **meeting}, *work, said=said))
+        children.append(forked(as_rank, variables(rank, world, nodes, port), *work, said=said))
     return children
 
 
@@ -167,21 +174,36 @@ def test_a_run_of_one_process_goes_on_with_two(whole: Path, tmp_path: Path) -> N
     check_equal(folder, whole)
 
 
-def launcher(node: int, port: int, folder: Path) -> subprocess.Popen[str]:
+def launching(node: int, port: int, program: Sequence[str]) -> int:
+    """Starts a Python program as one of two nodes, as `torchrun` does."""
+    from torch.distributed.run import main
+
     start = ["--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1", "--rdzv-backend", "static"]
-    start += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *start, "run_eval.py", *command(folder)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    main([*start, "--master-addr", "127.0.0.1", "--master-port", str(port), *program])
+    return 0
+
+
+TELLING = """
+import json, os, sys
+from pathlib import Path
+
+Path(sys.argv[1], os.environ["RANK"]).write_text(json.dumps(dict(os.environ)))
+"""
+
+
+def test_torchs_launcher_tells_processes_of_two_nodes_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "telling.py").write_text(TELLING)
+    port, program = free_port(), [str(tmp_path / "telling.py"), str(tmp_path)]
+    said = tmp_path / "said"
+    assert codes([forked(launching, node, port, program, said=said) for node in (0, 1)]) == [0, 0], said.read_text()
+    for rank in (0, 1):
+        told = json.loads((tmp_path / str(rank)).read_text())
+        assert variables(rank, world=2, nodes=2, port=port).items() <= told.items()
 
 
 def test_two_nodes_answer_the_same_bytes_as_one(whole: Path, tmp_path: Path) -> None:
-    folder, port = tmp_path / "run", free_port()
-    nodes = [launcher(node, port, folder) for node in (0, 1)]
-    said = [node.communicate(timeout=120)[1] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
+    folder, said = tmp_path / "run", tmp_path / "said"
+    assert codes(together(command(folder), 2, said, nodes=2)) == [0, 0], said.read_text()
     check_equal(folder, whole)
     found = record(folder)["processes"]
     assert (found["ranks"], found["nodes"]) == (2, 2)
