@@ -28,7 +28,7 @@ from tests.support.processes import dying, ended, forked
 from tests.support.refusals import edit, refused
 from tests.support.relay import LETTERS, LETTERS_FILE, WORDS
 
-QUESTIONS, ARMS = 12, 4
+QUESTIONS, BATCH = 6, 4
 TEXT = "t2t:max_new_tokens=12"
 KEY = "sk-this-must-never-be-written-down"
 MODELS = {"receiver": PAIR / "receiver", "sharer": PAIR / "sharer"}
@@ -48,8 +48,9 @@ def api(server: Api) -> Api:
 
 def command(folder: Path, *more: str, tasks: str = f"{WORDS},{LETTERS_FILE}") -> list[str]:
     own = ["--latency_samples", "0"] if "--backend" not in more else []
-    base = ["--tasks", tasks, "--limit", str(QUESTIONS), "--no-progress", "--output_path", str(folder)]
-    return ["run", *base, "--channels", f"receiver,sharer,{TEXT}", "--controls", "mismatched", *own, *more]
+    base = ["--tasks", tasks, "--limit", str(QUESTIONS), "--batch_size", str(BATCH), "--no-progress"]
+    arms = ["--channels", f"receiver,sharer,{TEXT}", "--controls", "mismatched"]
+    return ["run", *base, *arms, "--output_path", str(folder), *own, *more]
 
 
 def through(api: Api, backend: str = "local-completions", more: str = "") -> list[str]:
@@ -170,7 +171,7 @@ def test_a_batch_that_fails_once_is_asked_again(
     assert "halved" not in capsys.readouterr().err
     api.failing = [*probes, 503]
     assert cli.main(command(tmp_path / "halved", *through(api, more=",max_retries=1"))) == 0
-    assert "A batch of 8 failed (HTTPError) and was halved." in capsys.readouterr().err
+    assert f"A batch of {BATCH} failed (HTTPError) and was halved." in capsys.readouterr().err
     for folder in ("retried", "halved"):
         check_equal(answers(tmp_path / folder), own)
 
