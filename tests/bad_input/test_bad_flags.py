@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.paths import TASKS
+from tests.support.processes import command
 from tests.support.refusals import refused
 
 TINY = ["run", "--limit", "2", "--latency_samples", "0", "--no-progress", "--tasks", "relay_one"]
@@ -139,15 +141,23 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, capsys: pytest.
     assert "is a file" in refused(capsys, [*ONE, "--leaderboards_dir", str(tmp_path / "file")])
 
 
-@pytest.mark.parametrize("arguments", [["rum"], ["run", "--tasks", "factwrld"], ["resume", "nowhere"]])
-def test_a_shell_sees_one_line_and_exit_code_2(arguments: list[str]) -> None:
-    ended = subprocess.run(
-        [sys.executable, str(TASKS.parent / "run_eval.py"), *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def shell(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(TASKS.parent / "run_eval.py"), *arguments]
+    return subprocess.run(words, cwd=cwd, check=False, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        (shell, ["rum"]),
+        (command, ["run", "--tasks", "factwrld"]),  # from a process that has the libraries already
+        (command, ["resume", "nowhere"]),
+    ],
+)
+def test_a_shell_sees_one_line_and_exit_code_2(
+    call: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str], tmp_path: Path
+) -> None:
+    ended = call(*arguments, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("Error: ")
     assert ended.stderr.count("\n") == 1

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from harness import cli
 from harness.errors import UserError
 from harness.lm_eval_bridge.__main__ import plugins_in
 from harness.paths import PAIR, ROOT
 from harness.registry import load_plugins
-from tests.support.processes import ended, forked
+from tests.support.processes import command, ended, forked
 from tests.support.relay import LETTERS_FILE
 
 MODULE = '''
@@ -63,26 +60,6 @@ def plugin(tmp_path: Path) -> Path:
     path = tmp_path / "echo_plugin.py"
     path.write_text(f"FOLDER = {str(tasks)!r}\n{MODULE}")
     return path
-
-
-def working(arguments: list[str], cwd: Path, output: Path) -> int:
-    """The command line in a folder, whose modules can be imported."""
-    os.chdir(cwd)
-    sys.path.insert(0, str(cwd))
-    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
-    code = cli.main(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
-
-
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the command line apart, since what a plug-in registers stays for the life of a process."""
-    with TemporaryDirectory() as folder:
-        output, said = Path(folder, "output"), Path(folder, "said")
-        code = ended(forked(working, list(arguments), cwd, output, said=said))
-        assert code is not None
-        return subprocess.CompletedProcess(arguments, code, output.read_text(), said.read_text())
 
 
 def listed(*subjects: str, cwd: Path, site: Path) -> subprocess.CompletedProcess[str]:

@@ -6,9 +6,12 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from subprocess import CompletedProcess
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness import cli
@@ -54,6 +57,28 @@ def ended(child: BaseProcess) -> int | None:
 def run(arguments: Sequence[str]) -> int:
     """The command line, in whatever process."""
     return cli.main(list(arguments))
+
+
+def _working(arguments: list[str], cwd: Path, output: Path) -> int:
+    os.chdir(cwd)
+    sys.path.insert(0, str(cwd))
+    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
+    code = cli.main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def command(*arguments: str, cwd: Path) -> CompletedProcess[str]:
+    """Runs the command line apart, in a folder whose modules can be imported, and returns what a shell would see.
+
+    What it registers goes with its process.
+    """
+    with TemporaryDirectory() as folder:
+        output, said = Path(folder, "output"), Path(folder, "said")
+        code = ended(forked(_working, list(arguments), cwd, output, said=said))
+        assert code is not None
+        return CompletedProcess(arguments, code, output.read_text(), said.read_text())
 
 
 def dying(arguments: Sequence[str], batch: int, written: float) -> int:
