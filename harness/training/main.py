@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +42,18 @@ def main(options: argparse.Namespace) -> int:
     with quiet():
         train(recipe)
     return 0
+
+
+def _where_written(session: Session) -> Iterator[str]:
+    """Says where the result lies and how it is run."""
+    from harness.records.files import COST_FILE
+
+    recipe = session.recipe
+    results = sorted(path.parent for path in session.folder.glob(f"*/{COST_FILE}"))
+    yield f"Written: {', '.join(map(str, results))}"
+    flags = [("receiver", recipe.receiver), *(("sharer", sharer) for sharer in recipe.sharers)]
+    flags += [("fuser" if recipe.sharers else "tuned", str(path)) for path in results]
+    yield f"To run it: run_eval.py run {shlex.join(part for name, value in flags for part in (f'--{name}', value))}"
 
 
 def train(recipe: Recipe) -> Path:
@@ -90,6 +105,8 @@ def _run(session: Session) -> None:
         raise RunError("A frozen model's weights have changed during training; do not use the result, report this.")
     if session.accelerator.is_main_process:
         _finish(session, loop)
+        for line in _where_written(session) if session.recipe.progress else ():
+            print(line, file=sys.stderr)
     session.accelerator.wait_for_everyone()
 
 
