@@ -39,7 +39,7 @@ READ = (
     "task", "receiver", "sharers", "channel", "control", "arm", "variant", "kind", "source", "run_id", "started_at",
     "hardware", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "n", "errors", "invalid", "verdict",
     "verdict_text", "ttft_s_p50", "ttft_s_p90", "ttft_ratio", "e2e_s_p50", "e2e_s_p90", "e2e_s_mean", "speed_up",
-    "payload_bytes", "to_receiver", "trainings",
+    "payload_bytes", "to_receiver", "trainings", "recipe",
 )  # fmt: skip
 """Columns that tables read, and those that say which row stands in which of them."""
 
@@ -209,6 +209,7 @@ def stack_cells(*parts: str, by: str = BREAK) -> str:
 
 def csv_text(rows: pd.DataFrame) -> str:
     """Renders rows as CSV: every figure in its own column, to six digits."""
+    rows = rows.drop(columns="recipe", errors="ignore")
     words = [name for name in rows.columns if not is_numeric_dtype(rows[name])]
     texts = [name for name in words if rows[name].map(lambda cell: isinstance(cell, str)).any()]
     safe = rows.assign(**{name: rows[name].map(csv_cell) for name in texts})

@@ -24,6 +24,7 @@ from harness.leaderboard.trainings import (
     origins_text,
     shared_text,
     trainings_rows,
+    with_recipes,
 )
 from harness.records.files import file_name
 from harness.records.schema import objects_of, open_pins
@@ -79,7 +80,8 @@ def render(entries: Sequence[Entry], reported: ReportedBoard | None = None) -> R
     """
     others = reported or ReportedBoard()
     told = pd.concat([published_frame(), others.frame], ignore_index=True) if len(others.frame) else published_frame()
-    rows = _ordered(pd.concat([board_frame(entries), told.assign(also="")], ignore_index=True))
+    here = with_recipes(board_frame(entries), entries)
+    rows = _ordered(pd.concat([here, told.assign(also="", recipe="")], ignore_index=True))
     pairs = _measured_pairs(rows, trainings_rows(entries))
     reported_rows = cells.read_columns(rows[rows["kind"] != MEASURED])
     rendered = Rendered({"README.md": _overview(pairs, reported_rows), "overview.csv": cells.csv_text(rows)})
@@ -100,7 +102,7 @@ def render(entries: Sequence[Entry], reported: ReportedBoard | None = None) -> R
 
 def own_page(entry: Entry) -> str:
     """Returns one page about all tasks of one run."""
-    rows = _ordered(board_frame([entry]))
+    rows = _ordered(with_recipes(board_frame([entry]), [entry]))
     pairs = _measured_pairs(rows, trainings_rows([entry]))
     parts = [f"# Run {markdown(entry.record.run.run_id)}"]
     for task, own in rows.groupby("task", sort=True):

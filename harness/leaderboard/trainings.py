@@ -12,6 +12,7 @@ share.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -159,6 +160,7 @@ class TrainingsRow(NamedTuple):
         left_out: questions that a difference leaves out.
         p_holm: of a difference, adjusted over all differences of the task; None where there is no interval.
         verdict: of a difference, in words.
+        recipe: of the weights of the first arm, see `recipe_of`.
     """
 
     task: str
@@ -170,6 +172,7 @@ class TrainingsRow(NamedTuple):
     left_out: int
     p_holm: float | None = None
     verdict: str = ""
+    recipe: str = ""
 
 
 class _Run(NamedTuple):
@@ -250,7 +253,8 @@ def _group_rows(group: Sequence[Entry]) -> Iterator[TrainingsRow]:
         for quantity, sides in _quantities(runs):
             if (found := _average(sides, quantity)) is not None:
                 weights = tuple(name for side in sides for name in side.weights)
-                yield TrainingsRow(task, models[0].reference, sharers, quantity, weights, *found)
+                recipe = recipe_of(sides[0].runs[0].record, quantity.arm)
+                yield TrainingsRow(task, models[0].reference, sharers, quantity, weights, *found, recipe=recipe)
 
 
 def _quantities(runs: Sequence[_Run]) -> Iterator[tuple[Quantity, tuple[_Side, ...]]]:
@@ -284,6 +288,22 @@ def _trained(run: RunRecord, arms: Iterable[Arm]) -> list[Origin]:
     """The trained weights that arms answer with, those of the first arm first."""
     parts = dict.fromkeys(map(_part, arms))
     return [one for part in parts for one in trained_parts(run) if one.part == part]
+
+
+def recipe_of(run: RunRecord, arm: Arm) -> str:
+    """Returns what an arm's trained weights share with those of other seeds; "" if nothing of it was trained."""
+    made = [*map(_settings, _trained(run, [arm]))]
+    return hashlib.sha256(json.dumps(made).encode()).hexdigest() if made else ""
+
+
+def with_recipes(rows: pd.DataFrame, entries: Iterable[Entry]) -> pd.DataFrame:
+    """Adds to rows of `harness.leaderboard.rows.board_frame` the column `recipe`, by which `model_pairs` goes."""
+    runs = {entry.record.run.run_id: entry.record.run for entry in entries}
+    arms = zip(rows["run_id"], rows["channel"], rows["control"], strict=True)
+    told: pd.DataFrame = rows.assign(
+        recipe=[recipe_of(runs[run], (channel, control)) for run, channel, control in arms]
+    )
+    return told
 
 
 def _part(arm: Arm) -> str:
@@ -359,21 +379,29 @@ def model_pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow] = ()) -> I
 
 
 def _pooled(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> pd.DataFrame:
-    """Takes the largest run of each arm, of several the one that judged it by most rivals, then the latest."""
+    """Takes the largest run of each arm, of several the one that judged it by most rivals, then the latest.
+
+    Weights of another recipe are another thing: where trainings are averaged, theirs are the only runs that count.
+    """
     if not rows.duplicated(["arm", "variant"]).any():
         alone: pd.DataFrame = rows.assign(trainings=1)
         return alone
-    asked = rows.assign(rivals=-rows["verdict_text"].map(_missing), trainings=1)
-    in_order = asked.sort_values(["n", "rivals", "started_at"], kind="stable")
+    averaged = {(one.quantity.arm, one.recipe) for one in trainings if one.quantity.base is None}
+    arms = zip(zip(rows["channel"], rows["control"], strict=True), rows["recipe"], strict=True)
+    asked = rows.assign(
+        rivals=-rows["verdict_text"].map(_missing), trainings=1, averaged=[arm in averaged for arm in arms]
+    )
+    in_order = asked.sort_values(["averaged", "n", "rivals", "started_at"], kind="stable")
     best = in_order.drop_duplicates(["arm", "variant"], keep="last").sort_index()
-    columns = [str(name) for name in best.columns if name != "rivals"]
+    columns = [str(name) for name in best.columns if name not in ("rivals", "averaged")]
     listed = [_row(dict(row), asked, trainings) for row in best.to_dict("records")]
     pooled: pd.DataFrame = pd.DataFrame(listed, columns=columns).astype(best[columns].dtypes.to_dict())
     return pooled
 
 
 def _row(row: dict[str, Any], asked: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> dict[str, Any]:
-    judged = asked[(asked["arm"] == row["arm"]) & (asked["variant"] == row["variant"]) & (asked["verdict"] != "")]
+    same = (asked["arm"] == row["arm"]) & (asked["variant"] == row["variant"]) & (asked["recipe"] == row["recipe"])
+    judged = asked[same & (asked["verdict"] != "")]
     return {**row, **_gravest(judged), **_averages(row, trainings)}
 
 
@@ -395,7 +423,9 @@ def _gravest(judged: pd.DataFrame) -> dict[str, Any]:
 def _averages(row: dict[str, Any], trainings: Sequence[TrainingsRow]) -> dict[str, Any]:
     averages: dict[str, Any] = {}
     for one in trainings:
-        if one.quantity.arm != (row["channel"], row["control"]) or one.quantity.base not in (None, RECEIVER):
+        if (one.quantity.arm, one.recipe) != ((row["channel"], row["control"]), row["recipe"]):
+            continue
+        if one.quantity.base not in (None, RECEIVER):
             continue
         name = "accuracy" if one.quantity.base is None else "to_receiver"
         low, high = (one.found.interval.low, one.found.interval.high) if one.found.interval else (math.nan, math.nan)

@@ -9,7 +9,8 @@ import pytest
 from harness import stats
 from harness.leaderboard import add_record, write
 from harness.leaderboard.record_format import read_records
-from harness.leaderboard.trainings import TrainingsRow, trainings_rows
+from harness.leaderboard.rows import board_frame
+from harness.leaderboard.trainings import TrainingsRow, model_pairs, trainings_rows, with_recipes
 from harness.records.schema import ModelInfo
 from tests.support.synthetic import Plan, run
 from tests.support.synthetic import write as write_run
@@ -82,6 +83,19 @@ def test_trainings_with_other_settings_or_that_tell_none_are_other_things(board:
     add(board, 3, "d", fusers=fusers_of("d", "self of d", steps=10))
     add(board, 4, "e", fusers=[{"fingerprint": "e"}, {"role": "self", "fingerprint": "f"}])
     assert len(rows(board)["c2c"].found.each) == 3
+
+
+def test_a_row_of_trainings_takes_nothing_from_a_larger_run_of_another_recipe(board: Path) -> None:
+    fields = {"fusers": fusers_of("z", "self of z", steps=1), "identity_fields": {"seed": 0, "fuser_weights": ["z"]}}
+    larger = run([Plan(n=80, arms=ARMS, seed=9)], run_id="run-9", **fields)
+    add_record(board, write_run(larger, board.parent / "larger"))
+    entries = read_records(board)
+    (pair,) = model_pairs(with_recipes(board_frame(entries), entries), list(trainings_rows(entries)))
+    shown = pair.rows.set_index("arm")
+    assert shown.loc["receiver", "run_id"] == "run-9"
+    assert (shown.loc["c2c", "n"], shown.loc["c2c", "trainings"]) == (50, 3)
+    of_trainings = pair.every[(pair.every["arm"] == "c2c") & (pair.every["n"] == 50)]
+    assert shown.loc["c2c", "verdict_text"] in set(of_trainings["verdict_text"])
 
 
 def test_trainings_may_differ_in_seed_and_held_out_rows(board: Path) -> None:
