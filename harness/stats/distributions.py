@@ -11,11 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 
-def normal_ppf(p: float) -> float:
-    """Returns the quantile of the standard normal distribution."""
-    return float(special.ndtri(p))
-
-
 def t_ppf(p: float, freedom: float) -> float:
     """Returns the quantile of Student's t with so many degrees of freedom."""
     return float(special.stdtrit(freedom, p))

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from harness.stats.distributions import fair_ppf, normal_ppf
+from harness.stats.distributions import fair_ppf
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ class Interval:
 
 def normal_quantile(level: float) -> float:
     """Returns the two-sided quantile of the standard normal distribution (1.96 at 0.95)."""
-    return normal_ppf((1 + at_level(level)) / 2)
+    return float(special.ndtri((1 + at_level(level)) / 2))
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -223,7 +223,7 @@ def minimum_detectable_effect(
         raise ValueError(
             f"no power for n={n}, discordance={discordance}, power={power}, design effect={design_effect}."
         )
-    reach = normal_quantile(level) + normal_ppf(power)
+    reach = normal_quantile(level) + float(special.ndtri(power))
     return reach * math.sqrt(discordance * design_effect / n)
 
 
@@ -293,7 +293,7 @@ def questions_needed(difference: float, discordance: float, alpha: float = 0.05,
     if not 0 < difference <= 1:
         raise ValueError(f"no number of questions for a difference of {difference:g}.")
     share = max(discordance, difference)
-    rough = 2 * math.ceil((normal_quantile(1 - alpha) + normal_ppf(power)) ** 2 * share / difference**2) + 50
+    rough = 2 * math.ceil((normal_quantile(1 - alpha) + float(special.ndtri(power))) ** 2 * share / difference**2) + 50
 
     def finds(n: int) -> bool:
         return mcnemar_power(n, (share + difference) / 2, (share - difference) / 2, alpha) >= power
