@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+LONG = ":max_new_tokens=16:with_options"
 PLANS = (
     Plan(n=120, errors=2),
     Plan(n=90, task="mmlu_redux", subjects=SUBJECTS[:6], answer="{letter} " + HOSTILE),
@@ -174,6 +175,10 @@ def test_no_table_is_wider_than_its_box(page: Any, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     page.refresh()
+    js(
+        page,
+        "document.querySelectorAll('.ranking tbody th').forEach(th => th.append(':max_new_tokens=16:with_options'))",
+    )
     wide = js(
         page,
         "return [...document.querySelectorAll('.ranking')].filter(t => t.offsetParent "
