@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -47,9 +48,12 @@ def ended(command: Callable[[], int]) -> int:
     """Runs a command; one that ends badly says its sentence on standard error and gives its exit code."""
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where it was closed from the start
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
+        if not _unread():
+            raise
         # Who reads what is printed, such as `head`, has seen enough; nor may the interpreter flush the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -60,6 +64,17 @@ def ended(command: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         print(f"Error: {lacking('this command', error)}", file=sys.stderr)
         return UserError.exit_code
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, and not some other pipe that broke."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError):
+        return False
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def lacking(what: str, error: ModuleNotFoundError) -> UserError:

@@ -36,13 +36,14 @@ def plugin_code(config: RunConfig, fusers: Iterable[FuserModule] = ()) -> dict[s
     }
     for name in filter(CONTROLS.origin, config.controls):
         entry = CONTROLS.get(name)
-        found[f"control {name}"] = _code(entry.text or entry.tensors or entry.reader or entry.models)
+        changes = (entry.text, entry.tensors, entry.reader, entry.models)
+        found[f"control {name}"] = _code(*(change for change in changes if change))
     found |= {f"fuser {one.form}": _code(type(one)) for one in fusers if FUSERS.origin(one.form)}
     return found
 
 
-def _code(target: str | Callable[..., Any]) -> str:
-    """Digest of the file in which a callable is written; empty for one that was typed into a session."""
-    module = sys.modules.get(getattr(resolve(target), "__module__", ""))
-    file = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+def _code(*targets: str | Callable[..., Any]) -> str:
+    """Digest of the files in which callables are written; empty where they were typed at a prompt."""
+    modules = (sys.modules.get(getattr(resolve(target), "__module__", "")) for target in targets)
+    files = dict.fromkeys(file for module in modules if (file := getattr(module, "__file__", None)))
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest() if files else ""

@@ -52,6 +52,8 @@ def _where_written(session: Session) -> Iterator[str]:
     results = sorted(path.parent for path in session.folder.glob(f"*/{COST_FILE}"))
     yield f"Written: {', '.join(map(str, results))}"
     flags = [("receiver", recipe.receiver), *(("sharer", sharer) for sharer in recipe.sharers)]
+    templates = ("receiver_chat_template", "sharer_chat_template")
+    flags += [(name, str(value)) for name in templates if (value := getattr(recipe, name))]
     flags += [("fuser" if recipe.sharers else "tuned", str(path)) for path in results]
     yield f"To run it: run_eval.py run {shlex.join(part for name, value in flags for part in (f'--{name}', value))}"
 

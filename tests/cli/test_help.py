@@ -14,6 +14,7 @@ from harness import cli
 from harness.cli.parser import Parser
 from harness.config import RunConfig
 from harness.config.flags import add_flags, flags_of, given_values
+from harness.errors import ended
 from harness.paths import ROOT
 
 
@@ -61,6 +62,14 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     unread, written = os.pipe()
     os.close(unread)
     words = [sys.executable, "-u", str(ROOT / "run_eval.py"), "ls"]
-    ended = subprocess.run(words, stdout=written, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(words, stdout=written, stderr=subprocess.PIPE, text=True, check=False)
     os.close(written)
-    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_another_broken_pipe_is_not_taken_for_that() -> None:
+    def lost() -> int:
+        raise BrokenPipeError("a server went away")
+
+    with pytest.raises(BrokenPipeError):
+        ended(lost)

@@ -1,20 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.imported.build import write_datasets
-from tests.support.published import publish_few
+from tests.support.published import few_published
 
-
-@pytest.fixture(scope="package", autouse=True)
-def few_published() -> Iterator[None]:
-    """Boards of this folder are small."""
-    with pytest.MonkeyPatch.context() as patch:
-        publish_few(patch)
-        yield
+__all__ = ["few_published"]
 
 
 @pytest.fixture

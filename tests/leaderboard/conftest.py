@@ -1,18 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.published import publish_everything, publish_few
+from tests.support.published import few_published, publish_everything
 
-
-@pytest.fixture(scope="package", autouse=True)
-def few_published() -> Iterator[None]:
-    """Boards of this folder are small, but for tests that ask for everything."""
-    with pytest.MonkeyPatch.context() as patch:
-        publish_few(patch)
-        yield
+__all__ = ["few_published"]
 
 
 @pytest.fixture

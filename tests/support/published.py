@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,14 @@ def _few() -> dict[str, Any]:
     whole = EVERYTHING()
     kept = [row for row in whole["rows"] if (row["source"], row["task"], row["sharer"]) == ("paper", TASK, SHARER)]
     return {**whole, "rows": kept}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_published() -> Iterator[None]:
+    """Boards of the folder whose conftest imports this are small, but for tests that ask for everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        publish_few(patch)
+        yield
 
 
 def publish_few(patch: pytest.MonkeyPatch) -> None:
