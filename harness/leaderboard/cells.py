@@ -13,7 +13,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from harness.channels.registry import RECEIVER
-from harness.leaderboard.trainings import Pair, TrainingsRow
+from harness.leaderboard.pairs import Pair
+from harness.leaderboard.trainings import TrainingsRow
 from harness.results.comparisons import has_message
 from harness.results.formatting import (
     bytes_text,

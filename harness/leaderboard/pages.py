@@ -10,22 +10,14 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.leaderboard import cells
+from harness.leaderboard.pairs import Pair, model_pairs, with_recipes
 from harness.leaderboard.pictures import THEMES, picture_data
 from harness.leaderboard.record_format import Entry
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.sections import HEADING, reported_parts
 from harness.leaderboard.rerun import rerun_command
 from harness.leaderboard.rows import benchmark_title, board_frame, published_frame
-from harness.leaderboard.trainings import (
-    Pair,
-    TrainingsRow,
-    model_pairs,
-    origins,
-    origins_text,
-    shared_text,
-    trainings_rows,
-    with_recipes,
-)
+from harness.leaderboard.trainings import TrainingsRow, origins, origins_text, shared_text, trainings_rows
 from harness.records.files import file_name
 from harness.records.schema import objects_of, open_pins
 from harness.results.formatting import markdown

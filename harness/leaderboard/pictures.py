@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from harness.channels.registry import OTHER_COLOR
-from harness.leaderboard.trainings import Pair
+from harness.leaderboard.pairs import Pair
 from harness.results.grouping import entry_of
 
 THEMES = {"light": ("#1f2328", "#d1d9e0"), "dark": ("#f0f6fc", "#3d444d")}

@@ -1,4 +1,4 @@
-"""Rows that average several trainings of the same thing, where they come from, and pairs of them.
+"""Rows that average several trainings of the same thing, and where those come from.
 
 Runs that differ only in what was trained are read together, as figures of a method and not of one lucky training.
 Guarantees that no training counts twice, on either side of a difference; that trainings are averaged only where their
@@ -6,8 +6,7 @@ files tell the same settings; that two things trained apart, such as a fuser and
 their seeds and the runs they met in; that an error is no right answer in an accuracy; and that a question with an error
 on any side is left out of a difference and counted. The p-values of a task's differences are one family.
 
-Each pair has one row an arm. The origin of the trained weights is given in a line each, with what the lines of a part
-share.
+The origin of the trained weights is given in a line each, with what the lines of a part share.
 """
 
 from __future__ import annotations
@@ -15,22 +14,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from harness import stats
 from harness.leaderboard.record_format import Entry
 from harness.records.schema import RunRecord, Sample
-from harness.results.comparisons import ADAPTS, BY_NAME, COMMUNICATES, HARMS, NOT_RESOLVED, after_holm, comparisons
+from harness.results.comparisons import BY_NAME, after_holm, comparisons
 from harness.results.formatting import arm_text, markdown
 from harness.results.grouping import (
-    RECEIVER,
     Arm,
     Facts,
     Key,
@@ -296,16 +291,6 @@ def recipe_of(run: RunRecord, arm: Arm) -> str:
     return hashlib.sha256(json.dumps(made).encode()).hexdigest() if made else ""
 
 
-def with_recipes(rows: pd.DataFrame, entries: Iterable[Entry]) -> pd.DataFrame:
-    """Adds to rows of `harness.leaderboard.rows.board_frame` the column `recipe`, by which `model_pairs` goes."""
-    runs = {entry.record.run.run_id: entry.record.run for entry in entries}
-    arms = zip(rows["run_id"], rows["channel"], rows["control"], strict=True)
-    told: pd.DataFrame = rows.assign(
-        recipe=[recipe_of(runs[run], (channel, control)) for run, channel, control in arms]
-    )
-    return told
-
-
 def _part(arm: Arm) -> str:
     """What an arm answers with that was trained; "" if nothing was."""
     entry = entry_of(arm[0])
@@ -348,86 +333,3 @@ def _value(table: Table, arms: Sequence[Arm], key: Key) -> float:
 
 def _right(sample: Sample) -> float:
     return float(sample.done and bool(sample.correct))
-
-
-_GRAVEST_FIRST = (HARMS, NOT_RESOLVED, ADAPTS, COMMUNICATES)
-
-_PAIR = ["receiver", "sharers"]
-
-
-class Pair(NamedTuple):
-    """The rows of one pair on one task.
-
-    Attributes:
-        rows: one an arm and variant.
-        every: one a run, arm and variant.
-        trainings: quantities over several trainings.
-    """
-
-    receiver: str
-    sharers: str
-    rows: pd.DataFrame
-    every: pd.DataFrame
-    trainings: list[TrainingsRow]
-
-
-def model_pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow] = ()) -> Iterator[Pair]:
-    """Yields the pairs of one task's rows, by name."""
-    for (receiver, sharers), own in rows.groupby(_PAIR, sort=True):
-        averaged = [one for one in trainings if (one.receiver, " + ".join(one.sharers)) == (receiver, sharers)]
-        yield Pair(str(receiver), str(sharers), _pooled(own, averaged), own, averaged)
-
-
-def _pooled(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> pd.DataFrame:
-    """Takes the largest run of each arm, of several the one that judged it by most rivals, then the latest.
-
-    Weights of another recipe are another thing: where trainings are averaged, theirs are the only runs that count.
-    """
-    if not rows.duplicated(["arm", "variant"]).any():
-        alone: pd.DataFrame = rows.assign(trainings=1)
-        return alone
-    averaged = {(one.quantity.arm, one.recipe) for one in trainings if one.quantity.base is None}
-    arms = zip(zip(rows["channel"], rows["control"], strict=True), rows["recipe"], strict=True)
-    asked = rows.assign(
-        rivals=-rows["verdict_text"].map(_missing), trainings=1, averaged=[arm in averaged for arm in arms]
-    )
-    in_order = asked.sort_values(["averaged", "n", "rivals", "started_at"], kind="stable")
-    best = in_order.drop_duplicates(["arm", "variant"], keep="last").sort_index()
-    columns = [str(name) for name in best.columns if name not in ("rivals", "averaged")]
-    listed = [_row(dict(row), asked, trainings) for row in best.to_dict("records")]
-    pooled: pd.DataFrame = pd.DataFrame(listed, columns=columns).astype(best[columns].dtypes.to_dict())
-    return pooled
-
-
-def _row(row: dict[str, Any], asked: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> dict[str, Any]:
-    same = (asked["arm"] == row["arm"]) & (asked["variant"] == row["variant"]) & (asked["recipe"] == row["recipe"])
-    judged = asked[same & (asked["verdict"] != "")]
-    return {**row, **_gravest(judged), **_averages(row, trainings)}
-
-
-def _missing(sentence: str) -> int:
-    """Rivals that a verdict's sentence names as not run."""
-    _, found, names = sentence.rstrip(".").partition("not run: ")
-    return len(names.split(", ")) if found else 0
-
-
-def _gravest(judged: pd.DataFrame) -> dict[str, Any]:
-    """Takes the gravest verdict of the runs that were judged by as many rivals."""
-    if judged.empty:
-        return {}
-    runs = judged[judged["rivals"] == judged["rivals"].max()].to_dict("records")
-    gravest = min(runs, key=lambda run: _GRAVEST_FIRST.index(run["verdict"]))
-    return {name: gravest[name] for name in ("verdict", "verdict_text")}
-
-
-def _averages(row: dict[str, Any], trainings: Sequence[TrainingsRow]) -> dict[str, Any]:
-    averages: dict[str, Any] = {}
-    for one in trainings:
-        if (one.quantity.arm, one.recipe) != ((row["channel"], row["control"]), row["recipe"]):
-            continue
-        if one.quantity.base not in (None, RECEIVER):
-            continue
-        name = "accuracy" if one.quantity.base is None else "to_receiver"
-        low, high = (one.found.interval.low, one.found.interval.high) if one.found.interval else (math.nan, math.nan)
-        averages |= {name: one.found.mean, f"{name}_low": low, f"{name}_high": high, "trainings": len(one.weights)}
-    return averages

@@ -8,9 +8,10 @@ import pytest
 
 from harness import stats
 from harness.leaderboard import add_record, write
+from harness.leaderboard.pairs import model_pairs, with_recipes
 from harness.leaderboard.record_format import read_records
 from harness.leaderboard.rows import board_frame
-from harness.leaderboard.trainings import TrainingsRow, model_pairs, trainings_rows, with_recipes
+from harness.leaderboard.trainings import TrainingsRow, trainings_rows
 from harness.records.schema import ModelInfo
 from tests.support.synthetic import Plan, run
 from tests.support.synthetic import write as write_run

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from harness.leaderboard import cells
+from harness.leaderboard.pairs import Pair
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.reading import Reported
-from harness.leaderboard.trainings import Pair
 from harness.results import Effect
 from harness.results.formatting import arm_text, markdown
 from harness.results.frame import REPORTED_ITEMS
