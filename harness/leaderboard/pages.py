@@ -21,7 +21,7 @@ from harness.leaderboard.trainings import TrainingsRow, origins, origins_text, s
 from harness.records.files import file_name
 from harness.records.schema import objects_of, open_pins
 from harness.results.formatting import markdown
-from harness.results.frame import MEASURED, ranking, verdict_sentence
+from harness.results.frame import MEASURED, ranking, verdict_sentences
 from harness.results.grouping import arm_order
 from harness.results.terminal_table import pivot_differences
 
@@ -148,7 +148,7 @@ def _task(
     for pair in measured:
         yield f"### {cells.pair_text(pair)}"
         yield cells.ranking_table(ranking(pair.rows))
-        yield markdown(verdict_sentence(pair.rows))
+        yield "\n".join(f"* {markdown(sentence)}" for sentence in verdict_sentences(pair.rows))
     if measured:
         yield from (_LEGEND, picture)
     for pair in measured:

@@ -26,7 +26,7 @@ from harness.report.sidecar import Question, read_questions
 from harness.results import Effect, SpeedUp, effects, facts_of, frame, headline, speed_ups, summarise
 from harness.results.comparisons import has_message
 from harness.results.formatting import arm_text
-from harness.results.frame import ranking, verdict_sentence
+from harness.results.frame import ranking, verdict_sentences
 from harness.results.grouping import RECEIVER, Key, Table, channel_order, tables, top_level
 from harness.results.summary import at_natural_length
 from harness.results.terminal_table import ranking_cells
@@ -217,7 +217,7 @@ def _answer(results: pd.DataFrame) -> dict[str, Any]:
     return {
         "ranking": ranking_cells(best).to_dict("records"),
         "colors": [channel_color(channel) for channel in best["channel"]],
-        "verdict": verdict_sentence(results),
+        "verdicts": verdict_sentences(results),
     }
 
 

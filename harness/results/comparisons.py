@@ -316,7 +316,7 @@ class Claim:
         if weakest is None or over is None or not shown_higher(over):
             return ""
         if not shown_higher(weakest):
-            return f"the {arm_text(*weakest.base)} explains its gain of {_points(over)} on the receiver"
+            return f"{_base_name(weakest)} explains its gain of {_points(over)} on the receiver"
         if self.content is None:
             return "no control was run, so that the mere form of the message may explain the gain"
         shown = f"content {_points(self.content)}"
@@ -444,10 +444,16 @@ def _strength(effect: Effect) -> tuple[int, float]:
 
 
 def _adds(effect: Effect) -> str:
-    base = f"the {arm_text(*effect.base)}"
+    base = _base_name(effect)
     if effect.difference is not None and effect.difference < 0:
         return f"is {_points(effect, sign=-1)} points below {base}"
     return f"adds {_points(effect)} to {base}"
+
+
+def _base_name(effect: Effect) -> str:
+    """Models and baselines are common nouns, channels with a message are names."""
+    name = arm_text(*effect.base)
+    return name if has_message(effect.base[0]) else f"the {name}"
 
 
 def _points(effect: Effect, sign: int = 1) -> str:

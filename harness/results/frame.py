@@ -252,11 +252,12 @@ def ranking(rows: pd.DataFrame, most: int = MOST_ROWS) -> pd.DataFrame:
     return best_first
 
 
-def verdict_sentence(rows: pd.DataFrame) -> str:
-    """Returns the sentence of the best channel with a message; empty without such a channel.
+def verdict_sentences(rows: pd.DataFrame, most: int = 3) -> list[str]:
+    """Returns what the verdict of each channel with a message rests on, the best channels first.
 
     Args:
         rows: of one task and pair.
+        most: channels to speak of.
     """
     judged = rows[rows["verdict"] != ""].sort_values("accuracy", ascending=False, kind="stable")
-    return "" if judged.empty else str(judged.iloc[0]["verdict_text"])
+    return [str(sentence) for sentence in judged["verdict_text"].head(most)]

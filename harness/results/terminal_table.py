@@ -25,7 +25,7 @@ from harness.results.formatting import (
     ratio_text,
     seconds_text,
 )
-from harness.results.frame import part_column, ranking, verdict_sentence
+from harness.results.frame import part_column, ranking, verdict_sentences
 
 WIDTH = 80
 
@@ -219,8 +219,7 @@ def _ranked(task: str, rows: pd.DataFrame, width: int) -> str:
     best = ranking(rows)
     questions = "" if best.empty else f": {best['n'].max()} questions"
     parts = [fill(f"{task}{questions}", width), fold_table(ranking_cells(best), _WORDS, width)]
-    sentence = verdict_sentence(rows)
-    return "\n".join([*parts, *([fill(sentence, width)] if sentence else [])])
+    return "\n".join([*parts, *(fill(sentence, width) for sentence in verdict_sentences(rows))])
 
 
 def _everything(task: str, rows: pd.DataFrame, width: int) -> Iterator[str]:

@@ -31,7 +31,7 @@ from harness.report.drawing import place_labels
 from harness.report.page import embed_data, fit_budget, write_html
 from harness.report.sidecar import Question, read_questions
 from harness.results import frame
-from harness.results.frame import verdict_sentence
+from harness.results.frame import verdict_sentences
 from harness.results.grouping import DERIVED, tables
 from tests.support.synthetic import SUBJECTS, Plan, questions, run, write
 
@@ -153,14 +153,15 @@ def test_a_run_with_one_channel_and_no_timings_has_a_page(tmp_path: Path) -> Non
     assert [figure["name"] for figure in task["figures"]] == ["accuracy"]
 
 
-def test_the_verdict_of_the_page_is_that_of_the_terminal(tmp_path: Path) -> None:
+def test_the_verdicts_of_the_page_are_those_of_the_terminal(tmp_path: Path) -> None:
     folder = write(run([Plan(n=60)]), tmp_path)
     made = load_run(folder)
-    sentence = verdict_sentence(frame([made]))
-    assert sentence
+    sentences = verdict_sentences(frame([made]))
+    assert len(sentences) == 2
     (task,) = page_data([run_numbers(made)])["runs"][0]["tasks"]
-    assert task["verdict"] == sentence
-    assert escape(sentence) in write_html([made], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert task["verdicts"] == sentences
+    page = write_html([made], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert [sentence for sentence in sentences if escape(sentence) not in page] == []
 
 
 def test_a_gate_is_open_above_zero_and_says_its_logit(tmp_path: Path) -> None:
