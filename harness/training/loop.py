@@ -30,7 +30,7 @@ from harness.inference.batching import Budget
 from harness.inference.types import CallStats
 from harness.training.checkpoints import Checkpoints, Position
 from harness.training.dataloader import Batches, Micro, derived_seed
-from harness.training.dataset import Reason, count_reasons, left_out_summary
+from harness.training.example import Reason, count_reasons, left_out_summary
 from harness.training.interface import Trained
 from harness.training.metrics_log import LEFT_OUT, Log
 from harness.training.recipe import Recipe
