@@ -71,7 +71,7 @@ def _pooled(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> pd.DataFra
     in_order = asked.sort_values(["averaged", "n", "rivals", "started_at"], kind="stable")
     best = in_order.drop_duplicates(["arm", "variant"], keep="last").sort_index()
     columns = [str(name) for name in best.columns if name not in ("rivals", "averaged")]
-    listed = [_row(dict(row), asked, trainings) for row in best.to_dict("records")]
+    listed = [_row({str(name): row[name] for name in row}, asked, trainings) for row in best.to_dict("records")]
     pooled: pd.DataFrame = pd.DataFrame(listed, columns=columns).astype(best[columns].dtypes.to_dict())
     return pooled
 

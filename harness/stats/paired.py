@@ -201,7 +201,7 @@ def _resampled(sums: Floats, sizes: Floats, drawn: np.random.Generator, resample
     return np.concatenate(means)
 
 
-def _means(times_drawn: np.ndarray[tuple[int, ...], np.dtype[np.int64]], pairs: Floats) -> Floats:
+def _means(times_drawn: Codes, pairs: Floats) -> Floats:
     totals = times_drawn @ pairs  # [rows, 2]
     return np.asarray(totals[:, 0] / totals[:, 1], dtype=np.float64)
 
@@ -228,9 +228,9 @@ def sign_flip_p(sums: Floats, seed: int = 0, resamples: int = RESAMPLES) -> floa
     return _drawn_p(sums, seed, resamples)
 
 
-def _exact_p(sizes: np.ndarray[tuple[int, ...], np.dtype[np.int64]], seen: int) -> float:
+def _exact_p(sizes: Codes, seen: int) -> float:
     """Convolves the laws of the single signed sums; only positive terms are added, so that small tails are exact."""
-    law = np.ones(1)  # of the part of all sizes whose sign is plus
+    law: Floats = np.ones(1)  # of the part of all sizes whose sign is plus
     for size in sizes:
         grown = np.zeros(len(law) + size)
         grown[: len(law)] = law

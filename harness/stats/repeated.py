@@ -203,7 +203,7 @@ def _measured(
     return Repeated(mean, each, len(by_question), interval, p_value, trainings)
 
 
-def _student(mean: float, parts: Floats, freedom: np.ndarray, lowest: float, level: float) -> tuple[Interval, float]:
+def _student(mean: float, parts: Floats, freedom: Floats, lowest: float, level: float) -> tuple[Interval, float]:
     degrees, error = parts.sum() ** 2 / (parts**2 / freedom).sum(), float(np.sqrt(parts.sum()))
     half = t_ppf((1 + at_level(level)) / 2, degrees) * error
     return Interval(max(mean - half, lowest), min(mean + half, 1.0)), t_tails(mean / error, degrees)

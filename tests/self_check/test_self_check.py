@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from transformers import CONFIG_MAPPING, Gemma2ForCausalLM
 
 from harness.channels.c2c import CacheToCache, Link
 from harness.errors import UserError
@@ -119,6 +120,8 @@ def test_a_type_that_fails_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_stored_is_refused_by_the_name_of_its_type(kind: str) -> None:
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers does not know {kind}")
     with pytest.raises(UserError, match=rf"\({kind}\) cannot be used: .*{REFUSED[kind]}.*; choose"):
         checked(small_lm(tiny_model(kind, "eager")))
 
@@ -152,10 +155,14 @@ def test_an_unknown_argument_is_one_refusal_at_load() -> None:
 def test_sdpa_without_support_names_eager(tmp_path: Path) -> None:
     words = tokenizer()
     for kind in ("gemma2", "mamba"):
-        tiny_model(kind, "eager").save_pretrained(tmp_path / kind)
+        model = tiny_model(kind, "eager")
+        model.resize_token_embeddings(len(words))
+        model.save_pretrained(tmp_path / kind)
         words.save_pretrained(tmp_path / kind)
-    with pytest.raises(UserError, match=r"\(gemma2\) cannot be used: .*--attention sdpa; use --attention eager"):
-        load(str(tmp_path / "gemma2"), device="cpu")
+    # Transformers before 5.21 takes sdpa for gemma2 and leaves its soft capping out.
+    seen = "differs from .* nats" if Gemma2ForCausalLM._supports_sdpa else "--attention sdpa"
+    with pytest.raises(UserError, match=rf"\(gemma2\) cannot be used: .*{seen}; use --attention eager"):
+        checked(load(str(tmp_path / "gemma2"), device="cpu"))
     with pytest.raises(UserError, match=r"\(mamba\) cannot be used: .*LinearAttentionLayer"):
         load(str(tmp_path / "mamba"), device="cpu")
 
