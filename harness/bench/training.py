@@ -49,8 +49,7 @@ from harness.inference.types import Clock
 from harness.models.lm import LM, kv_shape
 from harness.training.checkpoints import Checkpoints
 from harness.training.dataloader import Batches, Lesson
-from harness.training.dataset import Corpus
-from harness.training.example import Row
+from harness.training.dataset import Corpus, Row
 from harness.training.loop import Loop, Optimisation, optimisation
 from harness.training.metrics_log import Log
 from harness.training.objective import GraphChannel, Objective

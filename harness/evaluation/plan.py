@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from textwrap import fill
 
 import pandas as pd
@@ -179,7 +180,7 @@ def _alone_s(group: Group, items: Sequence[Item], config: RunConfig) -> float | 
 
 
 def _mean(values: Sequence[int]) -> float | None:
-    return sum(values) / len(values) if values else None
+    return fmean(values) if values else None
 
 
 def render(found: Plan, width: int = WIDTH) -> str:

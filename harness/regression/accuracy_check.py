@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from harness.records.schema import Sample
 from harness.regression.pairing import ArmPair
@@ -80,7 +81,7 @@ def _test(check: str, pair: ArmPair, measure: Measure, options: Options) -> _Tes
     # The bootstrap beside the score interval is not shown.
     difference = paired(after, before, clusters=names, level=level, resamples=1, strata=strata)
     turned = _turned(names or range(len(base)), before, after)
-    return _Test(check, pair.subject, sum(before) / len(before), sum(after) / len(after), difference, turned)
+    return _Test(check, pair.subject, fmean(before), fmean(after), difference, turned)
 
 
 def _turned(names: Iterable[Hashable], before: Sequence[bool], after: Sequence[bool]) -> int:

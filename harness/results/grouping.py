@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from harness.channels import registry
@@ -72,7 +73,7 @@ def chance_row(task: str, samples: Sequence[Sample]) -> ResultRow | None:
     """
     if not samples or not all(sample.labels for sample in samples):
         return None
-    rate = sum(1 / len(sample.labels) for sample in samples) / len(samples)
+    rate = fmean(1 / len(sample.labels) for sample in samples)
     counts = {"n": len(samples), "errors": 0, "invalid": 0}
     return ResultRow(
         task=task,

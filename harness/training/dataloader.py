@@ -35,8 +35,7 @@ from harness.models.chat import (
 )
 from harness.models.lm import LM
 from harness.models.token_seam import Ids, common_prefix
-from harness.training.dataset import Corpus
-from harness.training.example import LEARNED, REASONING, Example, LeftOut, Reason
+from harness.training.dataset import LEARNED, REASONING, Corpus, Example, LeftOut, Reason
 from harness.training.objective import GraphChannel, Kept
 from harness.training.prompt_cache import Store
 from harness.training.recipe import Recipe

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from harness.inference.batching import Budget
 from harness.inference.types import CallStats
 from harness.training.checkpoints import Checkpoints, Position
 from harness.training.dataloader import Batches, Micro, derived_seed
-from harness.training.example import Reason, count_reasons, left_out_summary
+from harness.training.dataset import Reason, count_reasons, left_out_summary
 from harness.training.interface import Trained
 from harness.training.metrics_log import LEFT_OUT, Log
 from harness.training.recipe import Recipe
@@ -291,7 +292,7 @@ def _score(told: Mapping[str, float]) -> float | None:
     """Mean accuracy, or the held-out loss turned round; None where neither was found."""
     accuracy = [value for name, value in told.items() if name.startswith("accuracy/")]
     if accuracy:
-        return sum(accuracy) / len(accuracy)
+        return fmean(accuracy)
     return -told["held_out_loss"] if "held_out_loss" in told else None
 
 

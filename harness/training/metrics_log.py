@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.records.files import explaining, write_atomic
-from harness.training.example import LeftOut, Reason, left_out_summary
+from harness.training.dataset import LeftOut, Reason, left_out_summary
 
 FILE = "log.jsonl"
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -335,7 +336,7 @@ class Objective(nn.Module):
     def figures(self) -> dict[str, float]:
         """Returns what the fusers report at a step, the mean over several of them."""
         found = [fuser.figures() for fuser in self.trained]
-        return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+        return {name: fmean(one[name] for one in found) for name in found[0]}
 
     def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Writes the fusers; see `save_fusers`."""

@@ -34,11 +34,12 @@ from harness.models.reference import parse_reference
 from harness.records.schema import is_commit
 from harness.self_check import checked
 from harness.training.dataloader import Lesson, derived_seed
-from harness.training.dataset import Corpus, read_corpus
+from harness.training.dataset import Corpus
 from harness.training.interface import Trained
 from harness.training.lora import TunedReceiver, insert_adapter
 from harness.training.objective import GraphChannel, Kept, Objective
 from harness.training.recipe import Recipe
+from harness.training.sources import read_corpus
 
 COMMITS_FILE = "commits.json"
 

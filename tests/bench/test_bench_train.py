@@ -21,7 +21,7 @@ from harness.bench.training import TrainArm, make_train_arms, measure_training, 
 from harness.errors import UserError
 from harness.models.chat import Conversation, Turn
 from harness.training.dataloader import Lesson, lay_out_lesson
-from harness.training.example import Example
+from harness.training.dataset import Example
 
 CPU = torch.device("cpu")
 WIDTHS = FuserWidths(16, 24, 4)

@@ -16,7 +16,7 @@ from harness.models.chat import Conversation, Turn
 from harness.models.lm import LM
 from harness.models.loading import wrap
 from harness.training.dataloader import Lesson, lay_out_lesson
-from harness.training.example import Example, LeftOut
+from harness.training.dataset import Example, LeftOut
 from harness.training.objective import GraphChannel, TrainedLink
 from harness.training.recipe import Recipe, build
 from tests.support.tiny import FOREIGN, OURS, random_fuser, random_lm

@@ -6,8 +6,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.models.chat import Turn
-from harness.training.dataset import Corpus, read_corpus
-from harness.training.example import LeftOut, Reason, read_chat
+from harness.training.dataset import Corpus, LeftOut, Reason, read_chat
+from harness.training.sources import read_corpus
 from tests.support.training_runs import recipe
 
 WHERE = "Row 0 of the training data"

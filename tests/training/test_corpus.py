@@ -4,7 +4,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.models.chat import Turn
-from harness.training.dataset import Corpus, read_corpus
+from harness.training.dataset import Corpus
+from harness.training.sources import read_corpus
 from tests.support.training_runs import recipe
 
 

@@ -10,7 +10,7 @@ from harness.inference.types import CallStats, Query
 from harness.models.chat import Conversation, Turn, with_continuations
 from harness.models.loading import wrap
 from harness.training.dataloader import lay_out_lesson, response_ids
-from harness.training.example import Example, LeftOut, Reason, read_chat
+from harness.training.dataset import Example, LeftOut, Reason, read_chat
 from harness.training.lora import response_loss
 from harness.training.objective import GraphChannel, TrainedLink, summed_loss
 from tests.support.chat_templates import CHATML, SPACED, STRICT, TOOLS, merging_tokenizer
