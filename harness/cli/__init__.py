@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
+from harness.cli.libraries import uncollected
 from harness.cli.parser import Parser, declared
 from harness.distributed import leave
 from harness.errors import UserError, ended, suggest
@@ -117,7 +118,7 @@ def _run(rest: list[str]) -> int:
     config = ranks.together(read)
     if planned:
         return _plan(config, ranks.world)
-    with stage("Starting ...", config.progress and ranks.first):
+    with stage("Starting ...", config.progress and ranks.first), uncollected():
         from harness.evaluation.run import owned, run
 
     with owned():
@@ -128,8 +129,9 @@ def _run(rest: list[str]) -> int:
 def _plan(config: RunConfig, processes: int) -> int:
     if processes > 1:
         raise UserError(f"--dry_run plans a run of one process, but there are {processes}; start it alone.")
-    from harness.evaluation.plan import plan, render
-    from harness.evaluation.run import owned
+    with uncollected():
+        from harness.evaluation.plan import plan, render
+        from harness.evaluation.run import owned
 
     with owned():
         print(render(plan(config)))
@@ -144,8 +146,10 @@ def _resume(rest: list[str]) -> int:
         return _train(["--resume", "--output_path", str(path)])
     from harness.config import build
     from harness.distributed import join
-    from harness.evaluation.run import owned, run
     from harness.records.journal import read_record
+
+    with uncollected():
+        from harness.evaluation.run import owned, run
 
     def read() -> RunConfig:
         return build({**read_record(path).config, "output_path": str(path), "resume": True}, str(path))

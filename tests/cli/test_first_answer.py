@@ -27,6 +27,20 @@ def test_flags_are_read_with_few_modules() -> None:
     assert done.stdout == "[] True\n", done.stdout + done.stderr
 
 
+def test_libraries_are_read_without_being_walked() -> None:
+    code = (
+        "import gc\n"
+        "before = gc.get_stats()[2]['collections']\n"
+        "from harness.cli import main\n"
+        "code = main(['run', '--tasks', 'no_such_task'])\n"
+        "import sys\n"
+        "told = gc.get_stats()[2]['collections'] - before\n"
+        "print(code, 'torch' in sys.modules, gc.isenabled(), gc.get_freeze_count() > 100_000, told < 5)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "2 True True True True\n", done.stdout + done.stderr
+
+
 def test_a_run_builds_no_board_that_was_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
     for name in ("write_own", "add_record", "write"):
