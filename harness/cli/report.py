@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from textwrap import fill
 
 from harness import leaderboard
 from harness.errors import UserError
 from harness.records.journal import LoadedRun, load_run, tell_warnings
 from harness.results import arms_of, compare, facts_of, frame, render_all, render_comparison, render_ranking
+from harness.results.terminal_table import WIDTH
 
 
 def report(options: argparse.Namespace) -> int:
@@ -46,6 +48,9 @@ def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
     for run in runs:
         if not run.samples:
             raise UserError(f"{run.path} has no answers yet; run_eval.py resume {run.path} goes on with it.")
+    for run in runs:
+        if run.record.status != "success":
+            print(fill(_unfinished(run), WIDTH), end="\n\n")
     if len(runs) > 1 and not (options.compare or options.all or options.question):
         _print_side_by_side(runs)
         return
@@ -53,6 +58,12 @@ def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
         if len(runs) > 1:
             print(f"\n{run.path}")
         print(_one(options, run))
+
+
+def _unfinished(run: LoadedRun) -> str:
+    from harness.cli.runs import state_of
+
+    return f"{run.path} has not finished ({state_of(run.path, run.record)}): what follows is of a part of it."
 
 
 def _one(options: argparse.Namespace, run: LoadedRun) -> str:

@@ -37,7 +37,7 @@ def _told(path: Path) -> tuple[str, list[str]]:
     """When a run started, and its lines."""
     try:
         record = read_record(path)
-        state = _state(path, record)
+        state = state_of(path, record)
     except UserError as error:
         return "", [str(path), fill(f"unreadable: {error}", _WIDTH, initial_indent="  ", subsequent_indent="  ")]
     receiver = next((model.reference for model in record.models if model.role == "receiver"), "")
@@ -49,7 +49,8 @@ def _told(path: Path) -> tuple[str, list[str]]:
     return record.started_at, lines
 
 
-def _state(path: Path, record: RunRecord) -> str:
+def state_of(path: Path, record: RunRecord) -> str:
+    """Says how far a run came, and whether anything still works at it."""
     asked = _asked(path)
     if record.status == "success":
         return f"finished: {asked} questions"

@@ -79,7 +79,8 @@ def _pooled(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> pd.DataFra
 def _row(row: dict[str, Any], asked: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> dict[str, Any]:
     same = (asked["arm"] == row["arm"]) & (asked["variant"] == row["variant"]) & (asked["recipe"] == row["recipe"])
     judged = asked[same & (asked["verdict"] != "")]
-    return {**row, **_gravest(judged), **_averages(row, trainings)}
+    averages = _averages(row, trainings)
+    return {**row, **_gravest(judged, averages.get("trainings", 1)), **averages}
 
 
 def _missing(sentence: str) -> int:
@@ -88,13 +89,14 @@ def _missing(sentence: str) -> int:
     return len(names.split(", ")) if found else 0
 
 
-def _gravest(judged: pd.DataFrame) -> dict[str, Any]:
-    """Takes the gravest verdict of the runs that were judged by as many rivals."""
+def _gravest(judged: pd.DataFrame, trainings: int) -> dict[str, Any]:
+    """Takes the gravest verdict of the runs that were judged by as many rivals; its figures are of that run alone."""
     if judged.empty:
         return {}
     runs = judged[judged["rivals"] == judged["rivals"].max()].to_dict("records")
     gravest = min(runs, key=lambda run: _GRAVEST_FIRST.index(run["verdict"]))
-    return {name: gravest[name] for name in ("verdict", "verdict_text")}
+    alone = f"one of {trainings} trainings: " if trainings > 1 else ""
+    return {"verdict": gravest["verdict"], "verdict_text": f"{alone}{gravest['verdict_text']}"}
 
 
 def _averages(row: dict[str, Any], trainings: Sequence[TrainingsRow]) -> dict[str, Any]:

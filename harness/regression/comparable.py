@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from harness.records.schema import SCHEMA_VERSION
+from harness.records.schema import SCHEMA_VERSION, RunRecord
 from harness.regression.pairing import ArmPair, Run
 from harness.regression.verdicts import Status, Verdict
 
@@ -53,18 +53,30 @@ def other_questions(baseline: Run, run: Run) -> Iterator[str]:
     """Yields why answers to tasks that both runs name are answers to other questions."""
     base, head = ({sample.task: sample.kind for sample in side.samples} for side in (baseline, run))
     shared = sorted(set(base) & set(head))
+    records = (baseline.record, run.record)
     fields = (
-        ("task version", baseline.record.task_versions, run.record.task_versions),
-        ("dataset fingerprint", baseline.record.datasets, run.record.datasets),
-        ("kind of scoring", base, head),
+        ("task version", *(record.task_versions for record in records), ""),
+        ("dataset fingerprint", *(record.datasets for record in records), _drawn_otherwise(*records)),
+        ("kind of scoring", base, head, ""),
     )
-    for what, old, new in fields:
+    for what, old, new, why in fields:
         if changed := [task for task in shared if old.get(task) != new.get(task)]:
             first = changed[0]
             yield (
                 f"The {what} differs for {_some(changed)} ({first}: {_short(old.get(first))} in the baseline, "
-                f"{_short(new.get(first))} in the run)"
+                f"{_short(new.get(first))} in the run){why}"
             )
+
+
+def _drawn_otherwise(baseline: RunRecord, run: RunRecord) -> str:
+    """By which settings other questions were drawn; empty where all were asked."""
+    limit, other_limit = (one.config.get("limit") for one in (baseline, run))
+    seed, other_seed = (one.config.get("seed") for one in (baseline, run))
+    if limit != other_limit:
+        return f", since --limit is {limit} in the baseline and {other_limit} in the run"
+    if limit is not None and seed != other_seed:
+        return f", since --seed, by which --limit {limit} draws, is {seed} in the baseline and {other_seed} in the run"
+    return ""
 
 
 def _some(names: list[str], most: int = 3) -> str:

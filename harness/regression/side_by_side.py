@@ -20,7 +20,7 @@ from harness.regression.pairing import ArmPair, Run, arm_pairs
 from harness.results.comparisons import Effect, Measured, adjust_family, measured_pair
 from harness.results.formatting import arm_text, interval_text, p_text, percent_text, points_text, printable
 from harness.results.grouping import Table, top_level
-from harness.results.terminal_table import WIDTH, fold_table
+from harness.results.terminal_table import WIDTH, fold_table, text_cells
 
 _BEFORE = ("the first run", "")
 MOST_TURNED = 8
@@ -114,7 +114,8 @@ def _alone(pairs: Iterable[ArmPair], first: Run, second: Run) -> Iterator[str]:
 
 def _task(task: str, changes: Sequence[ArmChange], width: int) -> str:
     rows = pd.DataFrame([_cells(change) for change in changes])
-    return f"{fill(task, width)}: second run - first run\n{fold_table(rows, ('channel',), width)}"
+    shown = text_cells({str(name): rows[name] for name in rows})
+    return f"{fill(task, width)}: second run - first run\n{fold_table(shown, ('channel',), width)}"
 
 
 def _cells(change: ArmChange) -> dict[str, str]:
@@ -129,7 +130,7 @@ def _cells(change: ArmChange) -> dict[str, str]:
         "n": str(effect.n),
         "won": str(effect.wins),
         "lost": str(effect.losses),
-        **({"left out": str(effect.left_out)} if effect.left_out else {}),
+        "left out": str(effect.left_out or ""),
     }
 
 

@@ -306,9 +306,17 @@ class Claim:
         gain = f"{self.channel} was compared with nothing" if weakest is None else f"{self.channel} {_adds(weakest)}"
         parts = [f"{gain}: {self.verdict}", self._explained()]
         parts += [_above(self.majority, "the majority label"), _above(self.tuned, "the receiver fine-tuned alone")]
+        parts += [f"{name} was run as {' and '.join(variants)}" for name, variants in self._variants().items()]
         if self.missing:
             parts.append(f"not run: {', '.join(self.missing)}")
         return "; ".join(part for part in parts if part) + "."
+
+    def _variants(self) -> dict[str, list[str]]:
+        """Rivals that were run with options alone, which may be weaker than the usual ones."""
+        run: dict[str, list[str]] = {}
+        for one in self.rivals:
+            run.setdefault(channel_of(one.base[0]), []).append(one.base[0])
+        return {name: variants for name, variants in run.items() if name not in variants}
 
     def _explained(self) -> str:
         """What else gives the gain over the receiver."""
@@ -398,12 +406,13 @@ def _claim(table: Table, arm: Arm) -> Claim:
     content = _first(table, arm, [(arm[0], control) for control in _CONTENT_CONTROLS])
     majority = _first(table, arm, [MAJORITY])
     tuned = yardstick(TO_TUNED.name, table.arms)
+    missing = tuple(name for name in names if name not in run)
     return Claim(
         task=table.name,
         channel=arm[0],
-        verdict=_verdict(counted, content, majority),
+        verdict=_verdict(counted, missing, content, majority),
         rivals=counted,
-        missing=tuple(name for name in names if name not in run),
+        missing=missing,
         content=content,
         majority=majority,
         tuned=_first(table, arm, [] if tuned is None else [tuned]),
@@ -428,10 +437,14 @@ def _above(effect: Effect | None, base: str) -> str:
     return f"above {base} by {points}" if shown_higher(effect) else f"not above {base} (by {points})"
 
 
-def _verdict(rivals: Sequence[Effect], content: Effect | None, majority: Effect | None) -> str:
+def _verdict(
+    rivals: Sequence[Effect], missing: Sequence[str], content: Effect | None, majority: Effect | None
+) -> str:
     if any(one.base == RECEIVER and shown_lower(one) for one in rivals):
         return HARMS
-    if not rivals or content is None or not all(map(shown_higher, rivals)) or (majority and not shown_higher(majority)):
+    # A rival that was not run may explain the gain.
+    above = bool(rivals) and not missing and all(map(shown_higher, rivals))
+    if not above or content is None or (majority and not shown_higher(majority)):
         return NOT_RESOLVED
     return COMMUNICATES if shown_higher(content) else ADAPTS
 

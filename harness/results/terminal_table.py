@@ -217,9 +217,16 @@ def text_cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
 
 def _ranked(task: str, rows: pd.DataFrame, width: int) -> str:
     best = ranking(rows)
-    questions = "" if best.empty else f": {best['n'].max()} questions"
-    parts = [fill(f"{task}{questions}", width), fold_table(ranking_cells(best), _WORDS, width)]
+    parts = [fill(f"{task}{_questions(best)}", width), fold_table(ranking_cells(best), _WORDS, width)]
     return "\n".join([*parts, *(fill(sentence, width) for sentence in verdict_sentences(rows))])
+
+
+def _questions(rows: pd.DataFrame) -> str:
+    """How many questions the rows are about: those of a run that has not finished are about different ones."""
+    if rows.empty:
+        return ""
+    fewest, most = rows["n"].min(), rows["n"].max()
+    return f": {most} questions" if fewest == most else f": {fewest} to {most} questions"
 
 
 def _everything(task: str, rows: pd.DataFrame, width: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.errors import UserError
 from harness.records import LoadedRun
 from harness.records.schema import Git
 from harness.regression.side_by_side import render, side_by_side
@@ -57,6 +58,40 @@ def test_what_only_one_run_has_is_said() -> None:
     second = run([s for s in first.samples if s.arm != ("c2c", "mean")])
     assert side_by_side(first, second).alone == ["Only the first run has c2c/mean."]
     assert side_by_side(second, first).alone == ["Only the second run has c2c/mean."]
+
+
+def test_a_run_that_has_not_finished_is_compared_as_far_as_it_came(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(answers(30))
+    first = write(made, tmp_path / "first")
+    part = run([s for s in made.samples if s.arm != ("c2c", "") or s.position < 20], status="cancelled")
+    second = write(part, tmp_path / "second")
+    for folders in ([first, second], [second, first]):
+        assert cli.main(["report", *map(str, folders)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"{second} has not finished (stopped: " in said
+        assert "left out" in said
+    assert cli.main(["report", str(second)]) == 0
+    assert ": 20 to 30 questions" in capsys.readouterr().out
+    assert cli.main(["report", str(first)]) == 0
+    assert "not finished" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        ({"limit": 9}, "--limit is 5 in the first and 9 in the second"),
+        ({"seed": 1}, "--seed, by which --limit 5 draws"),
+    ],
+)
+def test_runs_that_drew_other_questions_say_by_what(drawn: dict[str, int], said: str) -> None:
+    made = run(answers(10))
+    drew = {"limit": 5, "seed": 0}
+    first = altered(made, config={**made.record.config, **drew})
+    second = altered(made, config={**made.record.config, **drew, **drawn}, datasets={TASK: "e" * 64})
+    with pytest.raises(UserError, match=said):
+        side_by_side(first, second)
 
 
 def test_report_of_two_runs_compares_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,12 +67,23 @@ def test_what_scores_below_the_receiver_harms_and_below_another_rival_does_not()
     assert "points below the sharer" in found.text
 
 
-def test_rivals_that_were_not_run_are_named() -> None:
+def test_a_rival_that_was_not_run_is_named_and_may_explain_the_gain() -> None:
     found = claim(receiver=BAD, sharer=BAD, c2c=GOOD, c2c_mean=BAD)
-    assert found.missing == ("ensemble", "t2t")
+    assert (found.missing, found.verdict) == (("ensemble", "t2t"), "not resolved")
     assert "not run: ensemble, t2t" in found.text
+    formal = claim(receiver=BAD, sharer=BAD, t2t=BAD, c2c=GOOD, c2c_mean=GOOD)
+    assert (formal.missing, formal.verdict) == (("ensemble",), "not resolved")
     failed = claim(receiver=BAD, sharer=BAD, ensemble="!" * 40, t2t=BAD, c2c=GOOD, c2c_mean=BAD)
     assert failed.missing == ("ensemble",)
+
+
+def test_a_rival_that_was_run_with_options_alone_is_named_with_them() -> None:
+    variant = {"ensemble:rule=product": BAD}
+    found = claim(receiver=BAD, sharer=BAD, t2t=BAD, c2c=GOOD, c2c_mean=BAD, **variant)
+    assert (found.missing, found.verdict) == ((), "communicates")
+    assert "ensemble was run as ensemble:rule=product" in found.text
+    both = claim(receiver=BAD, sharer=BAD, ensemble=BAD, t2t=BAD, c2c=GOOD, c2c_mean=BAD, **variant)
+    assert "was run as" not in both.text
 
 
 def test_text_is_not_its_own_rival_and_controls_are_no_claims() -> None:
@@ -89,14 +100,14 @@ def test_nothing_is_corrected_inside_and_other_arms_change_no_verdict() -> None:
 
 
 def test_the_sentence_says_whether_the_majority_label_is_passed() -> None:
-    made = arms(receiver=BAD, sharer=BAD, c2c=HALF, c2c_mean=BAD)
+    made = arms(receiver=BAD, sharer=BAD, ensemble=BAD, t2t=BAD, c2c=HALF, c2c_mean=BAD)
     above, below = (
         claims([one.model_copy(update={"key": keys[one.position % len(keys)]}) for one in made], Facts(baselines=True))
         for keys in ("ABCDEFGHIJ", "A")
     )
-    assert "; above the majority label" in above[0].text
-    assert "; not above the majority label" in below[0].text
-    assert (above[0].verdict, below[0].verdict) == ("communicates", "not resolved")
+    assert "; above the majority label" in above[-1].text
+    assert "; not above the majority label" in below[-1].text
+    assert (above[-1].verdict, below[-1].verdict) == ("communicates", "not resolved")
 
 
 def test_the_frame_has_a_row_an_arm_and_task_and_explains_its_columns() -> None:

@@ -100,10 +100,11 @@ def timing(position: int, arm: tuple[str, str], round_: int, e2e_s: float, **cha
 
 def write(made: LoadedRun, folder: Path, **changes: Any) -> Path:
     """Writes a run folder through the same code as a real run."""
-    with RunFolder.create(folder, made.record.model_copy(update=changes)) as opened:
+    record = made.record.model_copy(update=changes)
+    with RunFolder.create(folder, record) as opened:
         opened.add_samples(made.samples)
         opened.add_timings(made.timings)
-        opened.finish("success")
+        opened.finish(record.status)
     return folder
 
 
