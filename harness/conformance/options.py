@@ -14,4 +14,4 @@ def pytest_addoption(parser: Any) -> None:
         return
     group = parser.getgroup("c2c-harness", "conformance of a channel")
     group.addoption("--channel", metavar="NAME[:OPTION=VALUE]", help="channel that is tested; required")
-    group.addoption("--plugin", action="append", default=[], metavar="MODULE", help="module that registers it")
+    group.addoption("--plugin", action="append", default=[], metavar="MODULE", help="module or file that brings it")

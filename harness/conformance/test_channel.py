@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from harness.inference.batching import Budget
 from harness.inference.types import CallStats, Query
 from harness.models.lm import LM
 from harness.records.schema import Sample
+from harness.registry import load_plugins
 
 FORMS = ("options", "text")
 # float32 sums in another order; a wrong mask or position is off by far more.
@@ -51,12 +51,11 @@ class Cast:
 @pytest.fixture(scope="session")
 def spec(pytestconfig: pytest.Config) -> ChannelSpec:
     """The channel that is tested."""
-    for module in pytestconfig.getoption("--plugin", []) or []:
-        importlib.import_module(module)
     name = pytestconfig.getoption("--channel", None)
     if not name:
         pytest.exit("name the channel that is tested: --channel NAME", returncode=2)
     try:
+        load_plugins(pytestconfig.getoption("--plugin", None) or [])
         found = parse_channel(name)
     except UserError as error:
         pytest.exit(str(error), returncode=2)

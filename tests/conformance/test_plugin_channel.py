@@ -94,12 +94,32 @@ def test_it_runs_with_controls_and_stands_on_board_page_and_in_checks(installed:
     assert "kvcomm" in checked.stdout + checked.stderr
 
 
+CONFORMANCE = ["-m", "pytest", "--pyargs", "harness.conformance", "-q", "-p", "no:cacheprovider"]
+CONFORMANCE += ["-p", "harness.conformance.options"]
+
+
 def test_it_passes_the_conformance_tests(installed: Path) -> None:
-    words = ["-m", "pytest", "--pyargs", "harness.conformance", "--channel", "kvcomm", "-q", "-p", "no:cacheprovider"]
-    found = harness(installed, *words, "-p", "harness.conformance.options")
+    found = harness(installed, *CONFORMANCE, "--channel", "kvcomm")
     assert found.returncode == 0, found.stdout + found.stderr
     assert " passed" in found.stdout
     assert "skipped" not in found.stdout
+
+
+@pytest.mark.parametrize("plugin", ["echo_channel", "./echo_channel.py"])
+def test_a_channel_that_is_not_installed_conforms_by_its_module_or_file(tmp_path: Path, plugin: str) -> None:
+    source = (EXAMPLE / "kvcomm_channel.py").read_text(encoding="utf-8").replace('"kvcomm"', '"echo"')
+    (tmp_path / "echo_channel.py").write_text(source, encoding="utf-8")
+    found = harness(tmp_path, *CONFORMANCE, "--channel", "echo", "--plugin", plugin, "-k", "test_bytes")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "1 passed" in found.stdout
+
+
+def test_a_module_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    found = harness(tmp_path, *CONFORMANCE, "--channel", "echo", "--plugin", "no_such_module")
+    assert found.returncode == 2
+    said = found.stdout + found.stderr
+    assert "Plug-in 'no_such_module' cannot be imported" in said
+    assert "Traceback" not in said
 
 
 def test_it_answers_under_lm_eval(installed: Path) -> None:
@@ -119,7 +139,6 @@ def test_it_answers_under_lm_eval(installed: Path) -> None:
 
 
 def test_an_unknown_channel_is_named_with_its_neighbour(installed: Path) -> None:
-    words = ["-m", "pytest", "--pyargs", "harness.conformance", "--channel", "kvcom", "-q"]
-    found = harness(installed, *words, "-p", "harness.conformance.options")
+    found = harness(installed, *CONFORMANCE, "--channel", "kvcom")
     assert found.returncode == 2
     assert "kvcomm" in found.stdout + found.stderr
