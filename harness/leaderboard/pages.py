@@ -16,7 +16,7 @@ from harness.leaderboard.record_format import Entry
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.sections import HEADING, reported_parts
 from harness.leaderboard.rerun import rerun_command
-from harness.leaderboard.rows import benchmark_title, board_frame, published_frame
+from harness.leaderboard.rows import benchmark_title, board_frame
 from harness.leaderboard.trainings import TrainingsRow, origins, origins_text, shared_text, trainings_rows
 from harness.records.files import file_name
 from harness.records.schema import objects_of, open_pins
@@ -64,16 +64,18 @@ class Rendered:
     pictures: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def render(entries: Sequence[Entry], reported: ReportedBoard | None = None) -> Rendered:
+def render(
+    entries: Sequence[Entry], reported: ReportedBoard | None = None, published: pd.DataFrame | None = None
+) -> Rendered:
     """Returns every file for a set of records, what others reported, and the published figures.
 
     Raises:
         UserError: if a task's name cannot be a file name.
     """
     others = reported or ReportedBoard()
-    told = pd.concat([published_frame(), others.frame], ignore_index=True) if len(others.frame) else published_frame()
+    told = [frame for frame in (published, others.frame) if frame is not None and len(frame)]
     here = with_recipes(board_frame(entries), entries)
-    rows = _ordered(pd.concat([here, told.assign(also="", recipe="")], ignore_index=True))
+    rows = _ordered(pd.concat([here, *(frame.assign(also="", recipe="") for frame in told)], ignore_index=True))
     pairs = _measured_pairs(rows, trainings_rows(entries))
     reported_rows = cells.read_columns(rows[rows["kind"] != MEASURED])
     rendered = Rendered({"README.md": _overview(pairs, reported_rows), "overview.csv": cells.csv_text(rows)})

@@ -5,7 +5,8 @@ that weights which were run twice, beside whatever other arms, are on a board on
 else the newest one. The comparisons of a task in all records are one family for Holm, each counted once, so a verdict
 does not depend on the arms that happened to run beside.
 
-Published figures are carried over unchanged and never mixed with what was measured here.
+Published figures are carried over unchanged and never mixed with what was measured here. They are those of the board's
+own folder, so that a board elsewhere shows what was run or imported there and nothing else.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from harness import stats
 from harness.leaderboard.record_format import Entry
+from harness.records.files import explaining
 from harness.records.schema import RunRecord, open_pins
 from harness.results import Effect, facts_of, frame
 from harness.results.comparisons import Measured, adjust_family, compare_unadjusted
 from harness.results.formatting import arm_text
 from harness.results.frame import REPORTED, typed_frame
 from harness.results.grouping import Arm, entry_of, fuser_in_use
+
+PUBLISHED = Path("records") / "published" / "figures.json"
 
 # Says which arms took part, or names what the weights' digests pin; documents and prompts are compared by task.
 _COMPANY = {
@@ -142,31 +147,39 @@ def _source(entry: Entry, source: str) -> str:
 
 
 @cache
-def _data() -> Mapping[str, Any]:
-    content: Mapping[str, Any] = json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))
+def _titles() -> Mapping[str, str]:
+    content: Mapping[str, str] = json.loads((files(__package__) / "titles.json").read_text(encoding="utf-8"))
     return content
 
 
 def benchmark_title(task: str) -> str:
     """Returns a benchmark's name in words, or the task's own name."""
-    listed = _data()["tasks"].get(task)
-    return str(listed["title"] if listed else _data()["titles"].get(task, task))
+    return _titles().get(task, task)
 
 
-def published_frame() -> pd.DataFrame:
-    """Returns every published figure as rows of `harness.results.frame` that say they were not run here."""
-    return typed_frame(_row(row) for row in _data()["rows"])
+def published_frame(folder: Path) -> pd.DataFrame:
+    """Returns a board's published figures as rows of `harness.results.frame` that say they were not run here.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = folder / PUBLISHED
+    if not path.is_file():
+        return typed_frame(())
+    with explaining(path):
+        data = json.loads(path.read_text(encoding="utf-8"))
+    return typed_frame(_row(row, data) for row in data["rows"])
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    source = _data()["sources"][row["source"]]
-    n = _data()["tasks"][row["task"]]["n"] if row["source"] == "paper" else None
+def _row(row: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    source = data["sources"][row["source"]]
+    n = data["questions"][row["task"]] if row["source"] == "paper" else None
     accuracy, control = row["accuracy_percent"] / 100, row.get("control", "")
     interval = stats.wilson(round(accuracy * n), n) if n is not None else None
     return {
         "task": row["task"],
         "headline": True,
-        "receiver": _data()["receiver"],
+        "receiver": data["receiver"],
         "sharers": row["sharer"],
         "channel": row["channel"],
         "control": control,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
@@ -11,6 +12,7 @@ from harness.leaderboard.pictures import THEMES, draw, drawn_data
 from harness.leaderboard.record_format import (
     ABSENT,
     BoardRecord,
+    Entry,
     board_record,
     entry_of,
     read_record,
@@ -19,6 +21,7 @@ from harness.leaderboard.record_format import (
 )
 from harness.leaderboard.reported.board import ReportedBoard
 from harness.leaderboard.reported.reading import read_reported
+from harness.leaderboard.rows import published_frame
 from harness.records.files import explaining, file_name, write_atomic
 from harness.records.journal import RECORD, load_run
 from harness.results.formatting import arm_text
@@ -71,7 +74,7 @@ def write_own(run_folder: Path) -> Path:
 
 
 def _pages_written(leaderboards_dir: Path) -> list[Path]:
-    rendered = render(read_records(leaderboards_dir), ReportedBoard(read_reported(leaderboards_dir)))
+    rendered = _rendered(leaderboards_dir, read_records(leaderboards_dir))
     changed = _differing(leaderboards_dir, rendered)
     stale = _stale(leaderboards_dir, rendered)
     with explaining(leaderboards_dir):
@@ -83,6 +86,10 @@ def _pages_written(leaderboards_dir: Path) -> list[Path]:
     return sorted([*(leaderboards_dir / name for name in changed), *stale])
 
 
+def _rendered(leaderboards_dir: Path, entries: Sequence[Entry]) -> Rendered:
+    return render(entries, ReportedBoard(read_reported(leaderboards_dir)), published_frame(leaderboards_dir))
+
+
 def check(leaderboards_dir: Path) -> list[str]:
     """Returns the names of pages and records that differ from what the records' questions give, sorted.
 
@@ -92,7 +99,7 @@ def check(leaderboards_dir: Path) -> list[str]:
     if not leaderboards_dir.is_dir():
         raise UserError(f"{leaderboards_dir} is no folder; name the leaderboards folder or write the boards first.")
     entries = read_records(leaderboards_dir)
-    rendered = render(entries, ReportedBoard(read_reported(leaderboards_dir)))
+    rendered = _rendered(leaderboards_dir, entries)
     differing = _differing(leaderboards_dir, rendered)
     differing += [path.name for path in _stale(leaderboards_dir, rendered)]
     return sorted([*differing, *(f"records/{entry.name}" for entry in entries if not entry.consistent)])

@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.imported.build import write_datasets
-from tests.support.published import few_published
-
-__all__ = ["few_published"]
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ from harness.errors import UserError
 from harness.leaderboard import add_record, check, export_record, write, write_own
 from harness.leaderboard.pictures import drawn_data
 from harness.leaderboard.record_format import Entry, read_record, read_records, serialise
-from harness.leaderboard.rows import board_effects, board_frame, published_frame
+from harness.leaderboard.rows import PUBLISHED, board_effects, board_frame, published_frame
+from harness.paths import LEADERBOARDS
 from harness.records import LoadedRun
 from harness.results import effects, facts_of, frame, summarise
 from harness.results.formatting import csv_cell, markdown
+from tests.support.published import publish_few
 from tests.support.synthetic import SUBJECTS, Plan, run
 from tests.support.synthetic import write as write_run
 
@@ -35,6 +37,7 @@ PLANS = (
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("written")
     add_record(home / "boards", write_run(run(PLANS), home / "run"))
+    publish_few(home / "boards")
     write(home / "boards")
     return home / "boards"
 
@@ -98,9 +101,8 @@ def test_an_edited_aggregate_is_found(board: Path) -> None:
     assert check(board) == [f"records/{path.name}"]
 
 
-@pytest.mark.usefixtures("everything_published")
 def test_published_figures_are_marked_and_keep_to_the_paper() -> None:
-    rows = published_frame()
+    rows = published_frame(LEADERBOARDS)
     timed = rows[(rows["control"] == "") & rows["e2e_s_mean"].notna()]
     assert len(timed) == 60
     own = timed[(timed["task"] == "mmlu_redux") & (timed["sharers"] == "Qwen/Qwen2.5-0.5B-Instruct")]
@@ -209,8 +211,15 @@ def test_everything_that_names_files_after_tasks_keeps_them_apart(tmp_path: Path
     assert check(tmp_path) == []
 
 
-@pytest.mark.usefixtures("everything_published")
+def test_a_board_elsewhere_shows_what_was_run_there_and_nothing_else(tmp_path: Path) -> None:
+    add_record(tmp_path / "boards", write_run(run([Plan(n=3, timed=0)]), tmp_path / "run"))
+    pages = {path.name for path in write(tmp_path / "boards") if path.suffix == ".md"}
+    assert pages == {"README.md", "openbookqa.md"}
+    assert "Reported by others" not in "".join(path.read_text() for path in (tmp_path / "boards").glob("*.md"))
+
+
 def test_without_records_the_published_figures_still_stand(tmp_path: Path) -> None:
+    copytree((LEADERBOARDS / PUBLISHED).parent, (tmp_path / PUBLISHED).parent)
     names = {path.name for path in write(tmp_path)}
     assert {"README.md", "mmlu_redux.md", "arc_challenge.csv"} <= names
     assert (tmp_path / "README.md").read_text().count("(openbookqa.md)") == 5
@@ -303,7 +312,7 @@ def test_the_same_run_is_replaced_when_it_is_added_again(board: Path, tmp_path: 
     }
     add_record(board, write_run(run(PLANS), tmp_path / "again"))
     path = add_record(board, write_run(run(PLANS, **later), tmp_path / "resumed"))
-    assert list((board / "records").iterdir()) == [path]
+    assert list((board / "records").glob("*.json")) == [path]
     assert read_record(path).record.run.resumed == 3
 
 
