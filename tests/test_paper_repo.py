@@ -8,18 +8,20 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-import harness
 from harness.cli import main
 from harness.config import read_yaml
 from tests.support.pages import ROOT, blocks
 
 EXAMPLE = ROOT / "examples" / "paper_repo"
+WORKFLOW = EXAMPLE / ".github" / "workflows" / "gate.yml"
 ACTION = ROOT / ".github" / "actions" / "check" / "action.yml"
 FEW = 12
 
@@ -33,13 +35,11 @@ def expanded(run: str, variables: dict[str, str]) -> list[str]:
 
 
 def steps() -> Iterator[list[str]]:
-    """Yields every command of the workflow in order, those of the action with the values that the workflow gives."""
-    workflow = yaml.safe_load((EXAMPLE / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8"))
+    """Yields every command of the workflow in order."""
+    workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
     for step in workflow["jobs"]["gate"]["steps"]:
         if "run" in step:
             yield expanded(step["run"], {})
-        elif ACTION.parent.relative_to(ROOT).as_posix() in step["uses"]:
-            yield from action_steps(step["with"])
 
 
 def action_steps(given: dict[str, str]) -> Iterator[list[str]]:
@@ -52,9 +52,14 @@ def action_steps(given: dict[str, str]) -> Iterator[list[str]]:
         yield expanded(step["run"], env)
 
 
-def follow_page(folder: Path) -> None:
-    """Makes a baseline as the page says."""
-    for words in [words for block in blocks(EXAMPLE / "README.md") for words in block.commands()]:
+def follow_page(folder: Path, run: str) -> None:
+    """Makes a baseline as the page says, in another new folder."""
+    for block in blocks(EXAMPLE / "README.md"):
+        follow_commands(replace(block, text=block.text.replace("runs/base", run)).commands(), folder)
+
+
+def follow_commands(commands: list[list[str]], folder: Path) -> None:
+    for words in commands:
         if words[0] == "cp":
             subprocess.run(["bash", "-c", f"cp {words[1]} {shlex.quote(words[2])}"], cwd=folder, check=True)
         else:
@@ -70,10 +75,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "suite.yaml").write_text(re.sub(r"limit: \d+", f"limit: {FEW}", suite), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        follow_page(folder)
-        install, run, _ = steps()
+        for run in ("runs/base", "runs/later"):
+            follow_page(folder, run)
+        install, asked, _ = steps()
         assert install[:2] == ["pip", "install"]
-        assert main(run[1:]) == 0
+        assert main(asked[1:]) == 0
         yield folder
 
 
@@ -114,12 +120,36 @@ def test_the_committed_baseline_is_of_the_committed_suite() -> None:
     assert {name: fields[name] for name in ("channels", "controls")} == {k: values[k] for k in ("channels", "controls")}
 
 
-def test_what_is_installed_is_this_version() -> None:
-    workflow = (EXAMPLE / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8")
-    assert set(re.findall(r"==([0-9.]+)'|@v([0-9]+\.[0-9.]+)", workflow)) == {
-        (harness.__version__, ""),
-        ("", harness.__version__),
-    }
+def changed(path: Path, record: dict[str, Any]) -> Path:
+    """Writes the record of a method that answers alike under another identity."""
+    record["run"].update(identity="0" * 64, packages={"torch": "1"})
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return path
+
+
+def test_another_setting_that_changes_no_answer_passes_with_the_committed_size(tmp_path: Path) -> None:
+    record = json.loads((EXAMPLE / "baseline.json").read_text(encoding="utf-8"))
+    _, command, _, _, *options = list(steps())[-1]
+    assert main([command, str(EXAMPLE / "baseline.json"), str(changed(tmp_path / "head.json", record)), *options]) == 0
+
+
+def test_one_marked_line_is_to_be_changed_and_names_what_pip_installs() -> None:
+    lines = WORKFLOW.read_text(encoding="utf-8").splitlines()
+    (place,) = (place for place, line in enumerate(lines) if "OWNER" in line and "#" not in line)
+    assert "The one line to change" in lines[place - 1]
+    _, _, wanted, *_ = next(steps())
+    named = Requirement(wanted.replace("OWNER", "somebody").replace("COMMIT", "0" * 40))
+    assert (named.name, named.extras) == ("c2c-harness", {"run"})
+    assert named.url == f"git+https://github.com/somebody/c2c-harness@{'0' * 40}"
+
+
+def test_the_action_is_the_last_step_of_the_workflow() -> None:
+    (action,) = action_steps({"baseline": "baseline.json", "run": "runs/head", "margin": "2"})
+    assert action == list(steps())[-1]
+
+
+def test_runs_stay_out_of_the_repository() -> None:
+    assert (EXAMPLE / ".gitignore").read_text(encoding="utf-8").splitlines() == ["/runs/"]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def report(options: argparse.Namespace) -> int:
     tell_warnings(runs)
     _views(options, runs)
     for path in options.runs if options.add else ():
-        leaderboard.add_record(options.leaderboards_dir, path)
+        print(f"Wrote {leaderboard.add_record(options.leaderboards_dir, path)}")
     if options.add or not options.runs:
         for path in leaderboard.write(options.leaderboards_dir):
             print(f"Wrote {path}")

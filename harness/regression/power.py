@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import special
 
 from harness.records.files import write_atomic
 from harness.regression.verdicts import Options
+from harness.stats.paired import quantile
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ci.md"
 BEGIN, END = "<!-- power: begin -->", "<!-- power: end -->"
@@ -103,6 +105,16 @@ def questions_needed(setting: Setting, options: Options | None = None) -> int:
         enough = share_caught(replace(setting, n=middle * _GRID), options) >= _ENOUGH
         low, high = (low, middle) if enough else (middle, high)
     return high * _GRID
+
+
+def enough_unturned(options: Options) -> int:
+    """Returns how many units show a run to be the same within the margin where no answer turned.
+
+    The bound of a loss that could hide is then z^2 / (n + z^2), with Student's quantile for z as where questions go
+    together.
+    """
+    odds = (1 - options.margin) / options.margin
+    return next(n for n in count(2) if quantile(2 * options.level - 1, n) ** 2 * odds < n)
 
 
 def table() -> str:

@@ -17,6 +17,7 @@ from harness.regression.power import (
     PAIRS,
     Setting,
     draw_pairs,
+    enough_unturned,
     questions_needed,
     regressions,
     share_caught,
@@ -98,6 +99,20 @@ def test_more_questions_find_smaller_losses() -> None:
     assert share_caught(case) < share_caught(Setting(n=2 * N, discordance=0.05, loss=0.03))
     enough = questions_needed(case)
     assert share_caught(Setting(n=enough, discordance=0.05, loss=0.03)) >= 0.8
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.0, 2.0, 3.0, 5.0])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_run_without_a_turned_answer_is_shown_to_be_the_same_from_the_size_that_the_page_says(
+    margin: float, size: int
+) -> None:
+    options = Options(margin_points=margin)
+    enough = enough_unturned(options)
+    for units, code in ((enough, 0), (enough - 4, 3)):
+        one = [regression_runs.sample(i, i % 3 > 0, subject=f"fact{i // size}") for i in range(units * size)]
+        pair = regression_runs.run(one), regression_runs.run(one, identity="b" * 64, packages={"torch": "1"})
+        assert check(*pair, options=options).exit_code == code
+    assert f" {enough} " in next(line for line in PAGE.read_text().splitlines() if "if no answer turned" in line)
 
 
 def test_the_table_on_the_page_is_that_of_today() -> None:
