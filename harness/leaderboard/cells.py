@@ -27,7 +27,7 @@ from harness.results.formatting import (
     ratio_text,
     seconds_text,
 )
-from harness.results.frame import ranking
+from harness.results.frame import MEASURED, ranking
 from harness.results.terminal_table import github_table
 
 BREAK = "<br>"
@@ -89,9 +89,13 @@ def overview_cells(pair: Pair) -> tuple[str, str]:
     rows = [*receiver[:1], *baseline[:1], *message[:1]]
     shown = rows or [row for row in read.to_dict("records") if row["control"]]
     scores = BREAK.join(f"{name_text(row['arm'])} {accuracy_text(row)}" for row in shown)
-    return scores, stack_cells(
-        _SOFT.get(shown[-1]["verdict"], shown[-1]["verdict"]), cost_text(shown[-1])
-    ) if shown else ""
+    return scores, _judged(shown[-1]) if shown else ""
+
+
+def _judged(row: Row) -> str:
+    """A row's verdict and cost, and that nobody timed it where it was run here."""
+    untimed = row["kind"] == MEASURED and pd.isna(row["e2e_s_p50"])
+    return stack_cells(_SOFT.get(row["verdict"], row["verdict"]), "not timed" if untimed else "", cost_text(row))
 
 
 def ranking_table(rows: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.leaderboard import cells
-from harness.leaderboard.pairs import Pair, model_pairs, with_recipes
+from harness.leaderboard.pairs import Pair, model_pairs, resolved_first, with_recipes
 from harness.leaderboard.pictures import THEMES, picture_data
 from harness.leaderboard.record_format import Entry
 from harness.leaderboard.reported.board import ReportedBoard
@@ -38,7 +38,8 @@ first token over the receiver's, and the size of the message. Several trainings 
 _OVERVIEW_LEGEND = """Receiver, best baseline and best channel, accuracy in % with its 95% interval. **communicates**:
 adds to receiver, sharer, ensemble and T2T, and the content of its message is shown to count. **adapts**: adds to all of
 them by its mere form. **harms**: below the receiver. **not resolved**: anything else; the page says what explains the
-gain. TTFT: median time to first token over the receiver's. The size is that of the message."""
+gain. TTFT: median time to first token over the receiver's, "not timed" where the run timed nothing. The size is that of
+the message; others report a mean time. Of a task's pairs those with a resolved verdict come first."""
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
 subjects as clusters and parts of fixed size as strata where a task has them. A verdict is the weakest of a channel's
 differences to receiver, sharer, ensemble and T2T, each tested by itself; arms that were not run are named. Other
@@ -110,7 +111,7 @@ def own_page(entry: Entry) -> str:
 def _measured_pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> dict[str, list[Pair]]:
     """Task -> pairs that were run here; without tasks that nobody ran."""
     return {
-        str(task): list(model_pairs(own, [row for row in trainings if row.task == task]))
+        str(task): resolved_first(model_pairs(own, [row for row in trainings if row.task == task]))
         for task, own in rows[rows["kind"] == MEASURED].groupby("task", sort=True)
     }
 
@@ -225,7 +226,7 @@ def _overview_table(lines: Sequence[tuple[str, Pair, str]]) -> str:
         for task, pair, source in lines
     ]
     scores, verdicts = [score for score, _ in values], [verdict for _, verdict in values]
-    return cells.table({"task": names, "accu&shy;racy": scores, "verdict": verdicts}, left=3)
+    return cells.table({"task": names, "accu&shy;racy": scores, "verdict, cost": verdicts}, left=3)
 
 
 def _link(task: str) -> str:

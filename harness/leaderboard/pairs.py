@@ -15,6 +15,7 @@ import pandas as pd
 from harness.leaderboard.record_format import Entry
 from harness.leaderboard.trainings import TrainingsRow, recipe_of
 from harness.results.comparisons import ADAPTS, COMMUNICATES, HARMS, NOT_RESOLVED
+from harness.results.frame import best_judged
 from harness.results.grouping import RECEIVER
 
 _GRAVEST_FIRST = (HARMS, NOT_RESOLVED, ADAPTS, COMMUNICATES)
@@ -53,6 +54,16 @@ def model_pairs(rows: pd.DataFrame, trainings: Sequence[TrainingsRow] = ()) -> I
     for (receiver, sharers), own in rows.groupby(_PAIR, sort=True):
         averaged = [one for one in trainings if (one.receiver, " + ".join(one.sharers)) == (receiver, sharers)]
         yield Pair(str(receiver), str(sharers), _pooled(own, averaged), own, averaged)
+
+
+def resolved_first(pairs: Iterable[Pair]) -> list[Pair]:
+    """Puts pairs whose best channel has a verdict that is resolved before others, otherwise as they are."""
+    return sorted(pairs, key=lambda pair: _best_verdict(pair) in ("", NOT_RESOLVED))
+
+
+def _best_verdict(pair: Pair) -> str:
+    """The verdict of the most accurate channel with a message; empty where there is none."""
+    return next(iter(best_judged(pair.rows)["verdict"]), "")
 
 
 def _pooled(rows: pd.DataFrame, trainings: Sequence[TrainingsRow]) -> pd.DataFrame:

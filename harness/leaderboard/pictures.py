@@ -19,10 +19,14 @@ import pandas as pd
 from harness.channels.registry import OTHER_COLOR
 from harness.leaderboard.pairs import Pair
 from harness.results.grouping import entry_of
+from harness.results.terminal_table import name_pieces
 
 THEMES = {"light": ("#1f2328", "#d1d9e0"), "dark": ("#f0f6fc", "#3d444d")}
 _DESCRIPTION = re.compile(r"<dc:description>(.*?)</dc:description>", re.DOTALL)
-_WIDTH_INCHES, _LINE_INCHES, _FRAME_INCHES, _LABELS = 7.6, 0.26, 0.9, 0.3
+_WIDTH_INCHES, _LINE_INCHES, _FRAME_INCHES = 7.6, 0.26, 0.9
+_LABEL_FONT, _LABEL_CHARS = 8, 36
+_CHARACTER_INCHES, _LABEL_LINE_INCHES, _BESIDE_LABEL_INCHES = 0.07, 0.14, 0.15  # of a label in its font
+_AROUND = 1.5  # points of the axis below 0 and above 100, for half a mark
 
 
 def picture_data(pairs: Sequence[Pair]) -> str:
@@ -57,7 +61,8 @@ def _drawn(data: str) -> str:
 
     panels = json.loads(data)
     ink, lines = THEMES["light"]
-    heights = [len(panel["rows"]) * _LINE_INCHES + _FRAME_INCHES for panel in panels]
+    heights = [len(panel["rows"]) * _row_inches(panel) + _FRAME_INCHES for panel in panels]
+    labels = _labels_inches(panels) / _WIDTH_INCHES
     style = {"text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": lines}
     with mpl.rc_context({**style, "font.size": 9, "svg.hashsalt": "c2c-harness", "svg.fonttype": "none"}):
         figure = Figure(figsize=(_WIDTH_INCHES, sum(heights)))
@@ -65,7 +70,7 @@ def _drawn(data: str) -> str:
         for height, panel in zip(heights, panels, strict=True):
             bottom -= height
             inner = (bottom + 0.55 * _FRAME_INCHES) / sum(heights), (height - _FRAME_INCHES) / sum(heights)
-            _draw_panel(figure.add_axes((_LABELS, inner[0], 0.97 - _LABELS, inner[1])), panel, lines)
+            _draw_panel(figure.add_axes((labels, inner[0], 0.97 - labels, inner[1])), panel, lines)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Description": data})
     return re.sub(r"[ \t]+$", "", stream.getvalue(), flags=re.MULTILINE)
@@ -82,7 +87,7 @@ def _mark(row: Any) -> dict[str, Any]:
     written = entry is not None and entry.message == "text" and entry.name == row["channel"]
     label = f"{row['arm']} ({row['variant']})" if row["variant"] and written else row["arm"]
     return {
-        "label": label[:36],
+        "label": label,
         "percent": percents[0],
         "low": percents[1],
         "high": percents[2],
@@ -95,6 +100,23 @@ def _percent(fraction: float) -> float | None:
     return None if pd.isna(fraction) else round(100 * float(fraction), 1)
 
 
+def _lines(label: str) -> list[str]:
+    """A label as lines that fit beside the axis."""
+    return [piece.strip() for piece in name_pieces(label, _LABEL_CHARS)]
+
+
+def _row_inches(panel: dict[str, Any]) -> float:
+    """Height of each row of a panel, enough for its label of most lines."""
+    most = max(len(_lines(row["label"])) for row in panel["rows"])
+    return max(_LINE_INCHES, _LABEL_LINE_INCHES * (most + 0.25))
+
+
+def _labels_inches(panels: Sequence[dict[str, Any]]) -> float:
+    """Width that the longest line of all labels takes, in any usual font."""
+    longest = max(len(line) for panel in panels for row in panel["rows"] for line in _lines(row["label"]))
+    return _CHARACTER_INCHES * longest + _BESIDE_LABEL_INCHES
+
+
 def _draw_panel(axes: Any, panel: dict[str, Any], lines: str) -> None:
     rows = panel["rows"]
     for place, row in enumerate(rows):
@@ -102,9 +124,9 @@ def _draw_panel(axes: Any, panel: dict[str, Any], lines: str) -> None:
             axes.plot([row["low"], row["high"]], [place, place], color=row["color"], linewidth=1.6)
         face = "none" if row["control"] else row["color"]
         axes.plot(row["percent"], place, "o", color=row["color"], markerfacecolor=face, markersize=6)
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set_yticks(range(len(rows)), ["\n".join(_lines(row["label"])) for row in rows], fontsize=_LABEL_FONT)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
+    axes.set_xlim(-_AROUND, 100 + _AROUND)
     axes.set_title(panel["title"], fontsize=9, loc="left")
     axes.set_xlabel("accuracy, % (95% interval; hollow: controls)")
     axes.grid(axis="x", color=lines, linewidth=0.6)

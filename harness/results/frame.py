@@ -259,5 +259,10 @@ def verdict_sentences(rows: pd.DataFrame, most: int = 3) -> list[str]:
         rows: of one task and pair.
         most: channels to speak of.
     """
-    judged = rows[rows["verdict"] != ""].sort_values("accuracy", ascending=False, kind="stable")
-    return [str(sentence) for sentence in judged["verdict_text"].head(most)]
+    return [str(sentence) for sentence in best_judged(rows)["verdict_text"].head(most)]
+
+
+def best_judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Selects the rows that have a verdict, the most accurate first."""
+    judged: pd.DataFrame = rows[rows["verdict"] != ""].sort_values("accuracy", ascending=False, kind="stable")
+    return judged

@@ -75,7 +75,7 @@ def _width(table: pd.DataFrame, name: str) -> int:
 def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
     first, *others = table.columns
     room = width - _EDGES - sum(_BETWEEN + _width(table, name) for name in others)
-    cells = [_pieces(cell, max(room, _NARROWEST)) for cell in table[first]]
+    cells = [name_pieces(cell, max(room, _NARROWEST)) for cell in table[first]]
     rows: list[dict[str, str]] = []
     for pieces, (_, row) in zip(cells, table.iterrows(), strict=True):
         rows.append({**{str(name): str(cell) for name, cell in row.items()}, first: pieces[0]})
@@ -83,7 +83,7 @@ def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
     return github_table(pd.DataFrame(rows, columns=list(table.columns)), left)
 
 
-def _pieces(text: str, room: int) -> list[str]:
+def name_pieces(text: str, room: int) -> list[str]:
     """Breaks a text behind a joint of a name where there is one, so that no word of it is cut without need."""
     pieces = []
     while len(text) > room:

@@ -16,13 +16,16 @@ import pytest
 
 from harness.errors import UserError
 from harness.leaderboard import add_record, check, export_record, write, write_own
-from harness.leaderboard.pictures import drawn_data
+from harness.leaderboard.cells import overview_cells
+from harness.leaderboard.pairs import Pair, resolved_first
+from harness.leaderboard.pictures import draw, drawn_data, picture_data
 from harness.leaderboard.record_format import Entry, read_record, read_records, serialise
 from harness.leaderboard.rows import PUBLISHED, board_effects, board_frame, published_frame
 from harness.paths import LEADERBOARDS
 from harness.records import LoadedRun
 from harness.results import effects, facts_of, frame, summarise
 from harness.results.formatting import csv_cell, markdown
+from harness.results.frame import typed_frame
 from tests.support.published import publish_few
 from tests.support.synthetic import SUBJECTS, Plan, run
 from tests.support.synthetic import write as write_run
@@ -165,6 +168,40 @@ def test_a_picture_is_compared_by_the_data_that_it_draws(board: Path) -> None:
     assert check(board) == [path.name]
     write(board)
     assert check(board) == []
+
+
+CLIPPED = re.compile(r'<clipPath id="(\w+)">\s*<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"')
+MARK = re.compile(r'<g clip-path="url\(#(\w+)\)">\s*<use [^>]*?x="([\d.]+)"')
+
+
+def pair(accuracy: float, verdict: str = "", **cells: Any) -> Pair:
+    row = {"channel": "t2t", "arm": "t2t", "control": "", "kind": "measured", "accuracy": accuracy, "verdict": verdict}
+    rows = typed_frame([{**row, "accuracy_low": accuracy, "accuracy_high": accuracy, **cells}])
+    return Pair("receiver", "sharer", rows, rows, [])
+
+
+def test_a_picture_has_room_for_long_labels_and_marks_at_the_ends() -> None:
+    long = pair(1.0, variant="no options, in the task's words", arm="t2t/mismatched")
+    svg = draw(picture_data([pair(0.0), long]), "light")
+    data = json.loads(drawn_data(svg) or "")
+    assert data[1]["rows"][0]["label"] == "t2t/mismatched (no options, in the task's words)"
+    assert [part in svg for part in ("t2t/mismatched (no options, in the<", ">task's words)")] == [True, True]
+    frames = {name: (float(x), float(x) + float(width)) for name, x, width in CLIPPED.findall(svg)}
+    marks = MARK.findall(svg)
+    assert len(marks) == 2
+    for name, place in marks:
+        assert frames[name][0] + 3.5 < float(place) < frames[name][1] - 3.5
+
+
+def test_of_a_tasks_pairs_one_with_a_resolved_verdict_comes_first() -> None:
+    pairs = [pair(0.9, "not resolved"), pair(0.8), pair(0.7, "harms"), pair(0.6, "communicates")]
+    assert [float(one.rows["accuracy"].iloc[0]) for one in resolved_first(pairs)] == [0.7, 0.6, 0.9, 0.8]
+
+
+def test_the_overview_says_where_nothing_was_timed() -> None:
+    assert overview_cells(pair(0.5, "harms"))[1] == "harms<br>not timed"
+    assert overview_cells(pair(0.5, "harms", e2e_s_p50=1.0, ttft_ratio=2.0))[1] == "harms<br>TTFT 2x"
+    assert "not timed" not in overview_cells(pair(0.5, kind="reported, not re-run"))[1]
 
 
 def test_what_is_not_known_of_a_message_is_blank(board: Path) -> None:

@@ -65,3 +65,20 @@ def test_the_first_screen_of_the_overview_answers_what_is_best_real_and_what_it_
     assert re.search(r"receiver [0-9.]+ \[", first)
     assert re.search(r"communicates|adapts|harms|not resolved", first.replace("\u00ad", ""))
     assert re.search(r"[0-9] (B|kB|MB)", first)
+    headings = browser.find_element("css selector", "table thead").text
+    assert "verdict, cost" in headings.replace("\u00ad", "")
+
+
+CUT = """
+const frame = document.querySelector('svg').getBoundingClientRect();
+return [...document.querySelectorAll('svg text')].filter((text) => {
+  const box = text.getBoundingClientRect();
+  return box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom;
+}).map((text) => text.textContent);
+"""
+
+
+@pytest.mark.parametrize("picture", sorted(path.name for path in LEADERBOARDS.glob("*-light.svg")))
+def test_a_picture_cuts_no_word(browser: Any, picture: str) -> None:  # noqa: F811 - the fixture
+    browser.get((LEADERBOARDS / picture).as_uri())
+    assert browser.execute_script(CUT) == []

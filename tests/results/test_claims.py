@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.results import Facts, arms_of, claims, compare, frame, render_all, render_ranking
 from harness.results.comparisons import Claim
 from harness.results.frame import COLUMNS, MOST_ROWS, ranking
-from harness.results.terminal_table import _pieces
+from harness.results.terminal_table import name_pieces
 from tests.results.test_results import arms
 from tests.support.synthetic import SUBJECTS, Plan, run, write
 
@@ -144,10 +144,10 @@ def test_terminal_tables_fold_to_80_columns() -> None:
 
 
 def test_a_long_name_breaks_at_its_joints() -> None:
-    assert _pieces("t2t:max_new_tokens=16:with_options", 27) == ["t2t:max_new_tokens=16:", "with_options"]
-    assert _pieces("a_name_without_options", 12) == ["a_name_", "without_", "options"]
-    assert _pieces("jointless", 4) == ["join", "tles", "s"]
-    assert _pieces("short", 8) == ["short"]
+    assert name_pieces("t2t:max_new_tokens=16:with_options", 27) == ["t2t:max_new_tokens=16:", "with_options"]
+    assert name_pieces("a_name_without_options", 12) == ["a_name_", "without_", "options"]
+    assert name_pieces("jointless", 4) == ["join", "tles", "s"]
+    assert name_pieces("short", 8) == ["short"]
 
 
 def test_options_may_be_given_in_any_order() -> None:
