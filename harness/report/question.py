@@ -8,7 +8,7 @@ from textwrap import fill, wrap
 
 from harness.errors import UserError, suggest
 from harness.records.journal import LoadedRun
-from harness.records.schema import Sample
+from harness.records.schema import RunRecord, Sample
 from harness.report.sidecar import Question, read_questions
 from harness.results.formatting import arm_text, bytes_text, printable, seconds_text
 from harness.results.grouping import Key, arm_order, entry_of
@@ -51,19 +51,25 @@ def _question(run: LoadedRun, key: Key, samples: Sequence[Sample], asked: Questi
     first = samples[0]
     facts = [f"key {first.key}", first.subject and f"subject {first.subject}"]
     yield fill(printable(f"{'/'.join(key)}: {', '.join(filter(None, facts))}"), width)
-    yield from _prompts(asked, width)
+    yield from _prompts(asked, _readers(run.record), width)
     for sample in sorted(samples, key=lambda sample: arm_order(sample.arm)):
         yield ""
         yield from _answer(sample, _seconds(run, sample), width)
     yield ""
 
 
-def _prompts(asked: Question | None, width: int) -> Iterator[str]:
+def _readers(record: RunRecord) -> str:
+    """Says who reads a prompt that is the same for all."""
+    sharers = sum(model.role.startswith("sharer") for model in record.models)
+    return {0: "receiver reads", 1: "both models read"}.get(sharers, "all models read")
+
+
+def _prompts(asked: Question | None, readers: str, width: int) -> Iterator[str]:
     if asked is None or not asked.prompt:
         yield "The run kept no text of this prompt."
         return
     both = [("receiver reads", asked.prompt), ("sharer reads", asked.sharer_prompt)]
-    for title, text in both if asked.sharer_prompt else [("both models read", asked.prompt)]:
+    for title, text in both if asked.sharer_prompt else [(readers, asked.prompt)]:
         yield f"\n{title}:"
         yield from _indented(text, width)
 

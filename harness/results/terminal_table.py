@@ -1,7 +1,6 @@
 """The results as tables on the terminal, at most 80 columns wide.
 
-Per task they show a ranking and one sentence, or everything. Frames are laid out as text in one way for the terminal
-and for Markdown; blank cells stay blank.
+Per task they show a ranking and one sentence, or everything. Blank cells stay blank.
 """
 
 from __future__ import annotations
@@ -31,9 +30,7 @@ WIDTH = 80
 
 _EDGES, _BETWEEN = 4, 3
 
-_HEADING_PADDING = 2  # tabulate keeps it around every heading
-
-_NARROWEST, _WIDEST_FIRST = 8, 24
+_NARROWEST, _WIDEST_FIRST, _NARROW_FIRST = 8, 24, 11
 
 
 def github_table(table: pd.DataFrame, left: Collection[str] = ()) -> str:
@@ -41,6 +38,19 @@ def github_table(table: pd.DataFrame, left: Collection[str] = ()) -> str:
     align = ["left" if name in left else "right" for name in table.columns]
     rows = table.to_numpy().tolist()
     return tabulate(rows, list(table.columns), "github", disable_numparse=True, colalign=align if rows else None)
+
+
+def terminal_table(table: pd.DataFrame, left: Collection[str] = ()) -> str:
+    """Renders a frame of texts as `github_table` does, without the room that it keeps around headings."""
+    widths = {name: _width(table, name) for name in table.columns}
+
+    def line(cells: Sequence[str]) -> str:
+        both = zip(widths.items(), cells, strict=True)
+        return " | ".join(cell.ljust(width) if name in left else cell.rjust(width) for (name, width), cell in both)
+
+    rule = "|".join("-" * (width + 2) for width in widths.values())
+    rows = [line(row) for row in table.to_numpy().tolist()]
+    return "\n".join([f"| {line(list(widths))} |", f"|{rule}|", *(f"| {row} |" for row in rows)])
 
 
 def fold_table(table: pd.DataFrame, left: Sequence[str], width: int = WIDTH) -> str:
@@ -57,6 +67,10 @@ def fold_table(table: pd.DataFrame, left: Sequence[str], width: int = WIDTH) -> 
 def _packed(table: pd.DataFrame, width: int) -> Iterator[list[str]]:
     first, *others = table.columns
     start = _EDGES + min(_width(table, first), _WIDEST_FIRST)
+    whole = sum(_BETWEEN + _width(table, name) for name in others)
+    if _EDGES + min(_width(table, first), _NARROW_FIRST) + whole <= width:
+        yield [first, *others]
+        return
     names, used = [first], start
     for name in others:
         needed = _BETWEEN + _width(table, name)
@@ -69,7 +83,7 @@ def _packed(table: pd.DataFrame, width: int) -> Iterator[list[str]]:
 
 
 def _width(table: pd.DataFrame, name: str) -> int:
-    return max([len(name) + _HEADING_PADDING, *(len(cell) for cell in table[name])])
+    return max([len(name), *(len(cell) for cell in table[name])])
 
 
 def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
@@ -80,14 +94,14 @@ def _narrow(table: pd.DataFrame, left: Sequence[str], width: int) -> str:
     for pieces, (_, row) in zip(cells, table.iterrows(), strict=True):
         rows.append({**{str(name): str(cell) for name, cell in row.items()}, first: pieces[0]})
         rows += [{**dict.fromkeys(others, ""), first: piece} for piece in pieces[1:]]
-    return github_table(pd.DataFrame(rows, columns=list(table.columns)), left)
+    return terminal_table(pd.DataFrame(rows, columns=list(table.columns)), left)
 
 
 def name_pieces(text: str, room: int) -> list[str]:
     """Breaks a text behind a joint of a name where there is one, so that no word of it is cut without need."""
     pieces = []
     while len(text) > room:
-        ends = (max(text.rfind(joint, room // 2, room) for joint in joints) + 1 for joints in (":/ ", "=_"))
+        ends = (max(text.rfind(joint, room // 4, room) for joint in joints) + 1 for joints in (":/ ", "=_"))
         cut = next(filter(None, ends), room)
         pieces.append(text[:cut])
         text = text[cut:]
@@ -96,7 +110,17 @@ def name_pieces(text: str, room: int) -> list[str]:
 
 _WORDS = ("channel", "verdict", "comparison", "choices")
 
-LEGEND = "accuracy in %, gain in points over the receiver, with 95% intervals; TTFT: median time to first token"
+_LEGEND = {
+    "accuracy": "accuracy in % with its 95% interval",
+    "gain": "gain: points over the receiver",
+    "TTFT": "TTFT: median time to first token",
+    "payload": "payload: what crosses, a question",
+}
+
+
+def legend(columns: Collection[str]) -> str:
+    """Explains the columns of a ranking that are there."""
+    return "; ".join(said for name, said in _LEGEND.items() if name in columns)
 
 
 def render_ranking(results: pd.DataFrame, width: int = WIDTH) -> str:
@@ -107,8 +131,10 @@ def render_ranking(results: pd.DataFrame, width: int = WIDTH) -> str:
         width: columns of the terminal.
     """
     shown = results[results["headline"].astype(bool)]
-    blocks = [_ranked(str(task), rows, width) for task, rows in shown.groupby("task", sort=False)]
-    return "\n\n".join([*blocks, fill(LEGEND, width)] if blocks else [])
+    by_task = {str(task): (rows, ranking_cells(ranking(rows))) for task, rows in shown.groupby("task", sort=False)}
+    blocks = [_ranked(task, *rows, width) for task, rows in by_task.items()]
+    columns = {str(name) for _, cells in by_task.values() for name in cells.columns}
+    return "\n\n".join([*blocks, fill(legend(columns), width)] if blocks else [])
 
 
 def render_all(results: pd.DataFrame, width: int = WIDTH) -> str:
@@ -215,9 +241,8 @@ def text_cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
     return filled
 
 
-def _ranked(task: str, rows: pd.DataFrame, width: int) -> str:
-    best = ranking(rows)
-    parts = [fill(f"{task}{_questions(best)}", width), fold_table(ranking_cells(best), _WORDS, width)]
+def _ranked(task: str, rows: pd.DataFrame, cells: pd.DataFrame, width: int) -> str:
+    parts = [fill(f"{task}{_questions(ranking(rows))}", width), fold_table(cells, _WORDS, width)]
     return "\n".join([*parts, *(fill(sentence, width) for sentence in verdict_sentences(rows))])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_two_views_are_shown_apart(folder: Path) -> None:
     said = render_question(load_run(folder), "openbookqa/openbookqa-3")
     assert "receiver reads:\n  Accurately" in said
     assert "sharer reads:\n  Only the sharer is told.\ufffd[31m" in said
+
+
+def test_where_one_model_runs_it_alone_reads(folder: Path) -> None:
+    sidecar(folder)
+    made = load_run(folder)
+    record = made.record.model_copy(update={"models": [m for m in made.record.models if m.role == "receiver"]})
+    said = render_question(replace(made, record=record), "openbookqa-3")
+    assert "receiver reads:\n  Accurately" in said
+    assert "both models" not in said
 
 
 def test_a_question_that_is_not_there_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness import cli
@@ -13,7 +15,7 @@ from harness.errors import UserError
 from harness.results import Facts, arms_of, claims, compare, frame, render_all, render_ranking
 from harness.results.comparisons import Claim
 from harness.results.frame import COLUMNS, MOST_ROWS, ranking
-from harness.results.terminal_table import name_pieces
+from harness.results.terminal_table import fold_table, name_pieces
 from tests.results.test_results import arms
 from tests.support.synthetic import SUBJECTS, Plan, run, write
 
@@ -141,6 +143,23 @@ def test_terminal_tables_fold_to_80_columns() -> None:
         assert max(map(len, text.splitlines())) <= 80
     assert "c2c/mismatched" in render_all(table)
     assert "c2c/mismatched" not in render_ranking(table)
+
+
+def test_the_legend_speaks_of_columns_that_are_there() -> None:
+    alone = Plan(n=20, arms=(("receiver", ""),), timed=0)
+    said = render_ranking(frame([run([alone])]))
+    assert "accuracy in %" in said
+    assert [word in said for word in ("gain", "TTFT")] == [False, False]
+    said = render_ranking(frame([run([Plan(n=20, timed=4), replace(alone, task="mmlu_redux")])]))
+    assert [word in said for word in ("gain:", "TTFT:", "payload:")] == [True, True, True]
+
+
+def test_every_usual_column_with_the_widest_figures_fits_80_columns() -> None:
+    usual = {"accuracy": "100.0 [96.1, 100.0]", "gain": "+73.0", "verdict": "communicates", "TTFT": "88.3 ms"}
+    rows = [{"channel": name, **usual, "payload": "16.1 kB"} for name in ("receiver", "c2c:payload=int4")]
+    lines = fold_table(pd.DataFrame(rows), ("channel", "verdict")).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [sum(line.count(name) for line in lines) for name in ("channel", "payload ")] == [1, 1]
 
 
 def test_a_long_name_breaks_at_its_joints() -> None:
