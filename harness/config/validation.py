@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from harness.channels.control_registry import CONTROLS, channels_taking, controls_of_self
 from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.spec import channel_of, entries_of, parse_channel, plain_names
+from harness.config.idle import refuse_idle
 from harness.errors import UserError
 from harness.records.files import is_secret, scrub
 
@@ -214,6 +215,7 @@ def check(config: RunConfig) -> None:
     _check_controls(config)
     _check_lengths(config)
     _check_placement(config)
+    refuse_idle(config)
 
 
 def _no_repeats(field: str, names: Sequence[str]) -> None:

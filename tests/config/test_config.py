@@ -236,3 +236,26 @@ def test_whatever_the_text_only_a_sentence_escapes(content: bytes) -> None:
 @given(st.dictionaries(st.sampled_from(list(CHANGED)), VALUES, max_size=4))
 def test_whatever_the_values_only_a_sentence_escapes(values: dict[str, Any]) -> None:
     only_a_sentence_escapes(yaml.safe_dump(values).encode())
+
+
+PAIR = {"receiver": "r", "sharers": ["s"], "fusers": ["f"], "tasks": ["relay_one"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "reason"),
+    [
+        ({"latency_samples": 0, "latency_warm_up": 7}, "latency_warm_up", "latency_samples is 0"),
+        ({"latency_samples": 0, "latency_equal_tokens": 8}, "latency_equal_tokens", "latency_samples is 0"),
+        ({"controls": ["closed"], "calibration_samples": 9}, "calibration_samples", "no control takes the mean"),
+        ({"channels": ["receiver", "t2t"]}, "fusers", "no channel needs a fuser"),
+        (
+            {"sharers": [], "fusers": [], "channels": ["receiver"], "sharer_chat_template": "simple"},
+            "sharer_chat_template",
+            "there is no sharer",
+        ),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(changes: dict[str, Any], name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"{name} would change nothing, since {reason}.*; leave it out"):
+        build({**PAIR, **changes})
+    build({**PAIR, **changes, "output_path": "there", "resume": True})
