@@ -14,13 +14,18 @@ _OFF = {"chat": "no-chat-template"}
 
 
 def rerun_command(run: RunRecord) -> str:
-    """Writes the settings that decide a run's answers as a command; what is as usual is left out."""
+    """Writes the settings that decide a run's answers as a command; what is as usual is left out.
+
+    Where the questions came from is no such setting, but on the machine of the run they are found there again.
+    """
     words = ["python", "run_eval.py", "run"]
     for name, field in RunConfig.model_fields.items():
         value = run.identity_fields.get(name)
         if value in (None, "", [], {}) or value == field.default:
             continue
         words += _flag(name, value)
+    if folder := run.config.get("datasets_dir"):
+        words += _flag("datasets_dir", folder)
     return " ".join(map(shlex.quote, words))
 
 

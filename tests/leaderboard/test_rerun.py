@@ -55,6 +55,12 @@ def test_the_command_on_a_board_asks_for_the_same_again(asked: list[str]) -> Non
     assert identity(configuration(argparse.ArgumentParser(), printed[3:])) == identity(config)
 
 
+def test_the_command_reads_the_rows_that_the_run_read() -> None:
+    config = configuration(argparse.ArgumentParser(), ["--tasks", "openbookqa", "--datasets_dir", "my rows"])
+    record = record_of(config).model_copy(update={"config": {"datasets_dir": config.datasets_dir}})
+    assert configuration(argparse.ArgumentParser(), shlex.split(rerun_command(record))[3:]).datasets_dir == "my rows"
+
+
 def record_of(config: RunConfig) -> RunRecord:
     return RunRecord(
         run_id="r", status="success", started_at="", identity="", identity_fields=identity(config), config={}
