@@ -96,12 +96,34 @@ def extra_of(module: str) -> str | None:
 
 
 def suggest(seen: str, allowed: Iterable[str]) -> str:
-    """Returns ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string."""
-    near = difflib.get_close_matches(seen, list(allowed), n=1, cutoff=0.5)
+    """Returns ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string where none is near."""
+    found = difflib.get_close_matches(seen, list(allowed), n=3, cutoff=0.6)
+    near = [name for name in found if name.startswith(seen) or 2 * _edits(seen, name) <= max(len(seen), 2)]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def unknown(what: str, seen: str, allowed: Iterable[str]) -> UserError:
-    """Builds the error for a name that is not in a closed set."""
-    names = sorted(allowed)
-    return UserError(f"Unknown {what} {seen!r}; allowed: {', '.join(names)}.{suggest(seen, names)}")
+def _edits(one: str, other: str) -> int:
+    """Letters that differ: long names share many by chance, so a share of equal ones says little."""
+    changes = difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
+    return sum(max(i2 - i1, j2 - j1) for kind, i1, i2, j1, j2 in changes if kind != "equal")
+
+
+_MOST_NAMES = 12
+_SOME_NAMES = 5
+
+
+def unknown(what: str, seen: str, allowed: Iterable[str], listed_by: str = "") -> UserError:
+    """Builds the error for a name that is not in a closed set: the nearest one first, and of many names a few.
+
+    Args:
+        what: the kind of name.
+        seen: the name.
+        allowed: every name; of many, where none is near, the first few are said.
+        listed_by: command that lists them all.
+    """
+    names = list(dict.fromkeys(allowed))
+    near, wanted = suggest(seen, names), f"Allowed: {', '.join(sorted(names))}."
+    if len(names) > _MOST_NAMES:
+        some = difflib.get_close_matches(seen, names, n=_SOME_NAMES, cutoff=0) if near else names[:_SOME_NAMES]
+        wanted = f"Allowed: {', '.join(some)} and more{f', see `{listed_by}`' if listed_by else ''}."
+    return UserError(f"Unknown {what} {seen!r}.{near} {wanted}")

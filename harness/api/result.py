@@ -11,6 +11,7 @@ import pandas as pd
 
 from harness import results
 from harness.errors import UserError
+from harness.paths import program
 from harness.records.journal import LoadedRun, load_run
 from harness.results.formatting import arm_text
 
@@ -62,7 +63,7 @@ class Result:
         """
         run = load_run(Path(path))
         if not run.samples:
-            raise UserError(f"{run.path} has no answers yet; run_eval.py resume {run.path} goes on with it.")
+            raise UserError(f"{run.path} has no answers yet; {program()} resume {run.path} goes on with it.")
         return cls(run)
 
     @property

@@ -22,8 +22,8 @@ import yaml
 
 from harness.benchmarks.definitions import BENCHMARKS
 from harness.benchmarks.task_data import check_pinned
-from harness.errors import UserError, suggest
-from harness.paths import TASKS
+from harness.errors import UserError, unknown
+from harness.paths import TASKS, program
 from harness.registry import Registry
 
 if TYPE_CHECKING:
@@ -210,8 +210,7 @@ def _check(name: str, known: Iterable[str]) -> None:
             f"{', '.join(headline_names())}."
         )
     if name not in known:
-        near = suggest(name, known)
-        raise UserError(f"Unknown task {name!r}; allowed: {', '.join(headline_names())} and their subjects.{near}")
+        raise unknown("task", name, [*headline_names(), *known], f"{program()} ls")
 
 
 def tasks_brought_by() -> dict[str, str]:

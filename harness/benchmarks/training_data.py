@@ -26,7 +26,7 @@ from typing import Any
 from harness.benchmarks.definitions import BENCHMARKS
 from harness.benchmarks.documents import Document, benchmark_documents
 from harness.benchmarks.lm_eval_functions import paper_prompt
-from harness.errors import UserError, ended, suggest
+from harness.errors import UserError, ended, unknown
 from harness.records.files import write_atomic
 
 NEAR = 0.8  # cosine of word counts from which two questions count as one
@@ -104,7 +104,7 @@ def shuffle_options(document: Document, seed: int) -> Document:
 
 def _documents(name: str, split: str) -> list[Document]:
     if name not in BENCHMARKS:
-        raise UserError(f"Unknown benchmark {name!r}; allowed: {', '.join(BENCHMARKS)}.{suggest(name, BENCHMARKS)}")
+        raise unknown("benchmark", name, BENCHMARKS)
     benchmark = BENCHMARKS[name]
     if split == benchmark.split or benchmark.subjects:
         what = f"split {split!r} is the one that is tested" if split == benchmark.split else "it has one set a subject"

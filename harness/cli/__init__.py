@@ -16,8 +16,8 @@ from harness import __version__
 from harness.cli.libraries import uncollected
 from harness.cli.parser import Parser, declared
 from harness.distributed import leave
-from harness.errors import UserError, ended, suggest
-from harness.paths import RECIPE_FILE
+from harness.errors import UserError, ended, unknown
+from harness.paths import RECIPE_FILE, program
 from harness.progress import stage
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _dispatch(given: list[str]) -> int:
     name, rest = given[0], given[1:]
     commands = _commands()
     if name not in commands:
-        raise UserError(f"Unknown command {name!r}; allowed: {', '.join(commands)}.{suggest(name, commands)}")
+        raise unknown("command", name, commands)
     if name in _PLUGGED:
         _load_plugins(rest)
     return commands[name](rest)
@@ -87,9 +87,9 @@ def _declare_plugin(parser: argparse.ArgumentParser) -> None:
 def _overview() -> str:
     commands = "\n".join(f"  {name:<11} {text}" for name, text in _SUMMARY.items())
     return (
-        "usage: run_eval.py COMMAND [flags]\n\n"
+        f"usage: {program()} COMMAND [flags]\n\n"
         "Measures what one language model gains when another one talks to it, and what that costs.\n\n"
-        f"{commands}\n\nrun_eval.py COMMAND --help shows a command's flags."
+        f"{commands}\n\n{program()} COMMAND --help shows a command's flags."
     )
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from harness.paths import program
+
 _BRIDGE = "python -m harness.lm_eval_bridge run"
 _FEW_SHOT = f"examples are a task's own here (num_fewshot in its YAML, --tasks FILE); or use {_BRIDGE}"
 _KEPT = "every answer is kept in the run's folder; leave it out"
-_SHOWN = "run_eval.py report RUN --question ID shows a question as the models read it"
+_SHOWN = "{program} report RUN --question ID shows a question as the models read it"
 
 _RUN = {
     "--model": "name the models: --receiver MODEL, and --sharer MODEL for one that talks to it",
@@ -69,7 +71,7 @@ def answer(command: str, words: Sequence[str], own: Collection[str]) -> str:
             if sentence := _changed(name, value, _OF_OURS[command, name], table):
                 return sentence
         elif name in table and word.partition("=")[0] not in own:
-            return f"{name} is not a flag here: {_named(value) or table[name]}."
+            return f"{name} is not a flag here: {_named(value) or _said(table[name])}."
         elif table and name == "pretrained" and not _is_value(words, place):
             return f"{word!r} is lm-eval's: {_named(word)}."
     return ""
@@ -77,8 +79,12 @@ def answer(command: str, words: Sequence[str], own: Collection[str]) -> str:
 
 def _changed(name: str, value: str, theirs: str | None, table: dict[str, str]) -> str:
     if theirs is None:
-        return f"{name} has no effect: {table[name]}."
+        return f"{name} has no effect: {_said(table[name])}."
     return f"{name} {value}: {_AUTO}." if value.startswith(theirs) else ""
+
+
+def _said(sentence: str) -> str:
+    return sentence.replace("{program}", program())
 
 
 def _named(arguments: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.cli.foreign_words import answer
 from harness.errors import UserError, suggest
+from harness.paths import program
 
 WIDTH = 79
 _COLUMN = 24
@@ -21,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str = "", description: str = "") -> None:
         """A parser of a command; without a name one that reads a few flags among others."""
         super().__init__(
-            prog=f"run_eval.py {command}".strip(),
+            prog=f"{program()} {command}".strip(),
             description=description,
             allow_abbrev=False,
             add_help=False,
@@ -38,7 +41,19 @@ class Parser(argparse.ArgumentParser):
         words = [_canonical(word, known) for word in given]
         if sentence := answer(self._command, words, self._option_string_actions):
             raise UserError(sentence)
+        self._refuse_split_lists(words)
         return super().parse_known_args(words, namespace)
+
+    def _refuse_split_lists(self, words: Sequence[str]) -> None:
+        """Refuses ``--tasks a b``, whose second word would be taken for the file of a suite."""
+        for place, word in enumerate(words):
+            flag, equals, value = word.partition("=")
+            if not getattr(self._option_string_actions.get(flag), "listed", False):
+                continue
+            value, *rest = [value] * bool(equals) + list(words[place + 1 :]) or [""]
+            parts = [value, *takewhile(_bare, rest)]
+            if len(parts) > 1:
+                raise UserError(f"{flag} {' '.join(parts)}: write several with commas, {flag} {','.join(parts)}.")
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print.
@@ -117,6 +132,11 @@ def _brief(text: str) -> str:
     clause = words.partition(";")[0].rstrip(".")
     whole = (text, f"{clause}{bracket}{default}")
     return next((one for one in whole if len(one) <= WIDTH - _COLUMN), clause)
+
+
+def _bare(word: str) -> bool:
+    """Whether a word is neither a flag nor a file, as a suite is."""
+    return not word.startswith("-") and not word.endswith((".yaml", ".yml")) and not Path(word).exists()
 
 
 def _joined(word: str) -> str:

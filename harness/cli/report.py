@@ -9,6 +9,7 @@ from textwrap import fill
 
 from harness import leaderboard
 from harness.errors import UserError
+from harness.paths import program
 from harness.records.journal import LoadedRun, load_run, tell_warnings
 from harness.results import arms_of, compare, facts_of, frame, render_all, render_comparison, render_ranking
 from harness.results.terminal_table import WIDTH
@@ -28,8 +29,11 @@ def report(options: argparse.Namespace) -> int:
     for path in options.runs if options.add else ():
         print(f"Wrote {leaderboard.add_record(options.leaderboards_dir, path)}")
     if options.add or not options.runs:
-        for path in leaderboard.write(options.leaderboards_dir):
+        changed = leaderboard.write(options.leaderboards_dir)
+        for path in changed:
             print(f"Wrote {path}")
+        if not changed:
+            print(f"The pages in {options.leaderboards_dir} are up to date.")
     elif not (options.html or options.plots):
         _print(options, runs)
     return 0
@@ -47,7 +51,7 @@ def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
     """Prints each run's ranking, everything, a comparison of two arms or one question; several runs side by side."""
     for run in runs:
         if not run.samples:
-            raise UserError(f"{run.path} has no answers yet; run_eval.py resume {run.path} goes on with it.")
+            raise UserError(f"{run.path} has no answers yet; {program()} resume {run.path} goes on with it.")
     for run in runs:
         if run.record.status != "success":
             print(fill(_unfinished(run), WIDTH), end="\n\n")
@@ -99,7 +103,7 @@ def _views(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
 def _check(options: argparse.Namespace) -> int:
     differing = leaderboard.check(options.leaderboards_dir)
     for name in differing:
-        print(f"{name} is not what the records give; run run_eval.py report and commit.", file=sys.stderr)
+        print(f"{name} is not what the records give; run {program()} report and commit.", file=sys.stderr)
     if not differing:
         print("Every page is what its records give.")
     return 1 if differing else 0

@@ -9,7 +9,7 @@ from harness.channels.registry import CHANNELS
 from harness.channels.spec import entries_of
 from harness.config.validation import with_served_defaults
 from harness.errors import UserError
-from harness.paths import PAIR_NAME
+from harness.paths import PAIR_NAME, program
 
 _TASKS = ("relay_one", "relay_crowd")
 
@@ -34,7 +34,7 @@ def with_embedded(values: Mapping[str, Any]) -> dict[str, Any]:
         if "tasks" not in filled:
             filled = {**_SIZE, **filled, "tasks": list(_TASKS)}
     if not filled.get("tasks"):
-        raise UserError("No task is given; name one or more with --tasks (see run_eval.py ls).")
+        raise UserError(f"No task is given; name one or more with --tasks ({program()} ls lists them).")
     return filled
 
 

@@ -1,7 +1,8 @@
 """The flags of a command from the fields of its pydantic model: names, types, groups and help are those of the fields.
 
-A switch has ``--name`` and ``--no-name``, of which help shows the one that changes something; a list is given with
-commas, everything else is one value; what is given twice counts as given last, but for lists of `Each`.
+A switch has ``--name`` and ``--no-name``, of which help shows the one that changes something, in the words of `Off`; a
+list is given with commas, everything else is one value; what is given twice counts as given last, but for lists of
+`Each`.
 What a value may be is checked by the model, so that a flag and a YAML file are refused in the same words.
 """
 
@@ -44,6 +45,13 @@ class Each:
     """A list whose parts may be given by flags of their own: ``--sharer a --sharer b``."""
 
 
+@dataclass(frozen=True)
+class Off:
+    """What a switch that is on does once it is turned off, as help says it of ``--no-name``."""
+
+    text: str
+
+
 Form = Literal["switch", "parts", "list", "mapping", "count", "number", "text"]
 _FORMS: tuple[tuple[type, Form], ...] = (
     (bool, "switch"),
@@ -62,7 +70,7 @@ class Flag:
         field: the field of the model.
         names: without dashes before them; the field's own first.
         form: what is written behind it.
-        help: the field's description with its default.
+        help: what the shown spelling does: the field's description with its default, or its `Off`.
         section: the group that it stands in; "" for none.
         front: whether the short help shows it.
         on: whether a switch is on unless it is given.
@@ -117,7 +125,7 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
         action = sections[flag.section].add_argument(
             *flag.spellings, dest=flag.field, default=argparse.SUPPRESS, help=flag.help, **_kind(flag, strict)
         )
-        action.shown, action.rare = flag.shown, not flag.front
+        action.shown, action.rare, action.listed = flag.shown, not flag.front, flag.form in ("list", "parts")
 
 
 def given_values(model: type[BaseModel], parsed: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +178,8 @@ def _kind(flag: Flag, strict: bool) -> dict[str, Any]:
 
 
 def _help(info: FieldInfo) -> str:
-    text = info.description or ""
+    off = next((mark.text for mark in info.metadata if isinstance(mark, Off)), "")
+    text = off or info.description or ""
     silent = isinstance(info.default, bool) or info.default in (None, "", (), {})
     shown = not silent and not info.is_required() and info.default_factory is None
     return (f"{text} (default: {info.default})" if shown else text).replace("%", "%%")

@@ -27,7 +27,7 @@ from harness.config.fields import (
     Names,
     Runtime,
 )
-from harness.config.flags import Also, Each, Front, Section
+from harness.config.flags import Also, Each, Front, Off, Section
 from harness.config.validation import OWN
 
 
@@ -81,7 +81,7 @@ class RunConfig(BaseModel):
     """Folder with local copies of the data sets, read in place of the hub."""
     limit: Identity[Annotated[Count | None, Front()]] = None
     """Only so many questions of a task, drawn by the seed."""
-    chat: Identity[Annotated[bool, Also("chat_template")]] = True
+    chat: Identity[Annotated[bool, Also("chat_template"), Off("Ask in plain text, without the chat template.")]] = True
     """Render prompts through the chat template."""
     enable_thinking: Identity[bool] = False
     """Let chat templates that know such a switch open a chain of thought; the paper's protocol has it off."""
@@ -132,9 +132,9 @@ class RunConfig(BaseModel):
     """Folder of the leaderboards to update."""
     resume: Runtime[Annotated[bool, Front()]] = False
     """Continue the run in `output_path`; start it where nothing has begun."""
-    log_samples: Runtime[bool] = True
+    log_samples: Runtime[Annotated[bool, Off("Refused: a run goes on from its answers, so they are kept.")]] = True
     """Keep prompts' answers in full."""
-    progress: Runtime[bool] = True
+    progress: Runtime[Annotated[bool, Off("Show no progress on the terminal.")]] = True
     """Show progress on the terminal."""
 
     @model_validator(mode="before")

@@ -27,6 +27,7 @@ from harness.evaluation.run_state import Session
 from harness.inference.memory import peak_bytes
 from harness.inference.types import ROLES
 from harness.models.chat import conversation_sha256
+from harness.paths import program
 from harness.records.files import write_atomic
 from harness.records.folder import RunFolder
 from harness.records.journal import LoadedRun, latest_samples, without_nonfinite
@@ -127,7 +128,7 @@ def publish_pages(config: RunConfig, path: Path, shown: bool = True) -> None:
     leaderboard.write_own(path)
     if shown:
         page = path / leaderboard.OWN_PAGE
-        print(f"Leaderboard: {page}; to publish: run_eval.py report --add {path}", file=sys.stderr)
+        print(f"Leaderboard: {page}; to publish: {program()} report --add {path}", file=sys.stderr)
     if config.leaderboards_dir is None:
         return
     leaderboard.add_record(Path(config.leaderboards_dir), path)
@@ -179,7 +180,7 @@ def _finish(session: Session, folder: RunFolder, work: PassStats) -> None:
             print(line)
     print_notes(record.warnings)
     if session.shown:
-        print(f"Records: {folder.path}; all rows: run_eval.py report {folder.path} --all", file=sys.stderr)
+        print(f"Records: {folder.path}; all rows: {program()} report {folder.path} --all", file=sys.stderr)
 
 
 def _peaks(session: Session, work: PassStats) -> dict[str, int]:

@@ -27,7 +27,7 @@ from harness.fusers.checkpoint import check_fits
 from harness.fusers.checkpoint import load as load_fuser
 from harness.fusers.interface import FuserModule
 from harness.inference.types import Query, Request
-from harness.models.chat import check_template, same_vocabulary
+from harness.models.chat import check_template, same_vocabulary, template_flag, template_remedy
 from harness.models.hub import Commits, Snapshot, Wanted
 from harness.models.lm import LM, kv_shape, with_own_modules
 from harness.models.loading import fetch_reference, load, read_template
@@ -146,7 +146,7 @@ def _loaded(
     needs = _needs(config)
     receiver = _receiver(config, sources)
     named = config.sharers if "sharer" in needs else ()
-    sharers = tuple(_load(config, reference, config.sharer_chat_template, sources) for reference in named)
+    sharers = tuple(_load(config, reference, "sharer", sources) for reference in named)
 
     def fuser(name: str, sharer: LM) -> FuserModule:
         here = sources.given.fusers.get(name)
@@ -205,7 +205,7 @@ def fine_tuned(config: RunConfig, receiver: LM, sources: _Sources) -> LM:
         UserError: it cannot be loaded, or speaks another vocabulary or through another chat template.
     """
     assert config.tuned is not None
-    lm = _load(config, config.tuned, config.receiver_chat_template, sources, config.receiver)
+    lm = _load(config, config.tuned, "receiver", sources, config.receiver)
     if not same_vocabulary(receiver.tokenizer, lm.tokenizer):
         raise UserError(
             f"tuned is {config.tuned!r}, whose tokenizer is not that of the receiver {config.receiver!r}; give an "
@@ -246,13 +246,14 @@ def fuser_place(reference: str, commits: Commits | None = None) -> Snapshot:
     return replace(found, folder=found.folder / folder)
 
 
-def _load(
-    config: RunConfig, reference: str, chat_template: str | None, sources: _Sources, base: str | None = None
-) -> LM:
+def _load(config: RunConfig, reference: str, role: str, sources: _Sources, base: str | None = None) -> LM:
+    """Loads a model, which reads through the template that is given to its role."""
+    chat_template = getattr(config, template_flag(role))
     here = sources.given.models.get(reference)
     lm = _read(config, reference, chat_template, sources, base) if here is None else _speaking(here, chat_template)
     if config.chat:
-        check_template(lm)  # a missing or broken template is refused before anything is asked
+        # A missing or broken template is refused before anything is asked.
+        check_template(lm, f"{template_remedy(role)}, or ask in plain text with --no-chat")
     return checked(lm)
 
 
@@ -280,7 +281,7 @@ def _read(config: RunConfig, reference: str, chat_template: str | None, sources:
 
 def _receiver(config: RunConfig, sources: _Sources) -> LM:
     base = config.receiver if config.peft else None
-    lm = _load(config, config.peft or config.receiver, config.receiver_chat_template, sources, base)
+    lm = _load(config, config.peft or config.receiver, "receiver", sources, base)
     if config.peft and lm.reference.adapter is None:
         raise UserError(f"peft is {config.peft!r}, which is no adapter; give the folder that peft wrote.")
     if config.max_length is None:

@@ -289,12 +289,28 @@ def render_answered(lm: Speaker, conversation: Conversation, answer: Turn) -> st
     return _templated(lm, conversation, [*conversation.messages, answer.message], add_generation_prompt=False)
 
 
-def check_template(lm: Speaker) -> None:
+def template_flag(role: str) -> str:
+    """Returns the setting that gives a receiver or a sharer another chat template."""
+    return f"{role}_chat_template"
+
+
+def template_remedy(role: str) -> str:
+    """Says how a model of a role is given the template that it lacks."""
+    return f"give one with --{template_flag(role)} FILE, or `simple` for the built-in one"
+
+
+def check_template(lm: Speaker, remedy: str) -> None:
     """Renders an empty question several times over.
+
+    Args:
+        lm: its tokenizer has the template.
+        remedy: what to do where there is none, by the names of the command's flags.
 
     Raises:
         UserError: the template is missing, broken, or does not write the same text every time.
     """
+    if lm.tokenizer.chat_template is None:
+        raise UserError(f"Model {lm.reference.text!r} has no chat template; {remedy}.")
     texts = {render(lm, user_turn("")) for _ in range(_RENDERINGS)}
     if len(texts) > 1:
         raise UserError(
@@ -372,8 +388,8 @@ def conversation_sha256(conversation: Conversation) -> str:
 def _templated(lm: Speaker, conversation: Conversation, messages: list[dict[str, Any]], **how: Any) -> str:
     if lm.tokenizer.chat_template is None:
         raise UserError(
-            f"Model {lm.reference.text!r} has no chat template; give one (for instance the built-in 'simple'), "
-            "or send plain text with --no-chat-template."
+            f"Model {lm.reference.text!r} has no chat template; give a Jinja file or the built-in 'simple' as "
+            "receiver_chat_template or sharer_chat_template, or send plain text."
         )
     how = {**how, **conversation.template_arguments, **fixed_clock(lm.tokenizer)}
     try:

@@ -27,6 +27,7 @@ from typing import Generic, TypeVar
 from pydantic_core import from_json
 
 from harness.errors import RunError, UserError
+from harness.paths import program
 from harness.records.files import explain_os_error, explaining, scrub, sync_folder, write_fully
 from harness.records.migrations import load
 from harness.records.schema import Failure, Record, RunRecord, Sample, Timing
@@ -290,5 +291,5 @@ def _check_whole(folder: Path, record: RunRecord, samples: Iterable[Sample]) -> 
             arm = f"{row.channel}/{row.control}" if row.control else row.channel
             raise UserError(
                 f"{folder / SAMPLES} holds {here} of {row.n} answers to {row.task} through {arm}; restore the file "
-                f"or answer them again with run_eval.py resume {folder}."
+                f"or answer them again with {program()} resume {folder}."
             )

@@ -267,7 +267,7 @@ def _kind(backend: str, model: Any) -> Kind:
 
 def _check_reads(served: Served, chat: bool) -> None:
     if served.kind == "chat" and not chat:
-        raise UserError(f"Backend {served.backend!r} takes chats only; leave --no-chat-template out.")
+        raise UserError(f"Backend {served.backend!r} takes chats only; leave --no-chat out.")
     if not chat:
         return
     try:
@@ -280,4 +280,4 @@ def _check_reads(served: Served, chat: bool) -> None:
         raise UserError(f"Backend {served.backend!r} renders no chats here; {_PLAIN}")
 
 
-_PLAIN = "send plain text with --no-chat-template, or name a transformers tokenizer in its arguments."
+_PLAIN = "send plain text with --no-chat, or name a transformers tokenizer in its arguments."

@@ -11,14 +11,14 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RunError, UserError
-from harness.paths import RECIPE_FILE
+from harness.paths import RECIPE_FILE, program
 from harness.progress import quiet
 from harness.training.recipe import Recipe, add_arguments, from_options, identity
 
@@ -44,18 +44,33 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
+_SOME_TASK = "TASK"
+
+
 def _where_written(session: Session) -> Iterator[str]:
     """Says where the result lies and how it is run."""
     from harness.records.files import COST_FILE
 
-    recipe = session.recipe
     results = sorted(path.parent for path in session.folder.glob(f"*/{COST_FILE}"))
     yield f"Written: {', '.join(map(str, results))}"
+    yield how_to_run(session.recipe, results)
+
+
+def how_to_run(recipe: Recipe, results: Sequence[Path]) -> str:
+    """Returns a line with the command that asks a task, the one that the training names if it names one.
+
+    Args:
+        recipe: of the training.
+        results: folders of its fusers, or of its adapter.
+    """
     flags = [("receiver", recipe.receiver), *(("sharer", sharer) for sharer in recipe.sharers)]
     templates = ("receiver_chat_template", "sharer_chat_template")
     flags += [(name, str(value)) for name in templates if (value := getattr(recipe, name))]
     flags += [("fuser" if recipe.sharers else "tuned", str(path)) for path in results]
-    yield f"To run it: run_eval.py run {shlex.join(part for name, value in flags for part in (f'--{name}', value))}"
+    task = recipe.prompt_of or ",".join(recipe.validate_tasks) or _SOME_TASK
+    words = shlex.join(part for name, value in [*flags, ("tasks", task)] for part in (f"--{name}", value))
+    where = f", {_SOME_TASK} being one that `{program()} ls` lists" if task == _SOME_TASK else ""
+    return f"To run it{where}: {program()} run {words}"
 
 
 def train(recipe: Recipe) -> Path:

@@ -28,7 +28,7 @@ from harness.config.fields import (
     Names,
     Runtime,
 )
-from harness.config.flags import Also, Each, Front, Section, add_flags, given_values, keys_of
+from harness.config.flags import Also, Each, Front, Off, Section, add_flags, given_values, keys_of
 from harness.config.identity import kinds
 from harness.config.loading import error_sentence
 from harness.errors import UserError, suggest
@@ -222,7 +222,7 @@ class Recipe(BaseModel):
     """Write TensorBoard logs, to `tensorboard`."""
     resume: Runtime[Annotated[bool, Front()]] = False
     """Continue the training in `output_path`; with the recipe there; start it where nothing has begun."""
-    progress: Runtime[bool] = True
+    progress: Runtime[Annotated[bool, Off("Show no progress on the terminal.")]] = True
     """Show progress on the terminal."""
 
     @model_validator(mode="after")

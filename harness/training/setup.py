@@ -25,7 +25,7 @@ from harness.fusers.checkpoint import check_fits, load
 from harness.fusers.interface import FuserModule, PairConfig, config_of
 from harness.fusers.layer_mapping import LayerMap, k_nearest, last_aligned, pair_shapes
 from harness.fusers.registry import C2C, parse_form
-from harness.models.chat import check_template
+from harness.models.chat import check_template, template_flag, template_remedy
 from harness.models.hub import Commits
 from harness.models.lm import LM, KVShape, kv_shape
 from harness.models.loading import fetch_reference, pick_device
@@ -109,8 +109,8 @@ def open_session(recipe: Recipe) -> Session:
     corpus = _corpus(recipe, commits)
     steps = recipe.steps or max(1, int(recipe.epochs * (len(corpus) - recipe.held_out_rows) / recipe.global_batch))
     device = str(accelerator.device) if accelerator.num_processes > 1 else str(where)
-    receiver = _model(recipe, recipe.receiver, recipe.receiver_chat_template, device, commits)
-    sharers = [_model(recipe, name, recipe.sharer_chat_template, device, commits) for name in recipe.sharers]
+    receiver = _model(recipe, recipe.receiver, "receiver", device, commits)
+    sharers = [_model(recipe, name, "sharer", device, commits) for name in recipe.sharers]
     objective = _objective(recipe, receiver, sharers, steps)
     if recipe.gradient_checkpointing:
         for lm in (receiver, *sharers):
@@ -150,16 +150,16 @@ def _corpus(recipe: Recipe, commits: Commits) -> Corpus:
     return corpus
 
 
-def _model(recipe: Recipe, name: str, template: str | None, device: str, commits: Commits) -> LM:
+def _model(recipe: Recipe, name: str, role: str, device: str, commits: Commits) -> LM:
     lm = load_model(
         fetch_reference(parse_reference(name), commits),
         device=device,
         dtype=recipe.dtype,
         attention=recipe.attention,
-        chat_template=template,
+        chat_template=getattr(recipe, template_flag(role)),
         trust_remote_code=recipe.trust_remote_code,
     )
-    check_template(lm)
+    check_template(lm, template_remedy(role))
     return checked(lm)
 
 

@@ -114,6 +114,9 @@ def test_a_flag_is_refused_in_a_sentence(
     ("arguments", "words"),
     [
         (["rum"], "Did you mean 'run'?"),
+        (["run", "--tasks", "relay_one", "relay_crowd"], "with commas, --tasks relay_one,relay_crowd."),
+        (["run", "--tasks=a", "b", "c"], "with commas, --tasks a,b,c."),
+        (["run", "--sharer", "a", "b"], "with commas, --sharer a,b."),
         (["--limit", "3"], "Unknown command '--limit'"),
         (["ls", "task"], "invalid choice"),
         (["resume"], "required: run"),
@@ -161,3 +164,14 @@ def test_a_shell_sees_one_line_and_exit_code_2(
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("Error: ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_of_many_tasks_the_near_one_comes_first_and_few_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, [*TINY, "--tasks", "factwrld"])
+    assert said.index("Did you mean 'factworld'?") < said.index("Allowed: ")
+    assert said.partition("Allowed: ")[2].count(",") <= 5
+    assert "see `c2c-harness ls`" in said
+
+
+def test_a_name_that_shares_a_few_letters_is_not_near(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Did you mean" not in refused(capsys, [*TINY, "--channels", "mychan"])

@@ -66,7 +66,7 @@ FOLDERS: dict[str, tuple[Change, str]] = {
     "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "cannot be loaded"),
     "tokenizer is no JSON": (write("tokenizer.json", b"{"), "cannot be loaded"),
     "tokenizer is empty": (write("tokenizer.json", b"{}"), "cannot be loaded"),
-    "no chat template": (lambda f: (f / "chat_template.jinja").unlink(), "--no-chat-template"),
+    "no chat template": (lambda f: (f / "chat_template.jinja").unlink(), "--receiver_chat_template FILE"),
     "chat template is broken": (write("chat_template.jinja", b"{% for %}"), "chat template"),
     "chat template refuses": (write("chat_template.jinja", b"{{ raise_exception('no') }}"), "refuses"),
     "chat template adds text to a number": (write("chat_template.jinja", b"{{ 1 + 'a' }}"), "chat template"),
@@ -117,7 +117,9 @@ def test_a_sharer_without_a_template_is_refused_before_anything_is_run(
     (tmp_path / "sharer" / "chat_template.jinja").unlink()
     pair = ["--receiver", str(PAIR / "receiver"), "--sharer", str(tmp_path / "sharer")]
     run = [*TINY, *pair, "--channels", "receiver,sharer", "--controls", "", "--output_path", str(tmp_path / "run")]
-    assert "--no-chat-template" in refused(capsys, run)
+    said = refused(capsys, run)
+    assert "--sharer_chat_template FILE" in said
+    assert said.rstrip().endswith("--no-chat.")
     assert not (tmp_path / "run").exists()
 
 

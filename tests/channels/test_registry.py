@@ -35,7 +35,7 @@ def test_a_name_means_one_thing() -> None:
     assert names.add(Named("one")) == Named("one")
     with pytest.raises(UserError, match="Two entries are named thing 'one'"):
         names.add(Named("one", 1))
-    with pytest.raises(UserError, match=r"Unknown thing 'ome'; allowed: one\. Did you mean 'one'\?"):
+    with pytest.raises(UserError, match=r"Unknown thing 'ome'\. Did you mean 'one'\? Allowed: one\."):
         names.get("ome")
 
 

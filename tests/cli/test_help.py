@@ -9,13 +9,16 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import BaseModel
 
 from harness import cli
+from harness.bench.main import BenchOptions
 from harness.cli.parser import Parser
 from harness.config import RunConfig
 from harness.config.flags import add_flags, flags_of, given_values
 from harness.errors import ended
 from harness.paths import ROOT
+from harness.training.recipe import Recipe
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
@@ -30,7 +33,32 @@ def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str]) ->
     said = told(capsys, command, "--help")
     assert len(said) <= 40
     assert max(map(len, said)) <= 80
-    assert said[-1].endswith(f"run_eval.py {command} --help all")
+    assert said[-1].endswith(f"c2c-harness {command} --help all")
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [("run_eval.py", "python run_eval.py"), ("my code/run_eval.py", "python 'my code/run_eval.py'")]
+    + [(f"/somewhere/{name}", "c2c-harness") for name in ("bin/c2c-harness", "training/__main__.py", "pytest")],
+)
+def test_a_command_is_shown_as_it_was_called(
+    called: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    assert cli.main([]) == 0
+    overview = capsys.readouterr().out
+    assert overview.startswith(f"usage: {shown} COMMAND")
+    assert overview.rstrip().endswith(f"{shown} COMMAND --help shows a command's flags.")
+    assert " ".join(told(capsys, "check", "-h")).startswith(f"usage: {shown} check")
+    assert cli.main(["run", "--write_out"]) == 2
+    assert f"{shown} report RUN --question ID" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", [RunConfig, Recipe, BenchOptions])
+def test_a_switch_that_is_on_says_what_turning_it_off_does(model: type[BaseModel]) -> None:
+    for flag in flags_of(model):
+        if flag.on:
+            assert flag.help != model.model_fields[flag.field].description, flag.shown
 
 
 def test_all_of_it_shows_every_flag_in_one_spelling(capsys: pytest.CaptureFixture[str]) -> None:

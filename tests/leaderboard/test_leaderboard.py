@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from harness.cli import main
 from harness.errors import UserError
 from harness.leaderboard import add_record, check, export_record, write, write_own
 from harness.leaderboard.cells import overview_cells
@@ -253,6 +254,18 @@ def test_a_board_elsewhere_shows_what_was_run_there_and_nothing_else(tmp_path: P
     pages = {path.name for path in write(tmp_path / "boards") if path.suffix == ".md"}
     assert pages == {"README.md", "openbookqa.md"}
     assert "Reported by others" not in "".join(path.read_text() for path in (tmp_path / "boards").glob("*.md"))
+
+
+def test_the_command_says_what_it_wrote_or_that_nothing_was_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, board = write_run(run([Plan(n=3, timed=0)]), tmp_path / "run"), tmp_path / "boards"
+    assert main(["report", "--add", str(folder), "--leaderboards_dir", str(board)]) == 0
+    said = capsys.readouterr().out
+    assert f"Wrote {record_path(board)}" in said
+    assert f"Wrote {board / 'README.md'}" in said
+    assert main(["report", "--leaderboards_dir", str(board)]) == 0
+    assert capsys.readouterr().out == f"The pages in {board} are up to date.\n"
 
 
 def test_without_records_the_published_figures_still_stand(tmp_path: Path) -> None:

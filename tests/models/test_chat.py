@@ -80,7 +80,7 @@ def test_an_option_without_a_token_is_refused(lm: LM) -> None:
 
 
 def test_a_model_without_a_template_says_what_to_do(lm: LM) -> None:
-    with pytest.raises(UserError, match="has no chat template; give one"):
+    with pytest.raises(UserError, match="has no chat template; give a Jinja file"):
         encode(_with_template(lm, None), QUESTION)
 
 

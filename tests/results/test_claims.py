@@ -204,7 +204,7 @@ def test_report_of_a_run_prints_its_ranking_and_writes_nothing(
 
 def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
-    assert "usage: run_eval.py COMMAND" in capsys.readouterr().out
+    assert "usage: c2c-harness COMMAND" in capsys.readouterr().out
 
 
 def test_a_run_without_flags_publishes_nowhere() -> None:

@@ -1,11 +1,15 @@
 import argparse
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+from harness.cli.parser import Parser
+from harness.cli.run_flags import configuration
 from harness.config.identity import kinds
 from harness.errors import UserError
+from harness.training.main import how_to_run
 from harness.training.recipe import Recipe, add_arguments, build, from_options, identity
 
 PAIR = ["--receiver", "r", "--sharer", "s", "--output-path", "out"]
@@ -107,3 +111,21 @@ def test_a_resumed_training_has_the_recipe_of_its_folder(tmp_path):
     (tmp_path / "recipe.json").unlink()
     with pytest.raises(UserError, match="receiver is missing"):
         resumed()
+
+
+@pytest.mark.parametrize(
+    ("flags", "task"),
+    [
+        (("--prompt-of", "relay_one"), "relay_one"),
+        (("--validate_task", "relay_one,relay_crowd"), "relay_one,relay_crowd"),
+        ((), "TASK"),
+    ],
+)
+def test_the_command_that_runs_what_was_trained_is_read_as_it_is_printed(flags, task, tmp_path):
+    line = how_to_run(parsed(*flags), [tmp_path / "fuser"])
+    assert ("TASK being one" in line) == (task == "TASK")
+    words = shlex.split(line.rpartition(": ")[2])
+    assert words[:2] == ["c2c-harness", "run"]
+    config = configuration(Parser("run"), words[2:])
+    assert (config.receiver, config.sharers, config.fusers) == ("r", ("s",), (str(tmp_path / "fuser"),))
+    assert ",".join(config.tasks) == task
