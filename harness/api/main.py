@@ -80,7 +80,9 @@ def _evaluated(asked: Mapping[str, Any]) -> Result:
     given = Given()
     config = build(with_embedded(given.named(values)), _WHERE)
     if config.tensor_parallel:
-        raise UserError("tensor_parallel splits models over several processes; use torchrun and the command line (docs/cluster.md).")
+        raise UserError(
+            "tensor_parallel splits models over several processes; use torchrun and the command line (docs/cluster.md)."
+        )
     return _run(config, given)
 
 

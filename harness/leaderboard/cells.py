@@ -78,8 +78,14 @@ def pair_text(pair: Pair) -> str:
     return f"{model_text(pair.receiver)} ← {' + '.join(sharers)}" if sharers else model_text(pair.receiver)
 
 
-def overview_cells(pair: Pair) -> tuple[str, str]:
-    """Returns the accuracies of receiver, best baseline and best channel, and the channel's verdict and cost."""
+def asked_text(rows: Sequence[Row]) -> str:
+    """How many questions stand behind some rows; empty where nobody said."""
+    counts = sorted({int(row["n"]) for row in rows if pd.notna(row["n"]) and row["n"]})
+    return f"n = {' to '.join(dict.fromkeys([str(counts[0]), str(counts[-1])]))}" if counts else ""
+
+
+def overview_rows(pair: Pair) -> list[Row]:
+    """Chooses receiver, best baseline and best channel; of a pair without them its controls."""
     read = read_columns(pair.rows)
     best = ranking(read).to_dict("records")
     message = [row for row in best if has_message(row["channel"])]
@@ -87,7 +93,11 @@ def overview_cells(pair: Pair) -> tuple[str, str]:
     receiver = [row for row in others if row["channel"] == RECEIVER]
     baseline = [row for row in others if row["channel"] != RECEIVER]
     rows = [*receiver[:1], *baseline[:1], *message[:1]]
-    shown = rows or [row for row in read.to_dict("records") if row["control"]]
+    return rows or [row for row in read.to_dict("records") if row["control"]]
+
+
+def overview_cells(shown: Sequence[Row]) -> tuple[str, str]:
+    """Returns the accuracies of what `overview_rows` chose, and the verdict and cost of the last."""
     scores = BREAK.join(f"{name_text(row['arm'])} {accuracy_text(row)}" for row in shown)
     return scores, _judged(shown[-1]) if shown else ""
 
@@ -101,9 +111,10 @@ def _judged(row: Row) -> str:
 def ranking_table(rows: pd.DataFrame) -> str:
     """Renders a ranking."""
     listed = _listed(rows)
+    most = rows["n"].max()
     return table(
         {
-            "channel": [stack_cells(name_text(row["arm"]), _seeds(row)) for row in listed],
+            "channel": [stack_cells(name_text(row["arm"]), _seeds(row), _fewer(row, most)) for row in listed],
             "accu&shy;racy": [accuracy_text(row) for row in listed],
             "gain": [_with(points_text, row["to_receiver"]) for row in listed],
             "cost": [cost_text(row) for row in listed],
@@ -231,6 +242,11 @@ def _bounds(low: Any, high: Any, *, signed: bool = False) -> str:
 
 def _seeds(row: Row) -> str:
     return f"{row['trainings']} trainings" if row["trainings"] > 1 else ""
+
+
+def _fewer(row: Row, most: int) -> str:
+    """Says the number of questions of a row that was asked fewer, whose gain is over the receiver on those."""
+    return f"n = {row['n']}" if row["n"] < most else ""
 
 
 def _strict(row: Row) -> str:

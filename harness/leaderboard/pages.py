@@ -149,8 +149,9 @@ def _task(
     if measured:
         yield "## Run here"
     for pair in measured:
-        yield f"### {cells.pair_text(pair)}"
-        yield cells.ranking_table(ranking(pair.rows))
+        best = ranking(pair.rows)
+        yield f"### {cells.pair_text(pair)}, {cells.asked_text(best.to_dict('records'))}"
+        yield cells.ranking_table(best)
         yield "\n".join(f"* {markdown(sentence)}" for sentence in verdict_sentences(pair.rows))
     if measured:
         yield from (_LEGEND, picture)
@@ -216,14 +217,16 @@ def _overview(measured: Mapping[str, Sequence[Pair]], told: pd.DataFrame) -> str
 
 
 def _overview_table(lines: Sequence[tuple[str, Pair, str]]) -> str:
-    values = [cells.overview_cells(pair) for _, pair, _ in lines]
+    shown = [cells.overview_rows(pair) for _, pair, _ in lines]
+    values = [*map(cells.overview_cells, shown)]
     names = [
         cells.stack_cells(
             f"[{cells.name_text(benchmark_title(task))}]({_page_name(task)}.md)",
             cells.pair_text(pair),
+            cells.asked_text(rows),
             markdown(source),
         )
-        for task, pair, source in lines
+        for (task, pair, source), rows in zip(lines, shown, strict=True)
     ]
     scores, verdicts = [score for score, _ in values], [verdict for _, verdict in values]
     return cells.table({"task": names, "accu&shy;racy": scores, "verdict, cost": verdicts}, left=3)

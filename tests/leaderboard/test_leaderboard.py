@@ -17,7 +17,7 @@ import pytest
 from harness.cli import main
 from harness.errors import UserError
 from harness.leaderboard import add_record, check, export_record, write, write_own
-from harness.leaderboard.cells import overview_cells
+from harness.leaderboard.cells import overview_cells, overview_rows
 from harness.leaderboard.pairs import Pair, resolved_first
 from harness.leaderboard.pictures import draw, drawn_data, picture_data
 from harness.leaderboard.record_format import Entry, read_record, read_records, serialise
@@ -200,9 +200,9 @@ def test_of_a_tasks_pairs_one_with_a_resolved_verdict_comes_first() -> None:
 
 
 def test_the_overview_says_where_nothing_was_timed() -> None:
-    assert overview_cells(pair(0.5, "harms"))[1] == "harms<br>not timed"
-    assert overview_cells(pair(0.5, "harms", e2e_s_p50=1.0, ttft_ratio=2.0))[1] == "harms<br>TTFT 2x"
-    assert "not timed" not in overview_cells(pair(0.5, kind="reported, not re-run"))[1]
+    assert overview_cells(overview_rows(pair(0.5, "harms")))[1] == "harms<br>not timed"
+    assert overview_cells(overview_rows(pair(0.5, "harms", e2e_s_p50=1.0, ttft_ratio=2.0)))[1] == "harms<br>TTFT 2x"
+    assert "not timed" not in overview_cells(overview_rows(pair(0.5, kind="reported, not re-run")))[1]
 
 
 def test_what_is_not_known_of_a_message_is_blank(board: Path) -> None:
