@@ -7,6 +7,7 @@ distribution's entry points.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,14 @@ _OURS = "tasks"
 
 _MODEL_ARGS = "--model_args="
 
+_HELP = """Beside lm-eval's own models there are those of this harness, for example:
+
+  python -m harness.lm_eval_bridge run --model c2c --tasks arc_easy --apply_chat_template \\
+    --model_args receiver=MODEL,sharer=MODEL,fuser=FOLDER
+
+docs/lm_eval.md lists them with their arguments. What follows is lm-eval's help.
+"""
+
 
 def main() -> int:
     """Registers the models and hands over to lm-eval."""
@@ -33,6 +42,8 @@ def main() -> int:
     import harness.lm_eval_bridge.model  # noqa: F401 - registers
 
     sys.argv[1:] = _with_our_folder(sys.argv[1:])
+    if {"-h", "--help"} & set(sys.argv[1:]) or sys.argv[1:] in ([], ["run"]):
+        print(_HELP)
     manager = with_our_tasks(tasks.TaskManager)
     names = staticmethod(_with_our_names(GeneralConfigTracker._get_model_name))
     with _replaced(tasks, "TaskManager", manager), _replaced(GeneralConfigTracker, "_get_model_name", names):
@@ -66,8 +77,9 @@ def with_our_tasks(usual: Any) -> Any:
 
         def __init__(self, *, include_path: Any = None, **more: Any) -> None:
             if include_path is None:
-                # Folders that are named later win.
-                super().__init__(include_path=[TASKS, stock], **{**more, "include_defaults": False})
+                # Folders that are named later win, which is meant here and nothing to warn of.
+                with _unsaid(f"overrides existing task from {TASKS}"):
+                    super().__init__(include_path=[TASKS, stock], **{**more, "include_defaults": False})
             else:
                 super().__init__(include_path=include_path, **more)
 
@@ -77,6 +89,21 @@ def with_our_tasks(usual: Any) -> Any:
             return loaded
 
     return TaskManager
+
+
+@contextmanager
+def _unsaid(words: str) -> Iterator[None]:
+    """Keeps lm-eval's index of tasks from logging what holds these words."""
+    log = logging.getLogger("lm_eval.tasks._index")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(wanted)
 
 
 def _with_our_names(usual: Any) -> Any:

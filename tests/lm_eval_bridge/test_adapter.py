@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -354,7 +355,9 @@ def manager_of(folder: Path) -> type[TaskManager]:
     return Few
 
 
-def test_lm_evals_tasks_go_before_ours_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lm_evals_tasks_go_before_ours_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from harness.benchmarks.registry import available_tasks
     from harness.lm_eval_bridge.__main__ import with_our_tasks
 
@@ -363,12 +366,21 @@ def test_lm_evals_tasks_go_before_ours_of_the_same_name(tmp_path: Path, monkeypa
         shutil.copytree(Path(sys.modules[TaskManager.__module__].__file__ or "").parent / name, stock / name)
     monkeypatch.setitem(sys.modules, "few_tasks", None)  # as it was, once the test is over
     index = with_our_tasks(manager_of(stock))().task_index
+    assert "overrides existing task" not in caplog.text
     for name in ("openbookqa", "arc_challenge"):
         assert Path(index[name].yaml_path).is_relative_to(stock)
     assert Path(index["factworld_sharer_knows"].yaml_path).is_relative_to(ROOT)
     assert available_tasks().keys() <= index.keys()
     asked = with_our_tasks(TaskManager)(include_path=str(ROOT / "tasks"), include_defaults=False).task_index
     assert Path(asked["openbookqa"].yaml_path).is_relative_to(ROOT)
+
+
+def test_help_begins_with_a_command_of_ours() -> None:
+    words = [sys.executable, "-m", "harness.lm_eval_bridge", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    ours, _, theirs = done.stdout.partition("What follows is lm-eval's help.")
+    assert "--model c2c" in ours
+    assert "usage: lm-eval" in theirs
 
 
 def as_lm_eval(arguments: list[str], stock: Path) -> int:
