@@ -53,18 +53,18 @@ def other_questions(baseline: Run, run: Run) -> Iterator[str]:
     """Yields why answers to tasks that both runs name are answers to other questions."""
     base, head = ({sample.task: sample.kind for sample in side.samples} for side in (baseline, run))
     shared = sorted(set(base) & set(head))
-    records = (baseline.record, run.record)
+    first, second = baseline.record, run.record
     fields = (
-        ("task version", *(record.task_versions for record in records), ""),
-        ("dataset fingerprint", *(record.datasets for record in records), _drawn_otherwise(*records)),
+        ("task version", first.task_versions, second.task_versions, ""),
+        ("dataset fingerprint", first.datasets, second.datasets, _drawn_otherwise(first, second)),
         ("kind of scoring", base, head, ""),
     )
     for what, old, new, why in fields:
         if changed := [task for task in shared if old.get(task) != new.get(task)]:
-            first = changed[0]
+            one = changed[0]
             yield (
-                f"The {what} differs for {_some(changed)} ({first}: {_short(old.get(first))} in the baseline, "
-                f"{_short(new.get(first))} in the run){why}"
+                f"The {what} differs for {_some(changed)} ({one}: {_short(old.get(one))} in the baseline, "
+                f"{_short(new.get(one))} in the run){why}"
             )
 
 

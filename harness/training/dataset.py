@@ -347,12 +347,14 @@ class Corpus:
         fingerprint: says whether two runs read the same.
         wording: turns a question document into a prompt, where rows are such documents.
         as_released: read chats as the paper's trainer does, see `read_chat`.
+        tested: how many rows are questions that the task of the wording asks.
     """
 
     rows: Sequence[Row]
     fingerprint: str
     wording: Callable[[Row], str] | None = None
     as_released: bool = False
+    tested: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)

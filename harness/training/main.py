@@ -116,6 +116,8 @@ def _run(session: Session) -> None:
     if session.accelerator.is_main_process:
         write_atomic(session.folder / RECIPE_FILE, session.recipe.model_dump_json(indent=2) + "\n")
         write_atomic(session.folder / COMMITS_FILE, json.dumps(session.commits.known, indent=2) + "\n")
+    if session.corpus.tested:
+        loop.log.say(_tested_text(session))
     loop.run()
     loop.log.close()
     if [weights_sha256(lm) for lm in session.models] != weights:
@@ -125,6 +127,11 @@ def _run(session: Session) -> None:
         for line in _where_written(session) if session.recipe.progress else ():
             print(line, file=sys.stderr)
     session.accelerator.wait_for_everyone()
+
+
+def _tested_text(session: Session) -> str:
+    rows = f"{session.corpus.tested} of {len(session.corpus)} rows"
+    return f"Note: {rows} are questions that {session.recipe.prompt_of} asks; its accuracy is no test of them."
 
 
 def _loop(session: Session, weights: list[str]) -> Loop:
@@ -187,6 +194,7 @@ def _provenance(session: Session, origin: dict[str, Any]) -> dict[str, Any]:
         **origin,
         "steps": session.steps,
         "trained_parameters": sum(value.numel() for value in session.objective.parameters()),
+        **({"tested_rows": session.corpus.tested} if session.corpus.tested else {}),
     }
 
 

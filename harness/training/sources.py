@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from harness.benchmarks.views import views_of
 from harness.errors import UserError
@@ -23,7 +23,9 @@ def read_corpus(recipe: Recipe) -> Corpus:
     rows, fingerprint = _read(recipe)
     if len(rows) <= recipe.held_out_rows:
         raise UserError(f"{recipe.data} has {len(rows)} rows and {recipe.held_out_rows} are held out: none is left.")
-    corpus = Corpus(rows, fingerprint, _wording(recipe.prompt_of), recipe.as_released)
+    task = None if recipe.prompt_of is None else _task(recipe.prompt_of)
+    wording = None if task is None else lambda row: str(task.doc_to_text(dict(row)))
+    corpus = Corpus(rows, fingerprint, wording, recipe.as_released, _tested(rows, task))
     corpus.check()
     return corpus
 
@@ -76,12 +78,18 @@ def _read(recipe: Recipe) -> tuple[Sequence[Row], str]:
     return rows.select(range(count)), f"{recipe.data}@{commit}/{recipe.data_split}:{count}"
 
 
-def _wording(task: str | None) -> Callable[[Row], str] | None:
-    if task is None:
-        return None
+def _task(name: str) -> Any:
     from harness.benchmarks import registry as index
 
-    loaded = index.load([task])[0]
+    loaded = index.load([name])[0]
     if views_of(loaded) is not None:
-        raise UserError(f"Task {task!r} gives its sharer a view of its own, but {ONE_VIEW}.")
-    return lambda row: str(loaded.doc_to_text(dict(row)))
+        raise UserError(f"Task {name!r} gives its sharer a view of its own, but {ONE_VIEW}.")
+    return loaded
+
+
+def _tested(rows: Sequence[Row], task: Any) -> int:
+    """How many rows are questions that a task asks, whatever their options: a test on them would test memory."""
+    if task is None:
+        return 0
+    asked = {document.get("question") for document in task.eval_docs} - {None}
+    return sum(row.get("question") in asked for row in rows)

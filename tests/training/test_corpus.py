@@ -4,6 +4,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.models.chat import Turn
+from harness.paths import TASKS
 from harness.training.dataset import Corpus
 from harness.training.sources import read_corpus
 from tests.support.training_runs import recipe
@@ -92,3 +93,13 @@ def test_a_row_with_a_view_of_the_sharer_s_own_is_refused_in_a_sentence():
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with pytest.raises(UserError, match="Row 0 .* has 'sharer_context', but in training"):
         corpus({"messages": turns, "sharer_context": "secret"})[0]
+
+
+def test_rows_that_the_task_asks_are_counted(tmp_path):
+    tested = (TASKS / "relay" / "test.jsonl").read_text().splitlines()[:3]
+    other = json.dumps({**json.loads(tested[0]), "question": "near nobody which metal ?"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*tested, other]))
+    asked = recipe(tmp_path, tmp_path / "out", data=str(path), prompt_of="relay_one", held_out_rows=0)
+    assert read_corpus(asked).tested == 3
+    assert read_corpus(asked.model_copy(update={"prompt_of": "factworld_sharer_knows"})).tested == 0
