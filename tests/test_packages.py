@@ -24,9 +24,9 @@ LAYERS = (
     ("benchmarks",),
     ("results",),
     ("serving", "leaderboard"),
-    ("evaluation", "report", "imported"),
+    ("evaluation", "imported"),
     ("lm_eval_bridge", "regression", "training"),
-    ("bench", "factworld_build", "conformance"),
+    ("bench", "factworld_build", "conformance", "report"),
     ("relay_build",),
     ("cli", "adapter", "lm_eval", "api"),
 )

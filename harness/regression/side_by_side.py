@@ -113,9 +113,13 @@ def _alone(pairs: Iterable[ArmPair], first: Run, second: Run) -> Iterator[str]:
 
 
 def _task(task: str, changes: Sequence[ArmChange], width: int) -> str:
+    return f"{fill(task, width)}: second run - first run\n{fold_table(change_cells(changes), ('channel',), width)}"
+
+
+def change_cells(changes: Sequence[ArmChange]) -> pd.DataFrame:
+    """Lays out changes: a row an arm, every cell text, without columns that say nothing."""
     rows = pd.DataFrame([_cells(change) for change in changes])
-    shown = text_cells({str(name): rows[name] for name in rows})
-    return f"{fill(task, width)}: second run - first run\n{fold_table(shown, ('channel',), width)}"
+    return text_cells({str(name): rows[name] for name in rows})
 
 
 def _cells(change: ArmChange) -> dict[str, str]:

@@ -16,20 +16,21 @@ from typing import Any
 
 import pandas as pd
 
-from harness import stats
 from harness.leaderboard.record_format import ABSENT, FAILED, RIGHT, WRONG
 from harness.records.journal import LoadedRun
 from harness.records.schema import ResultRow, RunRecord, Sample, Timing
+from harness.report.beside import compared_runs, run_names
 from harness.report.drawing import NARROW, WIDE, Figure, channel_color, color_variable, inline_svg
 from harness.report.figures import gate_figure, task_figures
 from harness.report.sidecar import Question, read_questions
+from harness.report.subjects import subject_gains
 from harness.results import Effect, SpeedUp, effects, facts_of, frame, headline, speed_ups, summarise
 from harness.results.comparisons import has_message
 from harness.results.formatting import arm_text
 from harness.results.frame import ranking, verdict_sentences
-from harness.results.grouping import RECEIVER, Key, Table, channel_order, tables, top_level
+from harness.results.grouping import RECEIVER, Key, Table, tables, top_level
 from harness.results.summary import at_natural_length
-from harness.results.terminal_table import ranking_cells
+from harness.results.terminal_table import legend, ranking_cells
 
 NO_TEXT = -1
 
@@ -159,9 +160,6 @@ def _seconds(timings: Iterable[Timing]) -> dict[tuple[Key, str, str], float]:
     return {key: median(seconds) for key, seconds in by_question.items()}
 
 
-MOST_SUBJECTS = 80
-
-
 @dataclass(frozen=True)
 class RunNumbers:
     """Everything computed of one run that more than one part of the report shows."""
@@ -190,8 +188,9 @@ def run_numbers(run: LoadedRun) -> RunNumbers:
 def page_data(numbers: Sequence[RunNumbers]) -> dict[str, Any]:
     """Returns the data of a page over one or more runs; texts are in `texts`, questions name their index."""
     pool = Pool()
-    runs = [_run(found, pool, f"r{index}") for index, found in enumerate(numbers)]
-    return {"runs": runs, "texts": pool.texts}
+    names = run_names([found.run for found in numbers])
+    runs = [{**_run(found, pool, f"r{index}"), "name": names[index]} for index, found in enumerate(numbers)]
+    return {"runs": runs, "compared": compared_runs([found.run for found in numbers]), "texts": pool.texts}
 
 
 def _run(found: RunNumbers, pool: Pool, prefix: str) -> dict[str, Any]:
@@ -214,8 +213,10 @@ def _run(found: RunNumbers, pool: Pool, prefix: str) -> dict[str, Any]:
 def _answer(results: pd.DataFrame) -> dict[str, Any]:
     """The short answer of a task: its ranking as text cells, and the verdict."""
     best = ranking(results)
+    cells = ranking_cells(best)
     return {
-        "ranking": ranking_cells(best).to_dict("records"),
+        "ranking": cells.to_dict("records"),
+        "legend": legend(list(cells.columns)),
         "colors": [channel_color(channel) for channel in best["channel"]],
         "verdicts": verdict_sentences(results),
     }
@@ -226,12 +227,7 @@ def _task(found: RunNumbers, table: Table, prefix: str) -> dict[str, Any]:
     differences = [effect for effect in found.effects if effect.task == table.name]
     faster = [speed_up for speed_up in found.speed_ups if speed_up.task == table.name]
     gains = subject_gains(table)
-    by_channel: dict[str, list[dict[str, Any]]] = {}
-    for gain in sorted(gains, key=lambda gain: -gain["difference"]):
-        by_channel.setdefault(gain["channel"], []).append(gain)
-    figures = task_figures(
-        rows, differences, {name: by_channel[name] for name in sorted(by_channel, key=channel_order)}
-    )
+    figures = task_figures(rows, differences, gains)
     return {
         "name": table.name,
         "anchor": prefix,
@@ -241,6 +237,7 @@ def _task(found: RunNumbers, table: Table, prefix: str) -> dict[str, Any]:
         "speed_ups": [_finite(asdict(speed_up)) for speed_up in faster],
         "figures": [figure_with_forms(figure, f"{prefix}{figure.name}-") for figure in figures],
         "failed": sum(row.errors for row in rows),
+        "note": "" if gains.channels else gains.left_out_text,
     }
 
 
@@ -287,40 +284,6 @@ def provenance(run: LoadedRun) -> dict[str, Any]:
 def model_references(record: RunRecord, role: str) -> list[str]:
     """Returns the models of a role, such as every sharer."""
     return [model.reference for model in record.models if model.role.startswith(role)]
-
-
-def subject_gains(table: Table) -> list[dict[str, Any]]:
-    """Returns per subject the paired difference of each channel with a message to the receiver; empty without subjects.
-
-    Where subjects are too many to be read (one a fact, say), categories stand in, then the tasks of a group.
-    """
-    base = table.arms.get(RECEIVER, {})
-    name_of = _naming(list(base.values()))
-    if name_of is None:
-        return []
-    found = []
-    for (channel, control), arm in table.arms.items():
-        if control or not has_message(channel):
-            continue
-        pairs: dict[str, list[tuple[bool, bool]]] = {}
-        for key, sample in arm.items():
-            if key in base and sample.done and base[key].done:
-                pairs.setdefault(name_of[key], []).append((bool(sample.correct), bool(base[key].correct)))
-        found += [{"channel": channel, "subject": name, **_gain(both)} for name, both in sorted(pairs.items())]
-    return found
-
-
-def _naming(samples: Sequence[Sample]) -> Mapping[tuple[str, str], str] | None:
-    for attribute in ("subject", "category", "task"):
-        names = {(sample.task, sample.doc_id): str(getattr(sample, attribute)) for sample in samples}
-        if 1 < len(set(names.values())) <= MOST_SUBJECTS and "" not in names.values():
-            return names
-    return None
-
-
-def _gain(pairs: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
-    found = stats.paired([ours for ours, _ in pairs], [theirs for _, theirs in pairs], resamples=1)
-    return {"n": found.n, "difference": found.difference, "low": found.interval.low, "high": found.interval.high}
 
 
 def _finite(values: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.channels.registry import OTHER_COLOR
 from harness.results.grouping import entry_of
+from harness.results.terminal_table import name_pieces
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -125,7 +126,7 @@ class Look:
         width_inches: of the whole figure.
         names_inches: for the names at its left.
         values_inches: for what is written at its right.
-        name_chars: longest name that is written whole.
+        name_chars: longest line of a name that is written whole.
         narrow: only estimates are written, without intervals.
     """
 
@@ -140,10 +141,15 @@ class Look:
         short = text if len(text) <= self.name_chars else f"{text[: self.name_chars - 1]}…"
         return short.replace("$", r"\$")
 
+    def folded_name(self, text: str) -> str:
+        """Folds a name to two lines, of which the second is shortened."""
+        first = name_pieces(text, self.name_chars)[0]
+        return "\n".join(self.name(line.strip()) for line in (first, text[len(first) :]) if line)
 
-WIDE = Look(7.6, 1.9, 1.75, 28)
 
-NARROW = Look(3.5, 1.4, 0.5, 21, narrow=True)
+WIDE = Look(7.6, 1.9, 1.75, 24)
+
+NARROW = Look(3.5, 1.4, 0.5, 17, narrow=True)
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,8 @@ def draw_interval(
 
 def named_lines(axes: Axes, look: Look, names: Sequence[str], unit: str) -> None:
     """Writes a name at the left of each line, the first on top, and the unit below."""
-    axes.set_yticks(range(len(names)), [look.name(name) for name in names])
+    size = 8 if look.narrow else 9
+    axes.set_yticks(range(len(names)), [look.folded_name(name) for name in names], linespacing=0.95, fontsize=size)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

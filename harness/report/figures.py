@@ -22,6 +22,7 @@ from harness.report.drawing import (
     place_labels,
     value_at,
 )
+from harness.report.subjects import FEWEST_QUESTIONS, SubjectGains
 from harness.results import Effect
 from harness.results.formatting import arm_text, bytes_text, interval_text, percent_text, points_text, seconds_text
 
@@ -37,17 +38,17 @@ STAGES = {
     "receiver_decode": "#9aa3b0",
 }
 _SURE = ("higher", "lower")
+_CONTROLS = " Hollow marks are controls: the message keeps its form and loses its content."
+_FRONTIER = " The line joins the arms that none beats on both."
 
 
-def task_figures(
-    rows: Sequence[ResultRow], effects: Sequence[Effect], subjects: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> list[Figure]:
+def task_figures(rows: Sequence[ResultRow], effects: Sequence[Effect], subjects: SubjectGains) -> list[Figure]:
     """Returns the figures of a task that have something to show.
 
     Args:
         rows: of the task, controls included.
         effects: differences of the task.
-        subjects: channel -> its difference to the receiver by subject, see `harness.report.data.subject_gains`.
+        subjects: differences to the receiver by subject.
     """
     compared = [effect for effect in effects if effect.difference is not None]
     timed = [row for row in rows if row.e2e_s_p50 is not None]
@@ -56,23 +57,23 @@ def task_figures(
         Figure(
             "accuracy",
             "Accuracy",
-            "Right answers over all questions asked, errors included, with 95% intervals. Hollow marks are controls: "
-            "the message keeps its form and loses its content.",
+            "Right answers over all questions asked, errors included, with 95% intervals."
+            + (_CONTROLS if any(row.control for row in rows) else ""),
             len(rows),
             partial(_accuracy, rows=rows),
         ),
         Figure(
             "effects",
             "What the message does",
-            "Paired differences on the same questions. Hollow: the run cannot tell. The grey band is what it could "
-            "have detected with 80% power.",
+            "Paired differences on the same questions. Hollow: the run cannot tell. Differences inside the grey "
+            "band are too small for this run: only larger ones are found with 80% power.",
             len(compared),
             partial(_effects, effects=compared),
         ),
         Figure(
             "cost",
             "Accuracy against time",
-            "Up and to the left is better. The line joins the arms that none beats on both.",
+            "Up and to the left is better." + (_FRONTIER if len(timed) > 1 else ""),
             9 if timed else 0,
             partial(_cost, rows=timed),
             names=False,
@@ -89,11 +90,12 @@ def task_figures(
             Figure(
                 f"subjects-{channel}",
                 f"Gains by subject: {channel}",
-                "Difference to the receiver alone. Single subjects hold few questions: read the intervals first.",
+                f"Difference to the receiver alone, of subjects with at least {FEWEST_QUESTIONS} questions: read the "
+                f"intervals first. {subjects.left_out_text}".strip(),
                 len(gains),
                 partial(_subjects, gains=gains, color=channel_color(channel)),
             )
-            for channel, gains in subjects.items()
+            for channel, gains in subjects.channels.items()
         ),
     ]
     return [figure for figure in figures if figure.lines]
@@ -148,7 +150,12 @@ def _effects(axes: Axes, look: Look, effects: Sequence[Effect]) -> None:
         sure = effect.verdict in _SURE
         color = channel_color(effect.channel)
         draw_interval(axes, place, 100 * value, (100 * low, 100 * high), color, filled=sure, text=said)
-        value_at(axes, place, written if look.narrow else f"{written} {effect.verdict}", INK if sure else SOFT)
+        value_at(
+            axes,
+            place,
+            written if look.narrow else f"{written} {effect.verdict.removesuffix(' at this n')}",
+            INK if sure else SOFT,
+        )
     axes.axvline(0, color=SOFT, linewidth=0.8)
     named_lines(axes, look, [f"{effect.channel} {effect.title}" for effect in effects], "difference, points")
 
@@ -169,8 +176,8 @@ def _cost(axes: Axes, look: Look, rows: Sequence[ResultRow]) -> None:
     xs, ys = [row.e2e_s_p50 or 0.0 for row in best], [100 * row.accuracy for row in best]
     axes.plot(xs, ys, "--", color=SOFT, linewidth=0.8, zorder=1)
     axes.set_xscale("log")
-    _log_ticks(axes, [row.e2e_s_p50 or 0.0 for row in rows])
     axes.margins(x=0.15, y=0.08)
+    log_ticks(axes, [row.e2e_s_p50 or 0.0 for row in rows])
     named = [row for row in rows if not row.control]
     points = [(row.e2e_s_p50 or 0.0, 100 * row.accuracy) for row in named]
     for row, (where, side) in zip(
@@ -192,12 +199,23 @@ def pareto_frontier(rows: Sequence[ResultRow]) -> list[ResultRow]:
     return best
 
 
-def _log_ticks(axes: Axes, seconds: Sequence[float]) -> None:
+_STEPS = ((1, 2, 5), tuple(range(1, 10)), (1, 1.2, 1.4, 1.6, 1.8, *range(2, 10)))
+
+
+def log_ticks(axes: Axes, seconds: Sequence[float]) -> None:
+    """Writes the coarsest round times of which two or more stand on the axis."""
     low, high = min(seconds) / 1.3, max(seconds) * 1.3
-    steps = (1, 2, 5) if high / low < 100 else (1,)
-    ticks = [step * 10.0**power for power in range(-7, 6) for step in steps if low <= step * 10.0**power <= high]
+    steps = _STEPS if high / low < 100 else ((1,), *_STEPS)
+    found = [_round_times(low, high, some) for some in steps]
+    ticks = next((times for times in found if len(times) > 1), found[-1])
+    if high / low < 2:
+        axes.set_xlim(low, high)
     axes.set_xticks(ticks, [seconds_text(tick) for tick in ticks])
     axes.minorticks_off()
+
+
+def _round_times(low: float, high: float, steps: Sequence[float]) -> list[float]:
+    return [step * 10.0**power for power in range(-7, 6) for step in steps if low <= step * 10.0**power <= high]
 
 
 def _stages(axes: Axes, look: Look, rows: Sequence[ResultRow]) -> None:

@@ -28,6 +28,18 @@ from harness.results import formatting
 
 BUDGET_BYTES = 3_000_000
 SCRIPTS = ("dom.js", "tables.js", "browser.js", "main.js")
+_SECTIONS = {
+    "accuracy": "Accuracy",
+    "effects": "Effects",
+    "cost": "Cost",
+    "stages": "Stages",
+    "subjects": "Subjects",
+    "gates": "Fuser",
+    "questions": "Questions",
+    "figures": "All figures",
+    "runs": "Runs",
+}
+_ALWAYS = {"questions", "figures", "runs"}
 _LIMITS_CHARS = (4000, 1500, 600, 300, 150, 80)
 _FILTERS = {
     "percent": formatting.percent_text,
@@ -69,6 +81,8 @@ def html(data: dict[str, Any]) -> str:
     templates.filters.update(_FILTERS)
     return templates.get_template("page.html").render(
         runs=data["runs"],
+        compared=data["compared"],
+        sections=sections_of(data),
         colors=colors_of(data),
         data=Markup(content),  # noqa: S704 - base64 has no character that HTML reads
         style=Markup(_source(templates, "style.css")),  # noqa: S704 - our own file
@@ -77,11 +91,20 @@ def html(data: dict[str, Any]) -> str:
     )
 
 
+def sections_of(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns name and title of the sections that the page has; those of each result are chosen in the browser."""
+    tasks = [task for run in data["runs"] for task in run["tasks"]]
+    there = {figure["name"].split("-")[0] for task in tasks for figure in task["figures"]} | _ALWAYS
+    there |= {"gates"} if any(run["gates"] for run in data["runs"]) else set()
+    return [(name, title) for name, title in _SECTIONS.items() if name in there]
+
+
 def questions_of(data: dict[str, Any]) -> dict[str, Any]:
     """Returns what the browser needs of the page's data: names, questions and texts."""
     runs = [
         {
             "id": run["id"],
+            "name": run["name"],
             "tasks": [{name: task[name] for name in ("name", "anchor", "questions")} for task in run["tasks"]],
         }
         for run in data["runs"]

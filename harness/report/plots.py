@@ -12,6 +12,7 @@ from harness.records.files import explaining, file_name
 from harness.report.data import RunNumbers, run_numbers
 from harness.report.drawing import WIDE, Figure, canvas, save_svg
 from harness.report.figures import task_figures
+from harness.report.subjects import SubjectGains
 
 _SAVING: dict[str, dict[str, Any]] = {
     "png": {"dpi": 200, "metadata": {"Software": None}},
@@ -49,7 +50,7 @@ def write_plots(runs: Sequence[LoadedRun], folder: Path) -> list[Path]:
 def _task(numbers: RunNumbers, task: str, stem: Path) -> list[Path]:
     rows = [row for row in numbers.rows if row.task == task]
     effects = [effect for effect in numbers.effects if effect.task == task]
-    return [path for figure in task_figures(rows, effects, {}) for path in _saved(stem, figure)]
+    return [path for figure in task_figures(rows, effects, SubjectGains({}, 0)) for path in _saved(stem, figure)]
 
 
 def _saved(stem: Path, figure: Figure) -> list[Path]:

@@ -101,7 +101,7 @@ def name_pieces(text: str, room: int) -> list[str]:
     """Breaks a text behind a joint of a name where there is one, so that no word of it is cut without need."""
     pieces = []
     while len(text) > room:
-        ends = (max(text.rfind(joint, room // 4, room) for joint in joints) + 1 for joints in (":/ ", "=_"))
+        ends = (max(text.rfind(joint, room // 6, room) for joint in joints) + 1 for joints in (":/ ", "=_"))
         cut = next(filter(None, ends), room)
         pieces.append(text[:cut])
         text = text[cut:]

@@ -165,6 +165,11 @@ def test_two_runs_stand_side_by_side_question_by_question(browser: Any, tmp_path
     assert js(browser, "return document.querySelectorAll('.result:not([hidden])').length") == 2
     names = js(browser, "return view.questions.arms.filter(a => a.base).map(a => a.name)")
     assert names == ["receiver · first"]
+    shown = "return [...document.querySelectorAll('.compared:not([hidden]) h2')].map((head) => head.textContent)"
+    assert js(browser, shown) == ["second minus first: openbookqa"]
+    choose(browser, "beside", "")
+    assert js(browser, shown) == []
+    choose(browser, "beside", "1")
     both = js(browser, "return view.questions.arms.filter(a => a.channel === 'receiver').map(a => a.marks)")
     marks = ["".join("1" if s.correct else "0" for s in made.samples if s.arm == ("receiver", "")) for made in runs]
     assert both == marks
@@ -195,6 +200,42 @@ def test_nothing_sticks_out_sideways(page: Any, width: int) -> None:
     page.refresh()
     assert js(page, "return document.documentElement.scrollWidth <= innerWidth")
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_links_lead_somewhere_and_a_verdict_stands_on_a_telephone(page: Any) -> None:
+    links = js(page, "return [...document.querySelectorAll('[data-section]')].map(l => [l.hidden, !sectionOf(l)])")
+    assert [hidden for hidden, _ in links] == [nowhere for _, nowhere in links]
+    assert [False, False] in links
+    choose(page, "task", "0")
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    seen = js(page, "return document.querySelector('.result:not([hidden]) .ranking').innerText")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert "not resolved" in seen
+    assert js(page, "return document.querySelector('.result:not([hidden]) .ranking').innerText").count(
+        "not resolved"
+    ) == seen.count("not resolved")
+
+
+CUT = """
+return [...document.querySelectorAll('.chart svg text')].filter((text) => {
+  const box = text.getBoundingClientRect(), frame = text.ownerSVGElement.getBoundingClientRect();
+  return box.width && (box.left < frame.left || box.right > frame.right);
+}).map((text) => text.textContent);
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_word_of_a_figure_is_cut(browser: Any, tmp_path: Path, width: int) -> None:
+    arms = [("receiver", ""), ("c2c", ""), *((f"c2c{LONG}", control) for control in ("", "mean", "mismatched"))]
+    made = run([Plan(n=24, arms=arms, chances=dict.fromkeys(arms, 0.5), timed=0, subjects=SUBJECTS[:3])])
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        opened(browser, write_html([made], tmp_path / "page.html").as_uri())
+        assert js(browser, CUT) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 CONTRAST = """

@@ -19,17 +19,13 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.records import load_run
-from harness.report.data import (
-    Pool,
-    page_data,
-    prompt_wording,
-    question_columns,
-    run_numbers,
-    subject_gains,
-)
+from harness.report.beside import compared_runs, run_names
+from harness.report.data import Pool, page_data, prompt_wording, question_columns, run_numbers
 from harness.report.drawing import place_labels
+from harness.report.figures import log_ticks
 from harness.report.page import embed_data, fit_budget, write_html
 from harness.report.sidecar import Question, read_questions
+from harness.report.subjects import SubjectGains, subject_gains
 from harness.results import frame
 from harness.results.frame import verdict_sentences
 from harness.results.grouping import DERIVED, tables
@@ -124,12 +120,81 @@ def test_answers_stand_at_their_questions(tmp_path: Path) -> None:
 
 def test_subjects_too_many_to_read_give_way_to_categories() -> None:
     made = run([Plan(n=200, subjects=[f"fact{i}" for i in range(100)])])
-    assert subject_gains(run_numbers(made).tables[0]) == []
+    assert subject_gains(run_numbers(made).tables[0]) == SubjectGains({}, 100)
     coarse = [
         sample.model_copy(update={"category": "even" if sample.position % 2 else "odd"}) for sample in made.samples
     ]
     (table,) = run_numbers(type(made)(made.path, made.record, coarse, [])).tables
-    assert {gain["subject"] for gain in subject_gains(table)} == {"even", "odd"}
+    gains = subject_gains(table)
+    assert {gain["subject"] for own in gains.channels.values() for gain in own} == {"even", "odd"}
+    assert gains.left_out == 0
+
+
+def test_subjects_of_few_questions_are_counted_and_not_drawn(tmp_path: Path) -> None:
+    made = run([Plan(n=30, subjects=["law"] * 8 + ["art"] * 6 + ["tea"])])
+    gains = subject_gains(run_numbers(made).tables[0])
+    assert {gain["subject"] for own in gains.channels.values() for gain in own} == {"law", "art"}
+    assert {gain["n"] for own in gains.channels.values() for gain in own} == {16, 12}
+    (task,) = page_data([run_numbers(made)])["runs"][0]["tasks"]
+    assert "1 subject has fewer than 5" in next(one["lead"] for one in task["figures"] if "subjects" in one["name"])
+    alone = run([Plan(n=30, subjects=[f"fact{i}" for i in range(30)])])
+    (task,) = page_data([run_numbers(alone)])["runs"][0]["tasks"]
+    assert "30 subjects have fewer than 5" in task["note"]
+    assert not [one for one in task["figures"] if "subjects" in one["name"]]
+
+
+def test_links_and_words_are_of_what_the_page_shows(tmp_path: Path) -> None:
+    arms = [("receiver", "")]
+    alone = page_of(write(run([Plan(n=40, arms=arms, timed=2)], fusion=[]), tmp_path / "alone"))
+    links = {attributes["data-section"] for _, attributes in alone.tags if "data-section" in attributes}
+    parts = {attributes["data-part"] for _, attributes in alone.tags if "data-part" in attributes}
+    assert links == parts | {"questions", "runs"}
+    text = (tmp_path / "alone" / "report.html").read_text(encoding="utf-8")
+    assert [words in text for words in ("Hollow marks", "The line joins", "gain:")] == [False] * 3
+    both = page_of(write(run([Plan(n=40)]), tmp_path / "both"))
+    assert {"effects", "gates"} <= {attributes.get("data-section") for _, attributes in both.tags}
+
+
+@pytest.mark.parametrize("seconds", [0.881, 1.3, 1.02, 9.7, 0.0123])
+def test_one_time_alone_has_numbers_on_its_axis(seconds: float) -> None:
+    times = read_times([seconds])
+    assert 2 <= len(times) <= 9
+    assert all(seconds / 1.31 < time < seconds * 1.31 for time in times)
+    assert read_times([0.005, 0.09]) == [0.005, 0.01, 0.02, 0.05, 0.1]
+
+
+def read_times(seconds: list[float]) -> list[float]:
+    axes = mpl_figure.Figure().add_subplot()
+    axes.set_xscale("log")
+    axes.plot(seconds, [0] * len(seconds))
+    log_ticks(axes, seconds)
+    low, high = axes.get_xlim()
+    return [round(tick, 6) for tick in axes.get_xticks() if low <= tick <= high]
+
+
+def test_runs_are_named_by_their_folders_and_compared_arm_by_arm(tmp_path: Path) -> None:
+    made = [
+        run([Plan(n=12, seed=seed)], path=tmp_path / name, run_id=f"id-{seed}") for seed, name in ((1, "a"), (2, "b"))
+    ]
+    data = page_data([run_numbers(one) for one in made])
+    assert [one["name"] for one in data["runs"]] == ["a", "b"]
+    (pair,) = data["compared"]
+    (task,) = pair["tasks"]
+    rows = {row["channel"]: row for row in task["rows"]}
+    right = [sum(bool(s.correct) for s in one.samples if s.arm == ("c2c", "")) / 12 for one in made]
+    assert (rows["c2c"]["first"], rows["c2c"]["second"]) == tuple(f"{100 * share:.1f}" for share in right)
+    text = write_html(made, tmp_path / "two.html").read_text(encoding="utf-8")
+    assert "<title>a, b · c2c-harness</title>" in text
+    assert "<h2>b minus a: openbookqa</h2>" in text
+    alike = [run([Plan(n=3)], path=tmp_path / name / "run") for name in "xy"]
+    assert run_names(alike) == ["x/run", "y/run"]
+
+
+def test_runs_without_a_common_question_say_so(tmp_path: Path) -> None:
+    made = [run([Plan(n=4, task=task)], path=tmp_path / task) for task in ("openbookqa", "mmlu_redux")]
+    (pair,) = compared_runs(made)
+    assert pair["tasks"] == []
+    assert "no question in common" in pair["said"]
 
 
 def test_several_runs_share_a_page_and_empty_ones_are_left_out(tmp_path: Path) -> None:

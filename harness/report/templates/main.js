@@ -18,7 +18,10 @@ function render() {
     result.style.order = run === state.run ? 0 : 1;
   }
   byId("results").classList.toggle("beside", Boolean(other));
-  setQuestions(chosen(), other, DATA.runs[state.run].id, other ? DATA.runs[state.beside].id : "");
+  const pair = [state.run, state.beside].sort((one, two) => one - two).join(" ");
+  for (const card of document.querySelectorAll(".compared")) card.hidden = !other || card.dataset.pair !== pair || !["", chosen().name].includes(card.dataset.task);
+  for (const link of document.querySelectorAll("[data-section]")) link.hidden = !sectionOf(link);
+  setQuestions(chosen(), other, DATA.runs[state.run].name, other ? DATA.runs[state.beside].name : "");
 }
 
 function fillPickers() {
@@ -70,11 +73,14 @@ function applyTheme() {
   byId("theme").setAttribute("aria-label", `Colour theme: ${theme === "Auto" ? "automatic" : theme.toLowerCase()}`);
 }
 
+function sectionOf(link) {
+  const part = link.dataset.section;
+  return byId(part) ?? document.querySelector(`.result:not([hidden]) [data-part="${part}"]`);
+}
+
 function goTo(event) {
   event.preventDefault();
-  const part = event.currentTarget.dataset.section;
-  const target = byId(part) ?? document.querySelector(`.result:not([hidden]) [data-part="${part}"]`);
-  if (!target) return;
+  const target = sectionOf(event.currentTarget);
   target.querySelector("details:not(.detail details)")?.setAttribute("open", "");
   target.scrollIntoView();
 }
