@@ -127,10 +127,15 @@ def changed(path: Path, record: dict[str, Any]) -> Path:
     return path
 
 
-def test_another_setting_that_changes_no_answer_passes_with_the_committed_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost", "code"), [(0, 0), (2, 0), (4, 3), (12, 1)])
+def test_what_passes_with_the_committed_size_is_what_the_page_says(tmp_path: Path, lost: int, code: int) -> None:
     record = json.loads((EXAMPLE / "baseline.json").read_text(encoding="utf-8"))
+    fused = next(one for one in record["answers"] if one["channel"] == "c2c")
+    fused["marks"] = fused["marks"].replace("1", "0", lost)
     _, command, _, _, *options = list(steps())[-1]
-    assert main([command, str(EXAMPLE / "baseline.json"), str(changed(tmp_path / "head.json", record)), *options]) == 0
+    assert (
+        main([command, str(EXAMPLE / "baseline.json"), str(changed(tmp_path / "head.json", record)), *options]) == code
+    )
 
 
 def test_one_marked_line_is_to_be_changed_and_names_what_pip_installs() -> None:
