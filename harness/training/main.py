@@ -68,9 +68,10 @@ def how_to_run(recipe: Recipe, results: Sequence[Path]) -> str:
     flags += [(name, str(value)) for name in templates if (value := getattr(recipe, name))]
     flags += [("fuser" if recipe.sharers else "tuned", str(path)) for path in results]
     task = recipe.prompt_of or ",".join(recipe.validate_tasks) or _SOME_TASK
-    words = shlex.join(part for name, value in [*flags, ("tasks", task)] for part in (f"--{name}", value))
+    words = [part for name, value in [*flags, ("tasks", task)] for part in (f"--{name}", value)]
+    words += ["--trust_remote_code"] * recipe.trust_remote_code
     where = f", {_SOME_TASK} being one that `{program()} ls` lists" if task == _SOME_TASK else ""
-    return f"To run it{where}: {program()} run {words}"
+    return f"To run it{where}: {program()} run {shlex.join(words)}"
 
 
 def train(recipe: Recipe) -> Path:

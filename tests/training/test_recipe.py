@@ -122,10 +122,10 @@ def test_a_resumed_training_has_the_recipe_of_its_folder(tmp_path):
     ],
 )
 def test_the_command_that_runs_what_was_trained_is_read_as_it_is_printed(flags, task, tmp_path):
-    line = how_to_run(parsed(*flags), [tmp_path / "fuser"])
+    line = how_to_run(parsed(*flags, "--trust_remote_code"), [tmp_path / "fuser"])
     assert ("TASK being one" in line) == (task == "TASK")
     words = shlex.split(line.rpartition(": ")[2])
     assert words[:2] == ["c2c-harness", "run"]
     config = configuration(Parser("run"), words[2:])
     assert (config.receiver, config.sharers, config.fusers) == ("r", ("s",), (str(tmp_path / "fuser"),))
-    assert ",".join(config.tasks) == task
+    assert (",".join(config.tasks), config.trust_remote_code) == (task, True)
