@@ -30,8 +30,8 @@ class Progress(Protocol):
 
 
 class _Lines:
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit, self.done = title, total, f" {unit}" if unit else "", 0
         self.began = self.told = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
@@ -41,7 +41,9 @@ class _Lines:
             self.told = now
             rate = self.done / (now - self.began)
             left_s = max(self.total - self.done, 0) / rate  # a process's share is known about
-            print(f"{self.title}: {self.done}/{self.total}, {rate:.1f}/s, {left_s:.0f} s left", file=sys.stderr)
+            print(
+                f"{self.title}: {self.done}/{self.total}{self.unit}, {rate:.1f}/s, {left_s:.0f} s left", file=sys.stderr
+            )
 
     def entitle(self, title: str) -> None:
         self.title = title
@@ -58,8 +60,15 @@ class Silent:
 
 
 @contextmanager
-def progress(title: str, total: int, shown: bool = True) -> Iterator[Progress]:
-    """Shows progress on standard error while the block runs."""
+def progress(title: str, total: int, shown: bool = True, unit: str = "") -> Iterator[Progress]:
+    """Shows progress on standard error while the block runs.
+
+    Args:
+        title: what is going on.
+        total: steps of all.
+        shown: otherwise nothing is.
+        unit: what the steps count, where the title does not say it.
+    """
     if not shown or total == 0:
         yield Silent()
     elif sys.stderr.isatty():
@@ -67,12 +76,13 @@ def progress(title: str, total: int, shown: bool = True) -> Iterator[Progress]:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        counted = (MofNCompleteColumn(), *([TextColumn(unit)] if unit else []))
+        columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
         with Bar(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(title, total=total)
             yield _Bar(bar, task)
     else:
-        yield _Lines(title, total)
+        yield _Lines(title, total, unit)
 
 
 @contextmanager

@@ -110,6 +110,11 @@ class Benchmark:
     unpinned: tuple[str, ...] = ()
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Task -> questions that it has, asked or not."""
+        return {name: len(task.eval_docs) for name, task in self.loaded.items()}
+
+    @property
     def all_items(self) -> list[Item]:
         """Every question."""
         return [item for items in self.items.values() for item in items]

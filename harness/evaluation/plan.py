@@ -2,6 +2,7 @@
 
 Everything is read as a run reads it, so what a run refuses before its first question is refused here in the same words.
 Tokens, bytes and seconds are extrapolated from a few questions that are answered and thrown away; nothing is written.
+Times are medians, so that a moment in which the machine was busy does not count for every question.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median_low
 from textwrap import fill
 
 import pandas as pd
@@ -31,12 +33,18 @@ from harness.inference.batching import Budget
 from harness.records.folder import refuse_taken
 from harness.records.schema import Sample
 from harness.results.formatting import bytes_text
-from harness.results.terminal_table import WIDTH, fold_table
+from harness.results.terminal_table import WIDTH, fold_table, text_cells
 
 SECONDS = 10.0
 DISCORDANCE = 0.2
 WANTED_POINTS = (3, 5, 10)
-_ALONE = 2  # questions of a channel that are timed by themselves
+_ALONE = 3  # questions of a channel that are timed by themselves
+_FAIR = 0.25  # of what a channel takes in the run
+_COLUMNS = {
+    "read": "read: tokens of all prompts",
+    "decoded": "decoded: tokens of all answers",
+    "crosses": "crosses: bytes of all messages as they are sent",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Part:
         arms: the channel as it is, and its controls.
         answers: of all arms.
         prompt_tokens, payload_bytes: means of the questions that were tried; None where none could be answered.
-        answer_s: seconds an answer in a batch.
+        answer_s: seconds an answer in a batch, the median of batches.
         alone_s: seconds an answer by itself, None where none is timed so.
         means: messages that make up mean messages.
     """
@@ -77,6 +85,7 @@ class Plan:
         timed: questions of the latency pass, repetitions and warm-up included.
         loading_s: what reading models and data took.
         tried: questions that were answered for the estimate.
+        whole: questions that the tasks have, asked or not.
     """
 
     tasks: dict[str, int]
@@ -85,6 +94,7 @@ class Plan:
     timed: int
     loading_s: float
     tried: int
+    whole: int
 
     @property
     def latency_s(self) -> float:
@@ -124,6 +134,7 @@ def plan(asked: RunConfig, seconds: float | None = None) -> Plan:
         timed=timed_questions(config, benchmark),
         loading_s=loading_s,
         tried=sum(count for _, count in tried),
+        whole=sum(benchmark.sizes.values()),
     )
 
 
@@ -133,15 +144,16 @@ def _tried(group: Group, benchmark: Benchmark, config: RunConfig, seconds: float
     measured = Group(group.channel, kept, group.name_control)
     items = benchmark.all_items
     random.Random(config.seed).shuffle(items)  # noqa: S311 - reproducible, not secret
-    samples, spent, tried = _batches(measured, items, config, seconds)
+    answers = sum(samples_missing(group, asked, frozenset()) for asked in benchmark.items.values())
+    samples, answer_s, tried = _batches(measured, items, config, seconds, answers)
     own = [sample for sample in samples if not sample.control]
     part = Part(
         name=group.channel.name,
         arms=1 + len(group.controls),
-        answers=sum(samples_missing(group, asked, frozenset()) for asked in benchmark.items.values()),
+        answers=answers,
         prompt_tokens=_mean([sample.prompt_tokens for sample in own]),
         payload_bytes=_mean([sample.payload_bytes for sample in own]),
-        answer_s=spent / max(len(samples), 1),
+        answer_s=answer_s,
         alone_s=_alone_s(group, items, config),
         means=sum(
             min(config.calibration_samples, len(asked))
@@ -152,31 +164,48 @@ def _tried(group: Group, benchmark: Benchmark, config: RunConfig, seconds: float
     return part, tried
 
 
-def _batches(group: Group, items: Sequence[Item], config: RunConfig, seconds: float) -> tuple[list[Sample], float, int]:
-    """Samples, seconds and questions of what was tried; the first batch warms up where there is a second one."""
+def _batches(
+    group: Group, items: Sequence[Item], config: RunConfig, seconds: float, answers: int
+) -> tuple[list[Sample], float, int]:
+    """Samples, seconds an answer and questions of what was tried, after one question that warms up.
+
+    Ends when the time is over, but not with a single batch, in which the machine may have been busy with something
+    else; and before the next batch would pass a fair share of all `answers`.
+    """
+    _answered(group, items[:1], config)
+    size = min(max(config.batch_size, 2), max(2, ceil(_FAIR / 2 * len(items))))
     samples: list[Sample] = []
-    spent, tried, size = 0.0, 0, max(config.batch_size, 2)
-    budget, began = Budget(config.batch_size, config.max_batch_tokens), time.monotonic()
+    times: list[float] = []
+    spent = 0.0
     for start in range(0, len(items), size):
-        before = time.monotonic()
-        found = answer_task(group, items[start : start + size], frozenset(), budget, config.seed, (), Tally())
-        made = [sample for batch, _ in found for sample in batch]
-        now = time.monotonic()
-        samples, spent = (made, now - before) if start <= size else (samples + made, spent + now - before)
-        tried += len(items[start : start + size])
-        if now - began >= seconds:
+        made, took = _answered(group, items[start : start + size], config)
+        samples += made
+        times.append(took / max(len(made), 1))
+        spent += took
+        over = spent >= seconds and len(times) > 1
+        if over or spent + took > _FAIR * answers * median_low(times):
             break
-    return samples, spent, tried
+    return samples, median_low(times), min(size * len(times), len(items))
+
+
+def _answered(group: Group, items: Sequence[Item], config: RunConfig) -> tuple[list[Sample], float]:
+    """Answers one batch; what was answered, and seconds."""
+    began = time.monotonic()
+    budget = Budget(config.batch_size, config.max_batch_tokens)
+    found = answer_task(group, items, frozenset(), budget, config.seed, (), Tally())
+    samples = [sample for batch, _ in found for sample in batch]
+    return samples, time.monotonic() - began
 
 
 def _alone_s(group: Group, items: Sequence[Item], config: RunConfig) -> float | None:
     if group.name_control or answers_itself(group.channel) or not config.latency_samples:
         return None
-    began = time.monotonic()
-    chosen = items[:_ALONE]
-    for item in chosen:
+    times = []
+    for item in items[:_ALONE]:
+        began = time.monotonic()
         timed_alone(group.channel, item.request)
-    return (time.monotonic() - began) / len(chosen)
+        times.append(time.monotonic() - began)
+    return median_low(times)
 
 
 def _mean(values: Sequence[int]) -> float | None:
@@ -187,43 +216,51 @@ def render(found: Plan, width: int = WIDTH) -> str:
     """Writes a plan for a terminal."""
     questions = sum(found.tasks.values())
     rows = pd.DataFrame([_cells(part, questions, found.new_tokens) for part in found.parts])
+    shown = text_cells({str(name): rows[name] for name in rows})
     asked = ", ".join(f"{count:,} of {task}" for task, count in list(found.tasks.items())[:6])
     more = f" and {len(found.tasks) - 6} more tasks" if len(found.tasks) > 6 else ""
     lines = [
         f"Questions: {questions:,} ({asked}{more}).",
-        fold_table(rows, ("channel",), width),
-        "Read and decoded: tokens of all arms; crosses: bytes of all messages as they are sent.",
-        f"About {_duration(found.seconds)} here: {_duration(found.loading_s)} to load, "
-        f"{_duration(found.seconds - found.loading_s - found.latency_s)} to answer, {_duration(found.latency_s)} for "
-        f"{found.timed:,} timed questions; from {found.tried:,} questions that were tried.",
-        *_shown(questions),
+        fold_table(shown, ("channel",), width),
+        *filter(None, ["; ".join(said for name, said in _COLUMNS.items() if name in shown)]),
+        _time(found),
+        *_shown(questions, found.whole),
         "Nothing would be refused, and nothing was written.",
     ]
     return "\n".join(line if "\n" in line else fill(line, width) for line in lines)
 
 
+def _time(found: Plan) -> str:
+    answering = found.seconds - found.loading_s - found.latency_s
+    parts = [f"{_duration(found.loading_s)} to load", f"{_duration(answering)} to answer"]
+    if found.timed and found.latency_s:
+        parts.append(f"{_duration(found.latency_s)} for {found.timed:,} timed questions")
+    return f"About {_duration(found.seconds)} here: {', '.join(parts)}; from {found.tried:,} questions that were tried."
+
+
 def _cells(part: Part, questions: int, new_tokens: int) -> dict[str, str]:
-    arms = part.answers / max(questions, 1)
+    decoded = round(new_tokens * part.answers / max(questions, 1))
+    controls = {1: "", 2: " and 1 control"}.get(part.arms, f" and {part.arms - 1} controls")
     return {
-        "channel": f"{part.name} and {part.arms - 1} controls" if part.arms > 1 else part.name,
+        "channel": f"{part.name}{controls}",
         "answers": f"{part.answers:,}",
-        "read": "" if part.prompt_tokens is None else f"~{_round(part.prompt_tokens * part.answers):,}",
-        "decoded": f"<={round(new_tokens * arms):,}",
+        "read": f"~{_round(part.prompt_tokens * part.answers):,}" if part.prompt_tokens else "",
+        "decoded": f"<={decoded:,}" if decoded else "",
         "crosses": "" if not part.payload_bytes else f"~{bytes_text(part.payload_bytes * questions)}",
         "time": f"~{_duration(part.seconds)}",
     }
 
 
-def _shown(questions: int) -> list[str]:
+def _shown(questions: int, whole: int) -> list[str]:
     """What a single paired comparison of so many independent questions finds, and how many others take."""
     found = stats.detectable_effect(questions, DISCORDANCE) if questions else None
     least = "no difference" if found is None else f"differences from {100 * found:.1f} points"
-    needed = ", ".join(
-        f"{points} points {stats.questions_needed(points / 100, DISCORDANCE):,}" for points in WANTED_POINTS
-    )
+    needed = {points: stats.questions_needed(points / 100, DISCORDANCE) for points in WANTED_POINTS}
+    listed = ", ".join(f"{points} points {count:,}" for points, count in needed.items())
+    few = f"; there are only {whole:,}" if whole < max(needed.values()) else ""
     return [
         f"{questions:,} questions find {least} (80% power, level 0.05, one comparison, "
-        f"{100 * DISCORDANCE:.0f}% of the answers differing); questions needed: {needed}."
+        f"{100 * DISCORDANCE:.0f}% of the answers differing); questions needed: {listed}{few}."
     ]
 
 

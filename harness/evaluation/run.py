@@ -157,8 +157,9 @@ def _run(asked: RunConfig, command: Sequence[str], ranks: Ranks, given: InMemory
 
 def _measured(session: Session, folder: RunFolder | RankFolder) -> PassStats:
     """Answers every question, then times some of them, under one display of progress."""
-    steps, ranks = answers_open(session) + answers_to_time(session), session.ranks
-    with progress("answers", steps, session.config.progress and ranks.first) as session.bar:
+    timed, ranks = answers_to_time(session), session.ranks
+    unit, shown = "answers and timings" if timed else "answers", session.config.progress and ranks.first
+    with progress("answers", answers_open(session) + timed, shown, unit) as session.bar:
         work = answer_all(session)
         ranks.together(
             lambda: time_answers(session, folder) if isinstance(folder, RunFolder) else follow_latency_pass(session)
@@ -194,8 +195,15 @@ def prepared(
         print_notes([f"{name} is left out: {reason}." for name, reason in cast.left_out.items()] if ranks.first else [])
         config = config.model_copy(update={"channels": tuple(c for c in config.channels if c not in cast.left_out)})
     if ranks.first:
-        print_notes(_controls_left_out(config))
+        print_notes([*_asked_whole(config, benchmark), *_controls_left_out(config)])
     return config, benchmark, cast, _record(config, cast, benchmark, command)
+
+
+def _asked_whole(config: RunConfig, benchmark: Benchmark) -> list[str]:
+    """Says in one line which tasks have fewer questions than the limit allows."""
+    found = [f"{name} has {size:,}" for name, size in benchmark.sizes.items() if size < (config.limit or 0)]
+    more = f" and {len(found) - 3} more tasks have fewer" if len(found) > 3 else ""
+    return [f"--limit is {config.limit:,}, but {', '.join(found[:3])}{more}; all are asked."] if found else []
 
 
 def _controls_left_out(config: RunConfig) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import RunError, UserError
 from harness.paths import RECIPE_FILE, program
-from harness.progress import quiet
+from harness.progress import progress, quiet, stage
 from harness.training.recipe import Recipe, add_arguments, from_options, identity
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def _trained(recipe: Recipe) -> Path:
     folder = Path(recipe.output_path).expanduser()
     with explaining(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    session = open_session(recipe)
+    first = not int(os.environ.get("RANK") or 0)
+    with stage("Reading models and rows ...", recipe.progress and first):
+        session = open_session(recipe)
     with Held(folder) if session.accelerator.is_main_process else nullcontext():
         try:
             _run(session)
@@ -119,6 +122,8 @@ def _run(session: Session) -> None:
         write_atomic(session.folder / COMMITS_FILE, json.dumps(session.commits.known, indent=2) + "\n")
     if session.corpus.tested:
         loop.log.say(_tested_text(session))
+    left, every = session.steps - loop.position.step, session.recipe.log_every
+    _say(session, f"Training {left} steps of {session.recipe.global_batch} rows, a line every {every} ...")
     loop.run()
     loop.log.close()
     if [weights_sha256(lm) for lm in session.models] != weights:
@@ -128,6 +133,16 @@ def _run(session: Session) -> None:
         for line in _where_written(session) if session.recipe.progress else ():
             print(line, file=sys.stderr)
     session.accelerator.wait_for_everyone()
+
+
+def _shown(session: Session) -> bool:
+    return bool(session.recipe.progress and session.accelerator.is_main_process)
+
+
+def _say(session: Session, sentence: str) -> None:
+    """Says what begins, so that nobody waits for the first line in the dark."""
+    if _shown(session):
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _tested_text(session: Session) -> str:
@@ -171,7 +186,9 @@ def _standardise(session: Session, batches: Batches) -> None:
         raise UserError(
             f"standard_rows is {session.recipe.standard_rows}, but none of them can be learned from; raise it."
         )
-    standardise_inputs(session.objective.channel, lessons)
+    _say(session, f"Reading {len(lessons)} prompts, by which the fuser's inputs are scaled ...")
+    with progress("prompts read", len(lessons), _shown(session)) as bar:
+        standardise_inputs(session.objective.channel, lessons, bar)
     for value in session.objective.parameters():
         value.data = broadcast(value.data)  # processes on unlike hardware measure other last bits
 

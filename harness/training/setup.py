@@ -31,6 +31,7 @@ from harness.models.lm import LM, KVShape, kv_shape
 from harness.models.loading import fetch_reference, pick_device
 from harness.models.loading import load as load_model
 from harness.models.reference import parse_reference
+from harness.progress import Progress, Silent
 from harness.records.schema import is_commit
 from harness.self_check import checked
 from harness.training.dataloader import Lesson, derived_seed
@@ -227,14 +228,18 @@ def fuser_config(recipe: Recipe, receiver: KVShape, sharer: KVShape, steps: int)
 
 
 @torch.no_grad()
-def standardise_inputs(channel: GraphChannel, lessons: Sequence[Lesson]) -> None:
+def standardise_inputs(channel: GraphChannel, lessons: Sequence[Lesson], bar: Progress | None = None) -> None:
     """Folds what the fusers are fed for some prompts into their first layers, once, before training.
 
     Args:
         channel: with fusers as they were drawn; each is measured against the receiver's clean cache.
         lessons: prompts to measure on.
+        bar: counts the prompts that were read.
     """
-    kept = [channel.keep(lesson) for lesson in lessons]
+    kept = []
+    for lesson in lessons:
+        kept.append(channel.keep(lesson))
+        (bar or Silent()).advance()
     for number, link in enumerate(channel.links):
         fed = [_fed(link, number, lesson, one) for lesson, one in zip(lessons, kept, strict=True)]
         theirs, ours = (torch.cat(parts, 1) for parts in zip(*fed, strict=True))

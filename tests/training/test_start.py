@@ -1,5 +1,6 @@
 """How a fuser starts, and that what only makes training faster changes nothing but rounding."""
 
+import re
 import shutil
 
 import pytest
@@ -81,6 +82,14 @@ def test_a_standard_start_is_the_same_however_often_it_is_made(folder):
     assert logged(folder / "once") == logged(folder / "twice")
     train(recipe(folder, folder / "drawn", steps=1))
     assert logged(folder / "drawn") != logged(folder / "once")
+
+
+def test_a_training_says_what_begins_before_its_first_step(folder, capsys):
+    train(recipe(folder, folder / "told", standard_rows=8, steps=2, log_every=2, progress=True))
+    said = re.findall(r"^(Reading 8 prompts|Training 2 steps|step 2/2)", capsys.readouterr().err, re.MULTILINE)
+    assert said == ["Reading 8 prompts", "Training 2 steps", "step 2/2"]
+    train(recipe(folder, folder / "silent", standard_rows=8, steps=2, log_every=2, progress=False))
+    assert "2 steps" not in capsys.readouterr().err
 
 
 def test_a_resumed_run_does_not_start_over(folder):
