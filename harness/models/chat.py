@@ -299,7 +299,10 @@ def template_remedy(role: str) -> str:
     return f"give one with --{template_flag(role)} FILE, or `simple` for the built-in one"
 
 
-def check_template(lm: Speaker, remedy: str) -> None:
+_REMEDY = "give a Jinja file or the built-in 'simple' as receiver_chat_template or sharer_chat_template"
+
+
+def check_template(lm: Speaker, remedy: str = _REMEDY) -> None:
     """Renders an empty question several times over.
 
     Args:
@@ -310,7 +313,7 @@ def check_template(lm: Speaker, remedy: str) -> None:
         UserError: the template is missing, broken, or does not write the same text every time.
     """
     if lm.tokenizer.chat_template is None:
-        raise UserError(f"Model {lm.reference.text!r} has no chat template; {remedy}.")
+        raise _lacking(lm, remedy)
     texts = {render(lm, user_turn("")) for _ in range(_RENDERINGS)}
     if len(texts) > 1:
         raise UserError(
@@ -385,12 +388,13 @@ def conversation_sha256(conversation: Conversation) -> str:
     return hashlib.sha256(fingerprint_text(conversation, list(conversation.options)).encode()).hexdigest()
 
 
+def _lacking(lm: Speaker, remedy: str) -> UserError:
+    return UserError(f"Model {lm.reference.text!r} has no chat template; {remedy}.")
+
+
 def _templated(lm: Speaker, conversation: Conversation, messages: list[dict[str, Any]], **how: Any) -> str:
     if lm.tokenizer.chat_template is None:
-        raise UserError(
-            f"Model {lm.reference.text!r} has no chat template; give a Jinja file or the built-in 'simple' as "
-            "receiver_chat_template or sharer_chat_template, or send plain text."
-        )
+        raise _lacking(lm, f"{_REMEDY}, or send plain text")
     how = {**how, **conversation.template_arguments, **fixed_clock(lm.tokenizer)}
     try:
         try:
