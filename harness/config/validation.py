@@ -153,7 +153,9 @@ def usual_channels(values: Mapping[str, Any]) -> tuple[str, ...]:
     Args:
         values: the fields of the configuration that stand before the channels.
     """
-    given = {"sharer": bool(values.get("sharers")) or not values.get("receiver"), "tuned": bool(values.get("tuned"))}
+    embedded = not values.get("receiver")
+    given = {"tuned": bool(values.get("tuned"))}
+    given |= {need: embedded or bool(values.get(f"{need}s")) for need in ("sharer", "fuser")}
     chosen = [entry for entry in CHANNELS.loaded() if entry.usual or (entry in _tuned_channels() and given["tuned"])]
     return tuple(e.name for e in chosen if all(given.get(need, True) for need in e.needs))
 

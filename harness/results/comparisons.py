@@ -437,9 +437,7 @@ def _above(effect: Effect | None, base: str) -> str:
     return f"above {base} by {points}" if shown_higher(effect) else f"not above {base} (by {points})"
 
 
-def _verdict(
-    rivals: Sequence[Effect], missing: Sequence[str], content: Effect | None, majority: Effect | None
-) -> str:
+def _verdict(rivals: Sequence[Effect], missing: Sequence[str], content: Effect | None, majority: Effect | None) -> str:
     if any(one.base == RECEIVER and shown_lower(one) for one in rivals):
         return HARMS
     # A rival that was not run may explain the gain.

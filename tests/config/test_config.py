@@ -110,6 +110,21 @@ def test_extra_identity_takes_part_and_may_not_replace_fields() -> None:
         configs.identity(config, {"seed": 1})
 
 
+@pytest.mark.parametrize(
+    ("given", "lacking"),
+    [
+        ({}, {"tuned"}),
+        ({"receiver": "r"}, {"sharer", "t2t", "c2c", "tuned"}),
+        ({"receiver": "r", "sharers": ["s"]}, {"c2c", "tuned"}),
+        ({"receiver": "r", "sharers": ["s"], "fusers": ["f"]}, {"tuned"}),
+        ({"receiver": "r", "tuned": "t"}, {"sharer", "t2t", "c2c"}),
+    ],
+)
+def test_a_run_that_names_no_channels_has_all_that_its_models_allow(given: dict[str, Any], lacking: set[str]) -> None:
+    found = {*build({"tasks": ["relay_one"], **given}).channels}
+    assert {"receiver", "sharer", "t2t", "c2c", "tuned"} - found == lacking
+
+
 def test_usual_controls_follow_the_channels() -> None:
     assert build({}).controls == ("mismatched", "mean")
     assert build({"channels": "receiver,sharer"}).controls == ()
