@@ -163,7 +163,8 @@ def _packages(old: RunRecord, new: RunRecord) -> Iterable[Difference]:
 
 
 def _surroundings(old: RunRecord, new: RunRecord) -> Iterable[Difference]:
-    if names := differing(old.environment, new.environment):
+    # Whether the hub may be asked changes nothing: what was read has fingerprints of its own.
+    if names := [name for name in differing(old.environment, new.environment) if not name.endswith("_OFFLINE")]:
         yield Difference("environment", ", ".join(names), rounding=True)
     if old.config and new.config:
         names = [name for name in (*BATCHING, *_PLACEMENT) if old.config.get(name) != new.config.get(name)]

@@ -64,6 +64,7 @@ def models(role: str) -> list[ModelInfo]:
         ({"git": Git()}, "code commit (aaaaaaa -> version 0.1).", False),
         ({"packages": {"torch": "2.2", "c2c-harness": "0.1"}}, "packages (torch 2.1 -> 2.2).", False),
         ({"environment": {}}, "environment (OMP_NUM_THREADS).", True),
+        ({"environment": {**FACTS["environment"], "HF_HUB_OFFLINE": "1"}}, "nothing that the records name.", True),
         ({"config": {"batch_size": 1}}, "batches or placement (batch_size).", True),
         ({"config": {}}, "nothing that the records name.", True),
         ({"hardware": regression_runs.OTHER_MACHINE}, "hardware (one -> two).", True),
