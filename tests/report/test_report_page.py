@@ -152,6 +152,8 @@ def test_links_and_words_are_of_what_the_page_shows(tmp_path: Path) -> None:
     text = (tmp_path / "alone" / "report.html").read_text(encoding="utf-8")
     assert [words in text for words in ("Hollow marks", "The line joins", "gain:")] == [False] * 3
     both = page_of(write(run([Plan(n=40)]), tmp_path / "both"))
+    text = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    assert "inside the grey band are too small" in " ".join(text.split())
     assert {"effects", "gates"} <= {attributes.get("data-section") for _, attributes in both.tags}
 
 
