@@ -43,7 +43,7 @@ def jobs(name: str) -> dict[str, Any]:
 def test_nothing_is_published_that_was_not_installed_and_run() -> None:
     steps = jobs("release.yml")
     assert (steps["publish"]["needs"], steps["install"]["needs"]) == ("install", "build")
-    assert steps["install"]["strategy"]["matrix"]["python"] == ["3.10", "3.12", "3.13"]
+    assert steps["install"]["strategy"]["matrix"]["python"] == ["3.10", "3.12", "3.14"]
     asked = "\n".join(step.get("run", "") for step in steps["build"]["steps"])
     named = re.findall(r"tests/\w+\.py", asked)
     assert "tests/test_wheel.py" in named

@@ -156,7 +156,7 @@ def test_the_map_of_a_pair_is_remembered() -> None:
 
 
 def test_an_unknown_strategy_is_refused() -> None:
-    with pytest.raises(UserError, match="allowed: first, longest"):
+    with pytest.raises(UserError, match="Allowed: first, longest"):
         align(RECEIVER, [SHARER], _user("Hi"), "longst", OFF)
 
 

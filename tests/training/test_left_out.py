@@ -48,7 +48,7 @@ def test_rows_left_out_are_counted_by_reason_and_the_run_ends_well(folder, tmp_p
     summary = "4 rows left out: 1 without an answer to learn, 1 with a role that is not known, 1 refused by a chat"
     assert said[-3].startswith(summary)
     assert said[-2] == f"Written: {tmp_path / 'out' / 'fuser'}"
-    assert said[-1].endswith(f"--fuser {tmp_path / 'out' / 'fuser'}")
+    assert said[-1].endswith(f"--fuser {tmp_path / 'out' / 'fuser'} --tasks TASK")
 
 
 def test_counts_and_bits_are_the_same_wherever_a_run_stopped(folder, tmp_path, mixed):
