@@ -35,23 +35,24 @@ _TRAINED = "As the files of the weights say; rows are named by a digest of the t
 _SHARED = "Settings that all trainings of a part share:"
 _LEGEND = """Accuracy in % with its 95% interval. **gain**: points over the receiver alone. **cost**: median time to
 first token over the receiver's, and the size of the message. Several trainings are one row: their mean."""
-_OVERVIEW_LEGEND = """Receiver, best baseline and best channel, accuracy in % with its 95% interval. **communicates**:
-adds to receiver, sharer, ensemble and T2T (but itself) and to the majority label, and the content of its message is
-shown to count. **adapts**: the same, but the content is not shown to count. **harms**: below the receiver. **not
-resolved**: anything else, also where one of the four was not run; the page says what explains the gain. TTFT: median time to first token over the receiver's, "not timed" where the run timed nothing. The size is that of
-the message; others report a mean time. Of a task's pairs those with a resolved verdict come first."""
+_OVERVIEW_LEGEND = """Receiver, best baseline and best channel, accuracy in % with its 95% interval.
+**communicates**: adds to receiver, sharer, ensemble and T2T (but itself) and to the majority label, and the content
+of its message is shown to count. **adapts**: the same, but the content is not shown to count. **harms**: below the
+receiver. **not resolved**: anything else, also where one of the four was not run; the page says what explains the
+gain. TTFT: median time to first token over the receiver's, "not timed" where the run timed nothing. The size is
+that of the message; others report a mean time. Of a task's pairs those with a resolved verdict come first."""
 _READING = """Accuracy is right answers over all questions asked, errors included, with a 95% interval that takes
-subjects as clusters and parts of fixed size as strata where a task has them. A verdict is the weakest of a channel's
-differences to receiver, sharer, ensemble and T2T, each tested by itself; arms that were not run are named. Other
-differences are paired, question by question, in points; p by exact McNemar (by subject: exact sign flips), adjusted by
-Holm over all comparisons of the task on this page; ± is the smallest difference that an exact test of these questions
-finds with 80% power at the level that Holm leaves. What is not resolved but shown by two one-sided tests to be below 3
-points is "same within 3 points". Weights that were run twice stand once. The content effect is as sent minus the mean
-message; of text, which has no mean, minus another question's. `majority` answers the most frequent label, `oracle` is right where either model is, `chance` guesses.
-Latency is of questions answered alone after warm-up, median and p90; "over T2T" is T2T's median
-end-to-end time over this row's, on the questions that both answered one after the other, with the rounds of a question
-read as one. "strict" is the accuracy by the parser that takes plain answers alone, r1, r2, ... are the runs listed under
-Provenance. Blank means not measured."""
+subjects as clusters and parts of fixed size as strata where a task has them. A verdict is the weakest of a
+channel's differences to receiver, sharer, ensemble and T2T, each tested by itself; arms that were not run are
+named. Other differences are paired, question by question, in points; p by exact McNemar (by subject: exact sign
+flips), adjusted by Holm over all comparisons of the task on this page; ± is the smallest difference that an exact
+test of these questions finds with 80% power at the level that Holm leaves. What is not resolved but shown by two
+one-sided tests to be below 3 points is "same within 3 points". Weights that were run twice stand once. The content
+effect is as sent minus the mean message; of text, which has no mean, minus another question's. `majority` answers
+the most frequent label, `oracle` is right where either model is, `chance` guesses. Latency is of questions answered
+alone after warm-up, median and p90; "over T2T" is T2T's median end-to-end time over this row's, on the questions
+that both answered one after the other, with the rounds of a question read as one. "strict" is the accuracy by the
+parser that takes plain answers alone, r1, r2, ... are the runs listed under Provenance. Blank means not measured."""
 
 
 @dataclass(frozen=True)
