@@ -156,7 +156,7 @@ def _compose(session: Session, folder: RunFolder) -> None:
 
 def _finish(session: Session, folder: RunFolder, work: PassStats) -> None:
     samples = session.samples
-    variants = {g.channel.name: g.channel.variant for g in session.cast.groups if not g.name_control}
+    variants = {(g.channel.name, g.name_control): g.channel.variant for g in session.cast.groups}
     facts = facts_of(folder.record)
     rows = summarise(samples, session.timings, facts, variants)
     warnings = [*folder.record.warnings, *folder.warnings, *arms_left_out(session)]

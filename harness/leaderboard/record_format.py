@@ -27,7 +27,7 @@ from harness.records.files import explaining, scrub
 from harness.records.journal import LoadedRun, load_run
 from harness.records.migrations import load
 from harness.records.schema import SCHEMA_VERSION, Failure, Kind, Record, ResultRow, RunRecord, Sample, Timing
-from harness.results import facts_of, summarise
+from harness.results import facts_of, summarise, summarise_run
 from harness.results.grouping import arm_order
 
 RIGHT, WRONG, FAILED, ABSENT = "1", "0", "!", "."
@@ -146,11 +146,10 @@ def board_record(run: LoadedRun) -> BoardRecord:
         by_task[sample.task].append(sample)
     questions = {task: _questions(samples) for task, samples in by_task.items()}
     facts = facts_of(run.record)
-    variants = {row.channel: row.variant for row in run.record.results if row.variant}
     return BoardRecord(
         run=run.record.model_copy(update={name: type(getattr(run.record, name))() for name in _emptied(run)}),
         groups=dict(facts.groups),
-        results=summarise(run.samples, run.timings, facts, variants),
+        results=summarise_run(run),
         questions=questions,
         answers=[arm for task, samples in by_task.items() for arm in _answers(samples, questions[task].ids)],
         timings=_timings(run.timings, questions),

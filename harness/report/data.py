@@ -24,7 +24,7 @@ from harness.report.drawing import NARROW, WIDE, Figure, channel_color, color_va
 from harness.report.figures import gate_figure, task_figures
 from harness.report.sidecar import Question, read_questions
 from harness.report.subjects import subject_gains
-from harness.results import Effect, SpeedUp, effects, facts_of, frame, headline, speed_ups, summarise
+from harness.results import Effect, SpeedUp, effects, facts_of, frame, headline, speed_ups, summarise_run
 from harness.results.comparisons import has_message
 from harness.results.formatting import arm_text
 from harness.results.frame import ranking, verdict_sentences
@@ -174,11 +174,10 @@ class RunNumbers:
 def run_numbers(run: LoadedRun) -> RunNumbers:
     """Computes the headline numbers of a run."""
     facts = facts_of(run.record)
-    variants = {row.channel: row.variant for row in run.record.results if row.variant}
     shown = top_level(facts.groups, (sample.task for sample in run.samples))
     return RunNumbers(
         run=run,
-        rows=headline(summarise(run.samples, run.timings, facts, variants), facts.groups),
+        rows=headline(summarise_run(run), facts.groups),
         effects=effects(run.samples, facts),
         speed_ups=[found for found in speed_ups(run.timings, facts.groups) if found.task in shown],
         tables=[table for table in tables(run.samples, facts) if table.name in shown],

@@ -8,7 +8,7 @@ from harness.results.comparisons import Claim, Effect, arms_of, claims, compare,
 from harness.results.formatting import bytes_text, points_text, seconds_text
 from harness.results.frame import COLUMNS, frame
 from harness.results.grouping import Facts, facts_of, headline, top_level
-from harness.results.summary import SpeedUp, lost_timings, speed_ups, summarise
+from harness.results.summary import SpeedUp, lost_timings, speed_ups, summarise, summarise_run
 from harness.results.terminal_table import render_all, render_comparison, render_ranking
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "seconds_text",
     "speed_ups",
     "summarise",
+    "summarise_run",
     "top_level",
 ]

@@ -18,7 +18,7 @@ from harness.records.schema import ResultRow, RunRecord
 from harness.results.comparisons import KINDS, Claim, Effect, claims, effects, has_message
 from harness.results.formatting import arm_text
 from harness.results.grouping import RECEIVER, Arm, facts_of, headline
-from harness.results.summary import SpeedUp, speed_ups, summarise
+from harness.results.summary import SpeedUp, speed_ups, summarise_run
 
 MEASURED, REPORTED = "measured", "reported, not re-run"
 
@@ -156,8 +156,7 @@ def _column(cells: Sequence[Any], dtype: str) -> Any:
 def _read(record: LoadedRun | Recorded) -> tuple[LoadedRun, list[ResultRow]]:
     if isinstance(record, Recorded):
         return record.loaded, record.rows
-    variants = {row.channel: row.variant for row in record.record.results if row.variant}
-    return record, summarise(record.samples, record.timings, facts_of(record.record), variants)
+    return record, summarise_run(record)
 
 
 def _run_rows(run: LoadedRun, rows: Sequence[ResultRow], own: Sequence[Effect] | None) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from harness import stats
 from harness.benchmarks.answer_parsing import is_echo
+from harness.records.journal import LoadedRun
 from harness.records.schema import ResultRow, Sample, Timing
 from harness.results.formatting import arm_text
 from harness.results.grouping import (
@@ -31,17 +32,24 @@ from harness.results.grouping import (
     arm_order,
     chance_row,
     cluster_names,
+    facts_of,
     members_by_name,
     tables,
     yardstick,
 )
 
 
+def summarise_run(run: LoadedRun) -> list[ResultRow]:
+    """Computes the results table of a run from its journals; what was chosen inside an arm is as its record says."""
+    variants = {(row.channel, row.control): row.variant for row in run.record.results}
+    return summarise(run.samples, run.timings, facts_of(run.record), variants)
+
+
 def summarise(
     samples: Iterable[Sample],
     timings: Iterable[Timing] = (),
     facts: Facts = NO_FACTS,
-    variants: Mapping[str, str] | None = None,
+    variants: Mapping[Arm, str] | None = None,
 ) -> list[ResultRow]:
     """Computes the results table.
 
@@ -49,7 +57,7 @@ def summarise(
         samples: One run's samples.
         timings: Its timings.
         facts: What is known of the tasks; with baselines their rows are added.
-        variants: Channel -> what was chosen inside it, such as the T2T variant.
+        variants: Arm -> what was chosen inside it, such as the T2T variant; a control without one has its channel's.
 
     Returns:
         Groups first, then tasks by name; arms in their usual order.
@@ -66,7 +74,7 @@ def summarise(
 
 
 def _rows(
-    table: Table, timings: Sequence[Timing], tasks: Sequence[str], variants: Mapping[str, str]
+    table: Table, timings: Sequence[Timing], tasks: Sequence[str], variants: Mapping[Arm, str]
 ) -> list[ResultRow]:
     ours = [timing for timing in timings if timing.task in tasks]
     rows = []
@@ -75,7 +83,8 @@ def _rows(
         fields = {**_accuracy_fields(table, samples), **_answer_fields(samples), **latency_fields(timed)}
         if arm[0] in DERIVED:
             fields |= {"payload_bytes_mean": None, "tokens_out_mean": None}
-        names = {"task": table.name, "channel": arm[0], "control": arm[1], "variant": variants.get(arm[0], "")}
+        variant = variants.get(arm, variants.get((arm[0], ""), ""))
+        names = {"task": table.name, "channel": arm[0], "control": arm[1], "variant": variant}
         rows.append(ResultRow(**names, **fields, model_pass=arm[0] not in DERIVED))
     return rows
 

@@ -275,3 +275,13 @@ def test_echoes_are_counted() -> None:
     made = [sample(i, "receiver", True, text=text, labels=list("ABCD")) for i, text in enumerate(texts)]
     assert summarise(made)[0].echoes == 2
     assert summarise(arms(receiver="1"))[0].echoes is None
+
+
+def test_a_control_with_models_of_its_own_has_its_own_choices() -> None:
+    chosen = {("c2c", ""): "alignment first", ("c2c", "self"): "alignment off"}
+    rows = summarise(arms(c2c="10", c2c_mean="10", c2c_self="10"), variants=chosen)
+    assert {row.control: row.variant for row in rows} == {
+        "": "alignment first",
+        "mean": "alignment first",
+        "self": "alignment off",
+    }
