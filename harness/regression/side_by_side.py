@@ -24,6 +24,7 @@ from harness.results.terminal_table import WIDTH, fold_table, text_cells
 
 _BEFORE = ("the first run", "")
 MOST_TURNED = 8
+_HEADING = "second run - first run; p by Holm; turned right (+), wrong (-)"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _alone(pairs: Iterable[ArmPair], first: Run, second: Run) -> Iterator[str]:
 
 
 def _task(task: str, changes: Sequence[ArmChange], width: int) -> str:
-    return f"{fill(task, width)}: second run - first run\n{fold_table(change_cells(changes), ('channel',), width)}"
+    heading = fill(f"{task}: {_HEADING}", width)
+    return f"{heading}\n{fold_table(change_cells(changes), ('channel',), width)}"
 
 
 def change_cells(changes: Sequence[ArmChange]) -> pd.DataFrame:
@@ -130,10 +132,9 @@ def _cells(change: ArmChange) -> dict[str, str]:
         "second": percent_text(change.after),
         "points": points_text(effect.difference),
         "95% interval": interval_text(effect.low, effect.high, signed=True),
-        "p (Holm)": p_text(effect.p_holm),
+        "p": p_text(effect.p_holm),
         "n": str(effect.n),
-        "won": str(effect.wins),
-        "lost": str(effect.losses),
+        "turned": f"+{effect.wins} -{effect.losses}",
         "left out": str(effect.left_out or ""),
     }
 
