@@ -10,13 +10,15 @@ from typing import Any
 from pydantic import TypeAdapter
 from torch import nn
 
-from harness.channels.registry import CHANNELS, ChannelEntry
+from harness.channels.control_registry import CONTROLS
+from harness.channels.registry import CHANNELS
 from harness.config.validation import OWN
 from harness.errors import UserError
 from harness.evaluation.setup import InMemory
 from harness.fusers.interface import FuserModule
 from harness.models.in_memory import digest_of, lm_of, pinned, reference_of
 from harness.models.lm import DTYPES, LM
+from harness.registry import Registry
 
 ONE_MODEL = ("receiver", "tuned")
 SEVERAL_MODELS = ("sharers",)
@@ -27,6 +29,8 @@ SEVERAL_FUSERS = ("fusers",)
 _OF_FILES = ("device_map", "trust_remote_code", "peft")
 
 ORIGIN = "harness.evaluate"
+
+_REGISTERED: Mapping[str, Registry[Any]] = {"channels": CHANNELS, "controls": CONTROLS}
 
 
 @dataclass
@@ -53,8 +57,9 @@ class Given:
         found |= {name: self._fuser(name, found[name]) for name in ONE_FUSER if name in found}
         for names, one in ((SEVERAL_MODELS, self._model), (SEVERAL_FUSERS, self._fuser)):
             found |= {name: [one(name, part) for part in _several(found[name])] for name in names if name in found}
-        if "channels" in found:
-            found["channels"] = [_channel(part) for part in _several(found["channels"])]
+        for listed, registry in _REGISTERED.items():
+            if listed in found:
+                found[listed] = [_registered(part, registry) for part in _several(found[listed])]
         return self._placed(found) if self.models else found
 
     def _model(self, name: str, value: Any) -> Any:
@@ -127,12 +132,11 @@ def _check_as_it_is(lm: LM, values: Mapping[str, Any]) -> None:
             )
 
 
-def _channel(value: Any) -> Any:
-    """The name of a channel; one given as an entry is registered, in place of an earlier one that was given so."""
-    if not isinstance(value, ChannelEntry):
+def _registered(value: Any, registry: Registry[Any]) -> Any:
+    """The name of an entry; one given as itself is registered, in place of an earlier one that was given so."""
+    if not isinstance(value, registry.kind):
         return value
-    CHANNELS.put(value, ORIGIN)
-    return value.name
+    return registry.put(value, ORIGIN).name
 
 
 def _several(value: Any) -> list[Any]:

@@ -55,7 +55,7 @@ def evaluate(
         sharer: the model that sends messages, likewise; a list for several.
         fuser: for `c2c`, a folder, a name or a loaded fuser; a list, one a sharer, for several.
         channels: what is compared, `name[:option=value]...` each; all that the given models allow if left out. A
-            `ChannelEntry` stands for a channel of one's own.
+            `ChannelEntry` stands for a channel of one's own, and a `ControlEntry` in `controls=` for a control.
         tasks: benchmarks.
         plugin: modules or files that register channels, controls, fusers or tasks.
         settings: everything else that `run --help` lists, by the names of the flags; what is left out is as there.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import fill
 
 import pandas as pd
 
@@ -13,7 +14,9 @@ from harness import results
 from harness.errors import UserError
 from harness.paths import program
 from harness.records.journal import LoadedRun, load_run
+from harness.report.state import unfinished
 from harness.results.formatting import arm_text
+from harness.results.terminal_table import WIDTH
 
 EFFECT_COLUMNS: Mapping[str, str] = {
     "task": "task or group",
@@ -41,7 +44,7 @@ _NUMBERS = ("difference", "low", "high", "p", "p_holm", "minimum_detectable", "l
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished run.
+    """A run, as a rule a finished one.
 
     Usage:
         result = harness.evaluate(receiver="my/model", tasks=["openbookqa"])
@@ -76,8 +79,12 @@ class Result:
         return results.frame([self.run])
 
     def table(self, everything: bool = False) -> str:
-        """Returns the terminal's ranking and verdict of each task, or every row and difference; 80 columns wide."""
-        return (results.render_all if everything else results.render_ranking)(self.frame())
+        """Returns the terminal's ranking and verdict of each task, or every row and difference; 80 columns wide.
+
+        Of a run that has not finished it begins with how far it came.
+        """
+        table = (results.render_all if everything else results.render_ranking)(self.frame())
+        return "\n\n".join(filter(None, [fill(unfinished(self.run), WIDTH), table]))
 
     def effects(self) -> pd.DataFrame:
         """Returns a row a paired difference of two arms; columns as `EFFECT_COLUMNS` describes them."""

@@ -16,12 +16,14 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.channels.control_registry import ControlEntry
 from harness.channels.messages import Message, TensorMessage, TextMessage
+from harness.errors import UserError
 from harness.inference.types import Query
 from harness.registry import resolve
 
@@ -78,10 +80,24 @@ class Control:
 
         Raises:
             TypeError: the control does not take such a message.
+            UserError: it gives something else back, or not one for each question.
         """
         change = self._change(message)
-        changed: Message = change(message, Given(queries, self.seed, tuple(donors), self.mean))
-        return changed
+        try:
+            changed = change(message, Given(queries, self.seed, tuple(donors), self.mean))
+        except UserError as error:
+            raise UserError(f"Control {self.entry.name}: {error}") from error
+        return self._whole(changed, message)
+
+    def _whole(self, changed: Any, message: Message) -> Message:
+        if isinstance(changed, type(message)) and len(changed) == len(message):
+            return changed
+        size = f" of {len(changed)}" if isinstance(changed, type(message)) else ""
+        kind = type(message).__name__
+        raise UserError(
+            f"Control {self.entry.name} returns a {type(changed).__name__}{size} for a {kind} of {len(message)} "
+            f"questions; return a {kind} of as many (message.with_rows, message.with_texts)."
+        )
 
     def _change(self, message: Message) -> Callable[..., Message]:
         if isinstance(message, TextMessage) and self.entry.text:

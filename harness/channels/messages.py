@@ -22,6 +22,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from harness.channels.registry import Payload
+from harness.errors import UserError
 from harness.inference.types import CallStats
 
 Row = tuple[Tensor, ...]  # what crosses of one query: a part a sharer, [entries, its tokens, features]
@@ -76,7 +77,12 @@ class TextMessage:
         return replace(self, texts=(self.texts[place],), asked=(self.asked[place],))
 
     def with_texts(self, texts: Sequence[str]) -> Self:
-        """The same message with other texts."""
+        """The same message with other texts, one a query.
+
+        Raises:
+            UserError: there is another number of them.
+        """
+        _one_each(len(texts), len(self), "texts")
         return replace(self, texts=tuple(texts))
 
 
@@ -127,11 +133,19 @@ class TensorMessage:
         """The same message with other tensors of the same shapes, a row a query.
 
         Raises:
+            UserError: there is another number of rows.
             ValueError: a row has another number of tokens than the query's own message.
         """
+        _one_each(len(rows), len(self), "rows")
         if any(part.shape[1] != tokens for row, tokens in zip(rows, self.lengths, strict=True) for part in row):
             raise ValueError("a row of a message has another number of tokens than before")
         return replace(self, parts=tuple(torch.cat(parts, dim=1) for parts in zip(*rows, strict=True)))
+
+
+def _one_each(given: int, wanted: int, what: str) -> None:
+    """Refuses another number at once: an error of a batch would be gone when its questions are asked one by one."""
+    if given != wanted:
+        raise UserError(f"a message of {wanted} questions was given {given} {what}; give each question one, in order.")
 
 
 def texts_of(message: Message) -> Sequence[str | None]:

@@ -11,6 +11,7 @@ from harness import leaderboard
 from harness.errors import UserError
 from harness.paths import program
 from harness.records.journal import LoadedRun, load_run, tell_warnings
+from harness.report.state import unfinished
 from harness.results import arms_of, compare, facts_of, frame, render_all, render_comparison, render_ranking
 from harness.results.terminal_table import WIDTH
 
@@ -53,8 +54,8 @@ def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
         if not run.samples:
             raise UserError(f"{run.path} has no answers yet; {program()} resume {run.path} goes on with it.")
     for run in runs:
-        if run.record.status != "success":
-            print(fill(_unfinished(run), WIDTH), end="\n\n")
+        if said := unfinished(run):
+            print(fill(said, WIDTH), end="\n\n")
     if len(runs) > 1 and not (options.compare or options.all or options.question):
         _print_side_by_side(runs)
         return
@@ -62,12 +63,6 @@ def _print(options: argparse.Namespace, runs: list[LoadedRun]) -> None:
         if len(runs) > 1:
             print(f"\n{run.path}")
         print(_one(options, run))
-
-
-def _unfinished(run: LoadedRun) -> str:
-    from harness.cli.runs import state_of
-
-    return f"{run.path} has not finished ({state_of(run.path, run.record)}): what follows is of a part of it."
 
 
 def _one(options: argparse.Namespace, run: LoadedRun) -> str:

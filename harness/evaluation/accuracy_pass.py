@@ -33,6 +33,7 @@ from harness.inference.types import Answer, CallStats, Query
 from harness.records.journal import latest_samples, without_nonfinite
 from harness.records.schema import Failure, Sample
 from harness.registry import resolve
+from harness.results.formatting import arm_text
 
 Means = tuple[torch.Tensor, ...]
 
@@ -247,11 +248,16 @@ def stop_on_errors(session: Session) -> None:
     rate = session.config.max_error_rate
     allowed = max(rate * arms * len(session.benchmark.all_items), 1) if rate else 0  # one is no rate yet
     if failed and len(failed) > allowed:
-        first = failed[0].error
         raise RunError(
             f"{len(failed)} of {len(session.samples)} samples failed, more than --max_error_rate "
-            f"{rate:g} allows; the first said: {first.message if first else ''}"
+            f"{rate:g} allows; the first said: {error_line(failed[0])}"
         )
+
+
+def error_line(sample: Sample) -> str:
+    """Names the arm and the kind of a sample's error: what somebody's control raises may say little by itself."""
+    found = sample.error
+    return f"{arm_text(*sample.arm)}: {found.type}: {found.message}" if found else ""
 
 
 def arms_left_out(session: Session) -> list[str]:

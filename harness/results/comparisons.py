@@ -326,7 +326,8 @@ class Claim:
         if not shown_higher(weakest):
             return f"{_base_name(weakest)} explains its gain of {_points(over)} on the receiver"
         if self.content is None:
-            return "no control was run, so that the mere form of the message may explain the gain"
+            controls = " nor ".join(_CONTENT_CONTROLS)
+            return f"neither {controls} was run, so that the mere form of the message may explain the gain"
         shown = f"content {_points(self.content)}"
         return shown if shown_higher(self.content) else f"the mere form of its message explains the gain ({shown})"
 

@@ -17,7 +17,7 @@ from harness.records.journal import LoadedRun
 from harness.records.schema import ResultRow, RunRecord
 from harness.results.comparisons import KINDS, Claim, Effect, claims, effects, has_message
 from harness.results.formatting import arm_text
-from harness.results.grouping import RECEIVER, Arm, facts_of, headline
+from harness.results.grouping import RECEIVER, Arm, entry_of, facts_of, headline
 from harness.results.summary import SpeedUp, speed_ups, summarise_run
 
 MEASURED, REPORTED = "measured", "reported, not re-run"
@@ -249,6 +249,22 @@ def ranking(rows: pd.DataFrame, most: int = MOST_ROWS) -> pd.DataFrame:
     chosen = pd.concat([held, own[message].head(most - len(held))])
     best_first: pd.DataFrame = rows.loc[chosen.sort_values("accuracy", ascending=False, kind="stable").index]
     return best_first
+
+
+def not_ranked(rows: pd.DataFrame) -> list[str]:
+    """Names what `ranking` leaves out of what was asked for: no controls, and nothing that asks no model.
+
+    Args:
+        rows: of one task and pair.
+    """
+    own = rows[(rows["control"] == "") & ~rows["arm"].isin(ranking(rows)["arm"])]
+    return [str(arm) for arm, channel in zip(own["arm"], own["channel"], strict=True) if _asked_for(str(channel))]
+
+
+def _asked_for(channel: str) -> bool:
+    """Whether a channel can be asked for; the rows that stand in every table cannot."""
+    entry = entry_of(channel)
+    return entry is None or bool(entry.build or entry.compose)
 
 
 def verdict_sentences(rows: pd.DataFrame, most: int = 3) -> list[str]:

@@ -24,7 +24,7 @@ from harness.results.formatting import (
     ratio_text,
     seconds_text,
 )
-from harness.results.frame import part_column, ranking, verdict_sentences
+from harness.results.frame import not_ranked, part_column, ranking, verdict_sentences
 
 WIDTH = 80
 
@@ -243,7 +243,9 @@ def text_cells(columns: dict[str, pd.Series]) -> pd.DataFrame:
 
 def _ranked(task: str, rows: pd.DataFrame, cells: pd.DataFrame, width: int) -> str:
     parts = [fill(f"{task}{_questions(ranking(rows))}", width), fold_table(cells, _WORDS, width)]
-    return "\n".join([*parts, *(fill(sentence, width) for sentence in verdict_sentences(rows))])
+    hidden = ", ".join(not_ranked(rows))
+    said = [f"Not shown: {hidden}; --all prints every row."] if hidden else []
+    return "\n".join([*parts, *(fill(sentence, width) for sentence in [*said, *verdict_sentences(rows)])])
 
 
 def _questions(rows: pd.DataFrame) -> str:

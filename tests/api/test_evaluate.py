@@ -12,6 +12,8 @@ import torch
 
 import harness
 from harness import cli
+from harness.channels import controls
+from harness.channels.control_registry import CONTROLS, ControlEntry
 from harness.channels.interface import Group
 from harness.channels.registry import CHANNELS, ChannelEntry
 from harness.channels.single import Single
@@ -126,3 +128,12 @@ def test_a_channel_is_given_as_an_entry_and_given_anew_in_its_place(
         assert "once_more" in set(result.frame()["channel"])
     with pytest.raises(harness.UserError, match="Two entries are named channel 'receiver'"):
         harness.evaluate(receiver, channels=[ChannelEntry("receiver", "x")], **asked)
+
+
+def test_a_control_is_given_as_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kept in ("_entries", "_origins"):
+        monkeypatch.setattr(CONTROLS, kept, dict(getattr(CONTROLS, kept)))
+    asked: dict[str, Any] = {"channels": ["receiver", "c2c"], "limit": 2, "latency_samples": 0, "progress": False}
+    entry = ControlEntry("emptied", "x", tensors=controls.zeros)
+    result = harness.evaluate(tasks=SETTINGS["tasks"], controls=[entry, "closed"], **asked)
+    assert {"c2c/emptied", "c2c/closed"} <= set(result.frame()["arm"])

@@ -34,6 +34,15 @@ def test_the_table_is_the_terminals(result: harness.Result, folder: Path, capsys
     assert repr(result).startswith(f"Result('{folder}', channels=[")
 
 
+def test_a_run_that_has_not_finished_says_so_first(tmp_path: Path) -> None:
+    why = "12 of 24 samples failed, more than --max_error_rate 0.01 allows; the first said: c2c/boom: E:" + 20 * " word"
+    made = synthetic.run(status="error", error={"type": "RunError", "message": why})
+    table = harness.Result.read(synthetic.write(made, tmp_path / "run")).table()
+    said = " ".join(table.split("\n\n")[0].split())
+    assert said.startswith(f"{tmp_path / 'run'} has not finished (failed: ")
+    assert said.endswith("c2c/boom: E:" + 12 * " word" + " ...)): what follows is of a part of it.")
+
+
 def test_the_frame_has_the_documented_columns(result: harness.Result) -> None:
     rows = result.frame()
     assert list(rows) == list(results.COLUMNS)

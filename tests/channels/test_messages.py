@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.channels.messages import NoMessage, TensorMessage, TextMessage, texts_of
+from harness.errors import UserError
 
 LENGTHS = (3, 0, 2)
 
@@ -44,6 +45,8 @@ def test_other_rows_keep_everything_else() -> None:
     assert all(torch.equal(-a, b) for a, b in zip(sent.parts, again.parts, strict=True))
     with pytest.raises(ValueError, match="another number of tokens"):
         sent.with_rows([sent.row(0), sent.row(0), sent.row(2)])
+    with pytest.raises(UserError, match="a message of 3 questions was given 1 rows"):
+        sent.with_rows(sent.rows()[:1])
 
 
 def test_the_message_of_one_query() -> None:
@@ -60,4 +63,6 @@ def test_text_crosses_as_utf8_and_is_all_that_records_show() -> None:
     assert text.payload_bytes == tuple(len(t.encode("utf-8")) for t in text.texts) == (6, 0, 3)
     assert text.with_texts(["a", "b", "c"]).texts == ("a", "b", "c")
     assert texts_of(text) == text.texts
+    with pytest.raises(UserError, match="a message of 3 questions was given 2 texts"):
+        text.with_texts(["a", "b"])
     assert list(texts_of(states())) == list(texts_of(NoMessage(3))) == [None] * 3

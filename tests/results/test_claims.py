@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -56,10 +57,11 @@ def test_a_gain_of_the_mere_form_only_adapts() -> None:
     assert "mere form" in found.text
 
 
-def test_without_a_control_nothing_is_said_of_the_content() -> None:
-    found = claim(receiver=BAD, sharer=BAD, ensemble=BAD, t2t=BAD, c2c=GOOD)
+@pytest.mark.parametrize("controls", [{}, {"c2c_zeroed": BAD}])
+def test_without_a_control_of_the_content_nothing_is_said_of_it(controls: dict[str, Any]) -> None:
+    found = claim(receiver=BAD, sharer=BAD, ensemble=BAD, t2t=BAD, c2c=GOOD, **controls)
     assert found.verdict == "not resolved"
-    assert "no control was run" in found.text
+    assert "neither mean nor mismatched was run, so that the mere form" in found.text
 
 
 def test_what_scores_below_the_receiver_harms_and_below_another_rival_does_not() -> None:
@@ -133,6 +135,16 @@ def test_a_ranking_is_short_and_best_first() -> None:
     assert {"receiver", "sharer"} <= set(rows["arm"])
     assert rows["accuracy"].is_monotonic_decreasing
     assert "oracle" not in set(rows["arm"])
+
+
+def test_what_was_asked_for_and_is_not_shown_is_named_in_one_line() -> None:
+    names = ("receiver", "sharer", "tuned", "chance", "oracle", "c2c")
+    arms_run = (*((name, "") for name in names), ("c2c", "mean"))
+    chances = {arm: 0.9 if arm == ("sharer", "") else 0.5 for arm in arms_run}
+    said = render_ranking(frame([run([Plan(n=60, arms=arms_run, chances=chances, timed=0)])]))
+    assert "\nNot shown: tuned; --all prints every row.\n" in said
+    said = render_ranking(frame([run([Plan(n=60, arms=arms_run[:2], chances=chances, timed=0)])]))
+    assert "Not shown" not in said
 
 
 def test_terminal_tables_fold_to_80_columns() -> None:
