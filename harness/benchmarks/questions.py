@@ -12,11 +12,14 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.duplicates import question_of, shared_questions
 from harness.benchmarks.requests import chat_text, decoding_request, scoring_request
+from harness.benchmarks.row_checks import check_rows
 from harness.benchmarks.task_data import commit_read, is_open
+from harness.benchmarks.task_mistakes import said_of
 from harness.benchmarks.views import Views, metadata_of, views_of
 from harness.config import RunConfig
 from harness.config.validation import BUDGETS
@@ -158,7 +161,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
             task_name = str(task.config.task)
             if task_name in items:
                 continue
-            items[task_name] = _items(task, task_name, config)
+            items[task_name] = _items(task, task_name, config, index.own_file(name))
             loaded[task_name] = task
             fingerprints[task_name] = _fingerprint([i.document for i in items[task_name]])
             versions[task_name] = str(task.VERSION)
@@ -210,7 +213,21 @@ def _other_keys(task: Any, datasets_dir: str | None) -> Mapping[str, list[str]]:
     return other_keys(named["benchmark"], named["dataset_config"], datasets_dir) if "benchmark" in named else {}
 
 
-def _items(task: Any, name: str, config: RunConfig) -> list[Item]:
+def _items(task: Any, name: str, config: RunConfig, file: Path | None) -> list[Item]:
+    with said_of(file):
+        by_doc = _instances(task, name, config)
+    rows = ((position + 1, by_doc[position][0].doc) for position in sorted(by_doc))
+    check_rows(rows, f"task {name!r}{f' ({file})' if file else ''}")
+    metadata, views = metadata_of(task), views_of(task)
+    found = (_item(name, position, by_doc[position], metadata, views, config) for position in sorted(by_doc))
+    items = [replace(item, lm_eval_task=task) for item in found]
+    if views is not None and not any(item.request.query.sharer_view for item in items):
+        raise UserError(f"Task {name!r} gives its sharer a view of its own, but it is the receiver's in every row.")
+    return items
+
+
+def _instances(task: Any, name: str, config: RunConfig) -> dict[int, list[Any]]:
+    """Place of a question -> lm-eval's requests for it."""
     asked = sample_of(len(task.eval_docs), config.limit, config.seed, name)
     task.build_all_requests(
         samples=asked,
@@ -223,12 +240,7 @@ def _items(task: Any, name: str, config: RunConfig) -> list[Item]:
     by_doc: dict[int, list[Any]] = defaultdict(list)
     for instance in task.instances:
         by_doc[asked[instance.doc_id]].append(instance)
-    metadata, views = metadata_of(task), views_of(task)
-    found = (_item(name, position, by_doc[position], metadata, views, config) for position in sorted(by_doc))
-    items = [replace(item, lm_eval_task=task) for item in found]
-    if views is not None and not any(item.request.query.sharer_view for item in items):
-        raise UserError(f"Task {name!r} gives its sharer a view of its own, but it is the receiver's in every row.")
-    return items
+    return by_doc
 
 
 def sample_of(size: int, limit: int | None, seed: int, name: str) -> list[int]:
@@ -260,12 +272,6 @@ def _item(
 ) -> Item:
     ordered = sorted(instances, key=lambda i: i.idx)
     document = dict(ordered[0].doc)
-    missing = {"id", "labels", "key"} - set(document)
-    if missing:
-        raise UserError(
-            f"Task {name!r} yields documents without {', '.join(sorted(missing))}; this command runs tasks with "
-            "canonical documents, other lm-eval tasks run through python -m harness.lm_eval_bridge.__main__."
-        )
     reading = Reading(thinking=config.enable_thinking)
     if ordered[0].request_type == "loglikelihood":
         request = scoring_request([i.args for i in ordered], document, metadata, reading, views)

@@ -22,6 +22,7 @@ import yaml
 
 from harness.benchmarks.definitions import BENCHMARKS
 from harness.benchmarks.task_data import check_pinned
+from harness.benchmarks.task_mistakes import PlainYaml, said_of
 from harness.errors import UserError, unknown
 from harness.paths import TASKS, program
 from harness.registry import Registry
@@ -152,8 +153,10 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
     manager = task_manager(datasets_dir, wanted)
     tasks: dict[str, Task] = {}
     for name in wanted:
-        for member, task in manager.load([name])["tasks"].items():
-            if _is_file(name) and member in known:
+        with said_of(own_file(name)):
+            loaded = manager.load([name])["tasks"]
+        for member, task in loaded.items():
+            if own_file(name) and member in known:
                 raise UserError(f"{name} names its task {member!r}, as one of this harness; give it another name.")
             tasks.setdefault(member, task)
     check_pinned(tasks.values())
@@ -162,16 +165,17 @@ def load(names: Iterable[str], datasets_dir: str | None = None) -> list[Task]:
 
 def recorded_name(name: str) -> str:
     """What a task or group is called in records: its name, also where it is given by its file."""
-    if not _is_file(name):
+    if not own_file(name):
         return name
     found = _NAME.search(Path(name).read_text(encoding="utf-8"))
     return found.group(2) if found else Path(name).stem
 
 
-def _is_file(name: str) -> bool:
-    """Whether a task is given by a YAML file of one's own; those of this folder are given by name."""
+def own_file(name: str) -> Path | None:
+    """The YAML file of one's own that a task is given by; those of this folder are given by name."""
     path = Path(name)
-    return name.endswith((".yaml", ".yml")) and path.is_file() and not path.resolve().is_relative_to(TASKS.resolve())
+    own = name.endswith((".yaml", ".yml")) and path.is_file() and not path.resolve().is_relative_to(TASKS.resolve())
+    return path if own else None
 
 
 def has_strata(name: str) -> bool:
@@ -190,19 +194,12 @@ def has_strata(name: str) -> bool:
 def task_metadata(name: str) -> Mapping[str, Any]:
     """What the file of a task or group of this folder says of it, without its documents; nothing for others."""
     paths = [file for entry, _, file in _files() if entry == name]
-    read: Any = yaml.load(paths[0].read_text(encoding="utf-8"), _Plain) if paths else {}  # noqa: S506 - a safe one
+    read: Any = yaml.load(paths[0].read_text(encoding="utf-8"), PlainYaml) if paths else {}  # noqa: S506 - a safe one
     return dict(read.get("metadata") or {})
 
 
-class _Plain(yaml.SafeLoader):
-    """Reads task files without importing what they name."""
-
-
-_Plain.add_constructor("!function", lambda loader, node: str(node.value))
-
-
 def _check(name: str, known: Iterable[str]) -> None:
-    if _is_file(name):
+    if own_file(name):
         return
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         raise UserError(

@@ -152,7 +152,8 @@ def read_jsonl(path: Path) -> list[Row]:
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}).") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not UTF-8 text (line {line}, byte {error.start}); save it as UTF-8.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     return [] if lines == [""] else [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
