@@ -7,7 +7,7 @@ is named in every row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +26,10 @@ _BACKGROUND = (
 )
 _NO_ANSWER = " Do NOT directly solve or give answer to the question."
 _UNSEEN = "the one that follows"
+_NO_QUESTION = (
+    "it needs the bare question of every row, without its options, and a row has none; give the documents a field "
+    "'t2t_question', or name theirs in the task's metadata as 't2t_question'"
+)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -107,18 +111,20 @@ def sharer_conversation(query: Query, style: TextVariant) -> Conversation:
         UserError: the query has no bare question, or no options that could be shown.
     """
     view = query.sharer_view
-    question = query.question if view is None or view.question is None else view.question
+    question = _question(query)
     if question is None:
-        raise UserError(
-            "The t2t channel needs the bare question of every row, without its options, and a row has none; give the "
-            "documents a 't2t_question' field (for instance in process_docs), or name theirs in the metadata of a task "
-            "of this harness as 't2t_question'."
-        )
+        raise UserError(f"Channel t2t does not apply: {_NO_QUESTION}.")
     text = _turn(query, style, question, style.with_options)
     if view is not None and view.context:
         text = f"{view.context}\n\n{text}"
     asked = query.receiver
     return Conversation((Turn("user", text),), chat=asked.chat, reading=asked.reading)
+
+
+def _question(query: Query) -> str | None:
+    """The bare question that the sharer is asked about."""
+    view = query.sharer_view
+    return query.question if view is None or view.question is None else view.question
 
 
 def heard_turn(query: Query, style: TextVariant) -> str:
@@ -174,12 +180,15 @@ def text_variant(options: TextOptions, queries: Sequence[Query]) -> TextVariant:
     return TextVariant(options.with_options, options.may_answer, options.max_new_tokens, words)
 
 
-def check_views(style: TextVariant, queries: Iterable[Query]) -> None:
-    """Makes sure that the sharer reads what a task shows to it alone.
+def check_views(style: TextVariant, queries: Sequence[Query]) -> None:
+    """Makes sure that the sharer is asked a question, and reads what a task shows to it alone.
 
     Raises:
-        Unsuitable: it is shown no options, and the receiver reads none either although the sharer's view has them.
+        Unsuitable: a row has no bare question; or the sharer is shown no options, and the receiver reads none either
+            although the sharer's view has them.
     """
+    if any(_question(query) is None for query in queries):
+        raise Unsuitable(_NO_QUESTION)
     if not style.with_options and any(map(_hides_options, queries)):
         raise Unsuitable(
             "a task hides the options from the receiver, and so does t2t from its sharer; "

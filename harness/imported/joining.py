@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.benchmarks.answer_parsing import PAPER_OPTIONS
+from harness.benchmarks.documents import Document
 from harness.errors import UserError
 from harness.imported.questions import Asked, comparable_text, listed_fewer
 from harness.imported.rows import Answer, Row, answer_of, check_mark
@@ -79,6 +80,7 @@ def _joined(rows: Sequence[Row], asked: Asked) -> Joined:
             cut.add(document["id"])
         options = len(row.choices or document["choices"])
         right.append(_take(answers, row, document["id"], document["key"], options))
+        _check_letter(row, answers[row.arm][document["id"]][1], document)
         found.add(document["id"])
     items = [
         Item(doc_id, one["key"], one["subject"], len(one["choices"]), asked.clusters.get(doc_id, ""))
@@ -86,6 +88,15 @@ def _joined(rows: Sequence[Row], asked: Asked) -> Joined:
         if doc_id in found
     ]
     return Joined(items, answers, asked.agreed(rows), len(asked.documents), len(cut), right=right)
+
+
+def _check_letter(row: Row, answer: Answer, document: Document) -> None:
+    labels = document["labels"]
+    if answer.letter is not None and answer.letter not in labels:
+        raise UserError(
+            f"{row.place} answers {answer.letter}, but question {document['id']} has the letters {', '.join(labels)}; "
+            "mend the letter, or leave it empty for no answer."
+        )
 
 
 def _alone(rows: Sequence[Row]) -> Joined:

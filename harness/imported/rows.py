@@ -99,7 +99,7 @@ def check_mark(row: Row, answer: Answer, key: str) -> None:
 
 
 def letter_of(text: str, place: str) -> str:
-    """Returns a letter, or an empty string for none.
+    """Returns a letter, which may be written small, or an empty string for none.
 
     Raises:
         UserError: if it is anything else.
@@ -107,9 +107,9 @@ def letter_of(text: str, place: str) -> str:
     letter = text.strip()
     if letter in ("", "-", "None", "nan"):
         return ""
-    if len(letter) != 1 or letter not in ascii_uppercase:
+    if len(letter) != 1 or letter.upper() not in ascii_uppercase:
         raise UserError(f"{place} has {text[:40]!r} for a letter; allowed are A to Z, and nothing for no answer.")
-    return letter
+    return letter.upper()
 
 
 def seconds_of(text: str, place: str, unit: str) -> float | None:

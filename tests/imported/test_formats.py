@@ -80,6 +80,12 @@ def test_what_a_file_lacks_stays_blank(home: Path) -> None:
     assert (untimed.latency_ms, untimed.tokens_out_mean, untimed.predicted_strict) == ([], None, "")
 
 
+def test_a_letter_may_be_written_small(home: Path) -> None:
+    rows = [{"id": f"q-{n}", "letter": letter.lower()} for n, letter in enumerate(LETTERS)]
+    assert cli.main(build.flags(build.write_csv(home / "small.csv", rows), home)) == 0
+    assert imported(home)[0].arms[0].predicted == LETTERS
+
+
 def test_an_answer_without_a_letter_is_invalid_and_stays_in_n(home: Path) -> None:
     cli.main(build.flags(build.write_csv(home / "run_cot.csv", build.cot_rows("AB  ABCD")), home))
     (arm,) = imported(home)[0].arms

@@ -105,6 +105,7 @@ TABLES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "unknown id": ([{"id": "q-77", "letter": "A"}], "Row 1 .*no question with the id 'q-77'"),
     "some ids": ([{"id": "q-0", "letter": "A"}, {"id": "", "letter": "A"}], "Row 2 .*neither id nor question"),
     "unknown text": ([{"question": "Is it?", "letter": "A"}], "Row 1 .*no question of openbookqa"),
+    "letter of no option": ([{"id": "q-0", "letter": "Z"}], "Row 1 .*answers Z, .*q-0 has the letters A, B, C, D"),
     "no key": ([{"letter": "A"}], "Row 1 .*says no key"),
     "infinite": ([{"id": "q-0", "letter": "A", "latency_s": "inf"}], "Row 1 .*'inf' for its latency in s"),
 }

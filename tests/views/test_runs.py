@@ -91,3 +91,15 @@ def test_t2t_is_refused_by_name_where_nobody_would_read_the_options(
     assert cli.main(["run", *flags, f"--tasks={task}", f"--output_path={tmp_path / 'out'}"]) == 2
     assert "Channel t2t does not apply: a task hides the options from the receiver" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_t2t_without_a_bare_question_is_refused_before_anything_is_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = write_task(tmp_path)
+    data = tmp_path / "boxes.jsonl"
+    data.write_text(data.read_text().replace('"question":', '"asked":'))
+    flags = ["--receiver", PAIR["receiver"], "--sharer", PAIR["sharer"], "--channels=receiver,t2t", "--controls="]
+    assert cli.main(["run", *flags, f"--tasks={task}", f"--output_path={tmp_path / 'out'}"]) == 2
+    assert "Channel t2t does not apply: it needs the bare question of every row" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
