@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -222,16 +223,25 @@ def _held(module: ModuleType, known: Iterable[Registry[Any]]) -> list[Any]:
 
 
 def _imported(name: str) -> ModuleType:
+    path = None
     try:
         path = _file_of(name)
         return importlib.import_module(name) if path is None else _from_file(path)
     except UserError:
         raise
     except Exception as error:  # somebody else's code raises anything
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"Plug-in {name!r} cannot be imported: {type(error).__name__}: {reason}. Install it, or give its file."
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        mend = "Install it, or give its file" if path is None else f"Mend it{_line_in(path, error)}"
+        raise UserError(f"Plug-in {name!r} cannot be imported: {reason}. {mend}.") from error
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    """Says the last line of a plug-in's file that led to an error; "" where none did."""
+    if isinstance(error, SyntaxError) and error.lineno is not None and Path(error.filename or "").name == path.name:
+        return f" in line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _file_of(name: str) -> Path | None:

@@ -78,7 +78,10 @@ def read_pair(text: str) -> tuple[ModelShape, ModelShape]:
     """
     names = PAIRS.get(text, text).split("+")
     if len(names) != 2:
-        raise UserError(f"Shapes {text!r}: give a receiver and a sharer joined by '+', such as {EXAMPLES[1]!r}.")
+        raise UserError(
+            f"Shapes {text!r}: give a receiver and a sharer joined by '+', such as {EXAMPLES[1]!r}; known are "
+            f"{', '.join([*PAIRS, *MODELS])}."
+        )
     receiver, sharer = map(_read_model, names)
     return receiver, sharer
 

@@ -149,10 +149,13 @@ def _resume(rest: list[str]) -> int:
     from harness.records.journal import read_record
 
     with uncollected():
+        from harness.evaluation.plugin_code import refuse_lacking
         from harness.evaluation.run import owned, run
 
     def read() -> RunConfig:
-        return build({**read_record(path).config, "output_path": str(path), "resume": True}, str(path))
+        record = read_record(path)
+        refuse_lacking(record)
+        return build({**record.config, "output_path": str(path), "resume": True}, str(path))
 
     ranks = join(lambda: read().tensor_parallel)
     config = ranks.together(read)
@@ -201,7 +204,7 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
             "report --margin changes what is printed of one run or written with --html; boards keep each run's."
         )
     if options.margin is not None and not 0 < options.margin < 100:
-        raise UserError(f"--margin {options.margin:g}: give points of accuracy between 0 and 100.")
+        raise UserError(f"--margin {options.margin:g}: give points of accuracy, more than 0 and less than 100.")
     if options.check and (of_runs or options.runs):
         raise UserError("report --check takes neither runs nor other flags: it compares the pages with their records.")
 
@@ -304,9 +307,12 @@ def _ls(rest: list[str]) -> int:
     from harness.cli.runs import FOLDER, runs
 
     parser = _parser("ls")
-    parser.add_argument("what", nargs="?", default="tasks", choices=[*LISTS, "runs"])
+    lists = [*LISTS, "runs"]
+    parser.add_argument("what", nargs="?", default="tasks", metavar="LIST", help=f"{', '.join(lists)} (default: tasks)")
     parser.add_argument("folder", nargs="?", type=Path, help=f"ls runs: where they are (default: {FOLDER})")
     options = parser.parse_args(rest)
+    if options.what not in lists:
+        raise unknown("list", options.what, lists)
     if options.folder is not None and options.what != "runs":
         raise UserError(f"ls {options.what} takes no folder; ls runs DIR lists runs.")
     print("\n".join(runs(options.folder or FOLDER) if options.what == "runs" else LISTS[options.what]()))

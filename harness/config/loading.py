@@ -110,7 +110,7 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise UserError(f"{where} holds a {type(data).__name__}; a configuration is a list of `name: value` lines.")
+        raise UserError(f"{where} holds a {type(data).__name__}; give `name: value` lines.")
     return named(data, where)
 
 

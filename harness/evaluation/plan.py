@@ -25,7 +25,7 @@ from harness.channels.engine import answers_itself
 from harness.channels.interface import Group
 from harness.config import RunConfig
 from harness.distributed import Ranks
-from harness.evaluation.accuracy_pass import answer_task, needs_mean, samples_missing
+from harness.evaluation.accuracy_pass import answer_task, error_line, needs_mean, samples_missing
 from harness.evaluation.latency_pass import timed_alone, timed_questions
 from harness.evaluation.run import one_run_at_a_time, prepared
 from harness.evaluation.run_state import Tally
@@ -58,6 +58,7 @@ class Part:
         answer_s: seconds an answer in a batch, the median of batches.
         alone_s: seconds an answer by itself, None where none is timed so.
         means: messages that make up mean messages.
+        failed: the error of the first question where every one that was tried failed.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Part:
     answer_s: float
     alone_s: float | None
     means: int
+    failed: str = ""
 
     @property
     def seconds(self) -> float:
@@ -160,8 +162,14 @@ def _tried(group: Group, benchmark: Benchmark, config: RunConfig, seconds: float
             for asked in benchmark.items.values()
             if needs_mean(group, asked)
         ),
+        failed=_all_failed(own),
     )
     return part, tried
+
+
+def _all_failed(samples: Sequence[Sample]) -> str:
+    """The first error, where there is no answer at all."""
+    return error_line(samples[0]) if samples and not any(sample.done for sample in samples) else ""
 
 
 def _batches(
@@ -225,9 +233,20 @@ def render(found: Plan, width: int = WIDTH) -> str:
         *filter(None, ["; ".join(said for name, said in _COLUMNS.items() if name in shown)]),
         _time(found),
         *_shown(questions, found.whole),
-        "Nothing would be refused, and nothing was written.",
+        _end(found),
     ]
     return "\n".join(line if "\n" in line else fill(line, width) for line in lines)
+
+
+def _end(found: Plan) -> str:
+    failed = [part for part in found.parts if part.failed]
+    if not failed:
+        return "Nothing would be refused, and nothing was written."
+    names = ", ".join(part.name for part in failed)
+    return (
+        f"Every question that was tried failed through {names}, so that a run would stop; the first said: "
+        f"{failed[0].failed.rstrip('.')}. Nothing was written."
+    )
 
 
 def _time(found: Plan) -> str:

@@ -16,8 +16,10 @@ from harness.channels.control_registry import CONTROLS
 from harness.channels.registry import CHANNELS
 from harness.channels.spec import parse_channel
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.fusers.interface import FuserModule
 from harness.fusers.registry import FUSERS
+from harness.records.schema import RunRecord
 from harness.registry import resolve
 
 
@@ -40,6 +42,22 @@ def plugin_code(config: RunConfig, fusers: Iterable[FuserModule] = ()) -> dict[s
         found[f"control {name}"] = _code(*(change for change in changes if change))
     found |= {f"fuser {one.form}": _code(type(one)) for one in fusers if FUSERS.origin(one.form)}
     return found
+
+
+def refuse_lacking(record: RunRecord) -> None:
+    """Refuses to go on with a run whose plug-ins are not here, before their names are looked up.
+
+    Raises:
+        UserError: naming what they brought, and the plug-ins where the command named them.
+    """
+    known = {registry.what: registry for registry in (CHANNELS, CONTROLS)}
+    brought = record.identity_fields.get("plugins", {})
+    parts = [(text, *text.partition(" ")[::2]) for text in brought]
+    lacking = [text for text, kind, name in parts if kind in known and name not in known[kind].names()]
+    if lacking:
+        words = zip(record.command, record.command[1:], strict=False)
+        given = " ".join(f"--plugin {file}" for flag, file in words if flag == "--plugin") or "--plugin MODULE"
+        raise UserError(f"This run used code of plug-ins ({', '.join(lacking)}), which is not here; give {given}.")
 
 
 def _code(*targets: str | Callable[..., Any]) -> str:

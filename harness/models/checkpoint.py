@@ -32,6 +32,9 @@ _WHOLE_NUMBERS = {"I16", "U16", "I32", "U32", "I64", "U64"}
 _SHOWN = 3
 
 
+_LAYOUT = "give a folder in the Hugging Face layout"
+
+
 class UnfitCheckpoint(ValueError):
     """The files of a checkpoint are not those of one whole model; the text says what is wrong and what to do."""
 
@@ -146,7 +149,9 @@ def quote_names(names: Sequence[str]) -> str:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        raise UnfitCheckpoint(f"it has no {CONFIG}; give a folder in the Hugging Face layout")
+        trained = folder / "adapter"
+        whole = f"the adapter that was trained is in {trained}, give that" if trained.is_dir() else _LAYOUT
+        raise UnfitCheckpoint(f"it has no {CONFIG}; {whole}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -359,7 +364,11 @@ def _tokenizer(source: str, origin: Mapping[str, Any]) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(source, **origin)
     if len(tokenizer) <= len(tokenizer.get_added_vocab()):
-        raise ValueError("it has no tokenizer, or one without a vocabulary")  # transformers makes one up and is silent
+        # transformers makes one up and is silent
+        raise UnfitCheckpoint(
+            "it has no tokenizer, or one without a vocabulary; add the tokenizer's files (tokenizer.json, "
+            "tokenizer_config.json) of the model that it was made from"
+        )
     return tokenizer
 
 

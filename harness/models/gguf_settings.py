@@ -59,17 +59,28 @@ def open_gguf(path: Path) -> GgufFile:
     """Reads keys and tensor names.
 
     Raises:
-        UnfitCheckpoint: the file is one part of several, or holds something else than a model.
+        UnfitCheckpoint: the file is damaged, one part of several, or holds something else than a model.
     """
-    import gguf
-
-    reader = gguf.GGUFReader(path)
+    reader = _reader(path)
     keys = {name: None if name in _VOCABULARY else field.contents() for name, field in reader.fields.items()}
     if (parts := int(keys.get("split.count") or 1)) > 1:
         raise UnfitCheckpoint(f"it is one of {parts} parts (split.count); join them with llama-gguf-split --merge")
     if (kind := keys.get("general.type", "model")) != "model":
         raise UnfitCheckpoint(f"it holds no model but {kind!r} (general.type)")
     return GgufFile(path, keys, {tensor.name: tensor for tensor in reader.tensors})
+
+
+def _reader(path: Path) -> Any:
+    import gguf
+
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UnfitCheckpoint("it is no GGUF file: its first four bytes are not GGUF; give a file of that format")
+    try:
+        return gguf.GGUFReader(path)
+    except Exception as error:  # the reader checks nothing, so that a cut file ends in any
+        version = f" ({error})" if "version" in str(error) else ""
+        raise UnfitCheckpoint(f"it is cut short or damaged{version}; fetch or convert it again") from error
 
 
 FREQUENCY_FACTORS = "rope_freqs.weight"

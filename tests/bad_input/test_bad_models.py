@@ -63,7 +63,7 @@ FOLDERS: dict[str, tuple[Change, str]] = {
         weights(lambda s: s.update({"model.norm.weight": torch.ones(3)})),
         "cannot be loaded",
     ),
-    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "cannot be loaded"),
+    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "cannot be loaded: it has no tokenizer"),
     "tokenizer is no JSON": (write("tokenizer.json", b"{"), "cannot be loaded"),
     "tokenizer is empty": (write("tokenizer.json", b"{}"), "cannot be loaded"),
     "no chat template": (lambda f: (f / "chat_template.jinja").unlink(), "--receiver_chat_template FILE"),
@@ -101,6 +101,24 @@ def test_a_model_reference_is_refused_in_a_sentence(
     reference: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in refused(capsys, [*TINY, "--channels", "receiver", "--receiver", reference])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"id,answer\n", "it is no GGUF file"), (b"GGUF" + b"\x03\0\0\0" + b"\x09", "it is cut short or damaged; fetch")],
+)
+def test_a_file_that_is_no_whole_gguf_file_is_called_so(
+    content: bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.gguf").write_bytes(content)
+    said = refused(capsys, [*TINY, "--channels", "receiver", "--receiver", str(tmp_path / "model.gguf")])
+    assert f"cannot be loaded: {words}" in said
+
+
+def test_the_folder_of_a_training_names_the_adapter_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "adapter").mkdir()
+    said = refused(capsys, [*TINY, "--channels", "receiver", "--receiver", str(tmp_path)])
+    assert f"it has no config.json; the adapter that was trained is in {tmp_path / 'adapter'}, give that." in said
 
 
 def test_a_gguf_file_of_noise_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from harness.config.loading import MAX_BYTES
 from tests.support.refusals import refused
 
 SUITES = {
-    "list": (b"- limit: 2\n", "holds a list"),
+    "list": (b"- limit: 2\n", "holds a list; give `name: value` lines"),
     "text": (b"just words\n", "holds a str"),
     "number": (b"5\n", "holds a int"),
     "unclosed list": (b"channels: [receiver\n", "not valid YAML"),

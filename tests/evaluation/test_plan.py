@@ -118,3 +118,11 @@ def test_a_limit_above_what_a_task_has_is_one_line() -> None:
     assert line == "--limit is 1,000, but relay_one has 432; all are asked."
     assert _asked_whole(RunConfig(limit=432), benchmark) == []
     assert _asked_whole(RunConfig(), benchmark) == []
+
+
+def test_where_every_tried_question_fails_the_first_error_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*FLAGS, "--max_length", "3", "--dry_run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Every question that was tried failed through receiver, c2c, so that a run would stop; the first" in said
+    assert "said: receiver: PromptTooLong: " in said
+    assert "Nothing would be refused" not in said

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
+from harness.evaluation.plugin_code import refuse_lacking
 from harness.lm_eval_bridge.__main__ import plugins_in
 from harness.paths import PAIR, ROOT
 from harness.registry import load_plugins
 from tests.support.processes import command, ended, forked
+from tests.support.regression_runs import record
 from tests.support.relay import LETTERS_FILE
 
 MODULE = '''
@@ -130,7 +132,7 @@ def test_a_channel_with_a_name_and_a_builder_alone_runs_and_is_shown(plugin: Pat
     assert command("check", *flags, str(out), str(out), "--no-latency", cwd=plugin.parent).returncode in (0, 3)
     again = command("resume", str(out), cwd=plugin.parent)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
-    assert "Unknown channel 'echo'" in again.stderr
+    assert f"(channel echo), which is not here; give --plugin {plugin}." in again.stderr
 
 
 def naming(arguments: str, answer: Path) -> int:
@@ -173,6 +175,27 @@ def test_a_plugin_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str,
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("\ndef f(:\n", "SyntaxError: "), ("\nimport no_such_module\n", "No module named 'no_such_module'")],
+)
+def test_a_broken_file_is_told_where_it_breaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_file.py").write_text(text)
+    with pytest.raises(UserError, match=f"{said}.*Mend it in line 2\\.$"):
+        load_plugins(["./broken_file.py"])
+
+
+def test_a_run_that_lacks_its_plugin_names_it() -> None:
+    brought = {"plugins": {"control upside_down": "0" * 64, "control mean": "0" * 64}}
+    lacking = record(identity_fields=brought, command=["run", "--plugin", "mine.py", "--limit", "3"])
+    with pytest.raises(UserError, match=r"\(control upside_down\), which is not here; give --plugin mine\.py\.$"):
+        refuse_lacking(lacking)
+    refuse_lacking(record())
 
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
