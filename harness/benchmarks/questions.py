@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.benchmarks.duplicates import question_of, shared_questions
 from harness.benchmarks.requests import chat_text, decoding_request, scoring_request
-from harness.benchmarks.row_checks import check_rows
+from harness.benchmarks.row_checks import check_rows, check_targets
 from harness.benchmarks.task_data import commit_read, is_open
 from harness.benchmarks.task_mistakes import said_of
 from harness.benchmarks.views import Views, metadata_of, views_of
@@ -150,6 +150,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
     from harness.benchmarks import registry as index
     from harness.benchmarks.registry import check_counts
 
+    index.check_own_names(config.tasks)
     items: dict[str, list[Item]] = {}
     groups: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}
@@ -216,8 +217,12 @@ def _other_keys(task: Any, datasets_dir: str | None) -> Mapping[str, list[str]]:
 def _items(task: Any, name: str, config: RunConfig, file: Path | None) -> list[Item]:
     with said_of(file):
         by_doc = _instances(task, name, config)
-    rows = ((position + 1, by_doc[position][0].doc) for position in sorted(by_doc))
-    check_rows(rows, f"task {name!r}{f' ({file})' if file else ''}")
+    rows = [(position + 1, by_doc[position][0].doc) for position in sorted(by_doc)]
+    where = f"task {name!r}{f' ({file})' if file else ''}"
+    check_rows(rows, where)
+    if file is not None:
+        with said_of(file):
+            check_targets(task, rows, where)
     metadata, views = metadata_of(task), views_of(task)
     found = (_item(name, position, by_doc[position], metadata, views, config) for position in sorted(by_doc))
     items = [replace(item, lm_eval_task=task) for item in found]

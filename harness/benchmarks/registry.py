@@ -167,8 +167,21 @@ def recorded_name(name: str) -> str:
     """What a task or group is called in records: its name, also where it is given by its file."""
     if not own_file(name):
         return name
-    found = _NAME.search(Path(name).read_text(encoding="utf-8"))
+    found = _NAME.search(Path(name).read_text(encoding="utf-8", errors="replace"))
     return found.group(2) if found else Path(name).stem
+
+
+def check_own_names(names: Iterable[str]) -> None:
+    """Makes sure that no two files name one task, of which the second would not be asked.
+
+    Raises:
+        UserError: two do.
+    """
+    files: dict[str, str] = {}
+    for name in filter(own_file, names):
+        other = files.setdefault(recorded_name(name), name)
+        if other != name:
+            raise UserError(f"{other} and {name} both name {recorded_name(name)!r}; give one another name.")
 
 
 def own_file(name: str) -> Path | None:

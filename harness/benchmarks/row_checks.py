@@ -52,3 +52,21 @@ def _check_labels(row: Mapping[str, Any], place: str) -> None:
 
 def _are_texts(labels: object) -> bool:
     return isinstance(labels, Sequence) and not isinstance(labels, str) and all(isinstance(one, str) for one in labels)
+
+
+def check_targets(task: Any, rows: Iterable[tuple[int, Mapping[str, Any]]], where: str) -> None:
+    """Makes sure that the right answer is one of the options where lm-eval compares options.
+
+    Raises:
+        UserError: it is not, so that every answer would count as wrong.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
+        return
+    for number, row in rows:
+        options, target = task.doc_to_choice(row), task.doc_to_target(row)
+        for one in target if isinstance(target, list) else [target]:
+            if one not in options and not (isinstance(one, int) and 0 <= one < len(options)):
+                raise UserError(
+                    f"Row {number} of {where}: doc_to_target gives {one!r}, which is no option; give an option or its "
+                    f"place from 0: {', '.join(map(str, options))}."
+                )

@@ -6,6 +6,7 @@ is the file looked at again, so that a task that works is never refused here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -39,13 +40,26 @@ def said_of(file: Path | None) -> Iterator[None]:
         UserError: naming file and reason.
     """
     try:
-        yield
+        with _readers_silent():
+            yield
     except (UserError, RunError):
         raise
     except Exception as error:
         if file is None:
             raise
         raise UserError(f"Task file {file} cannot be used: {_reason(file, error)}") from error
+
+
+@contextmanager
+def _readers_silent() -> Iterator[None]:
+    """Hides what readers of files log before they fail: the one sentence says it."""
+    logger = logging.getLogger("datasets.packaged_modules")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _reason(file: Path, error: Exception) -> str:
@@ -86,8 +100,6 @@ def _of_split(config: Mapping[str, Any]) -> str:
 
 def _of_data(config: Mapping[str, Any], error: Exception) -> str:
     """Reads the JSON lines again, which finds the file and the line at fault."""
-    from jinja2 import UndefinedError
-
     asked: list[Row] = []
     try:
         for split, path in _json_lines(config):
@@ -99,8 +111,17 @@ def _of_data(config: Mapping[str, Any], error: Exception) -> str:
             check_rows(enumerate(asked, start=1), "its data")
     except UserError as found:
         return str(found)
-    fields_are = f"{error}; the fields of a row are {', '.join(asked[0])}." if asked else ""
-    return fields_are if isinstance(error, UndefinedError) else ""
+    return _of_fields(config, asked[0], error) if asked else ""
+
+
+def _of_fields(config: Mapping[str, Any], row: Row, error: Exception) -> str:
+    """Names a field that the file asks for and a row lacks."""
+    from jinja2 import UndefinedError
+
+    there, choice = f"the fields of a row are {', '.join(row)}.", config.get("doc_to_choice")
+    if isinstance(choice, str) and choice.isidentifier() and choice not in row:
+        return f"doc_to_choice is {choice!r}, but {there}"
+    return f"{error}; {there}" if isinstance(error, UndefinedError) else ""
 
 
 def _json_lines(config: Mapping[str, Any]) -> Iterator[tuple[str | None, Path]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ FILES: dict[str, tuple[str, str, str]] = {
     "no such kind": ("multiple_choice", "multi_choice", "invalid output_type 'multi_choice'"),
     "no such split": ("test_split: test", "test_split: tset", "test_split is 'tset', but data_files has test"),
     "no such field": ("{{number}} ?", "{{nummer}} ?", "'nummer' is undefined; the fields of a row are id, number"),
+    "no such options": ("doc_to_choice: labels", "doc_to_choice: lables", "doc_to_choice is 'lables', but the fields"),
     "no such file": ("boxes.jsonl", "missing.jsonl", "missing.jsonl cannot be read: No such file"),
     "no such data": ("dataset_path: json", "dataset_path: jsn", "jsn"),
     "kwargs are text": ("dataset_kwargs: {", "dataset_kwargs: x # {", "cannot be used"),
@@ -44,12 +44,6 @@ DATA = {
     "broken line": (b"{'id': 1}\n", "Line 7 of boxes.jsonl is not valid JSON"),
     "Latin-1": ('{"id": "caf\u00e9"}\n'.encode("latin-1"), "boxes.jsonl is not UTF-8 text (line 7, byte"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What datasets logs goes to the standard error of the test that imported it, which is closed by now.
-    monkeypatch.setattr(logging, "raiseExceptions", False)
 
 
 def asked(task: Path) -> list[str]:
@@ -95,3 +89,16 @@ def test_data_without_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     task = task_here(tmp_path)
     (tmp_path / "boxes.jsonl").write_text("")
     assert "boxes.jsonl has no rows; write one JSON object a line." in refused(capsys, asked(task))
+
+
+def test_a_target_that_is_no_option_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = task_here(tmp_path)
+    task.write_text(task.read_text().replace("doc_to_target: key", "doc_to_target: kee"))
+    assert "Row 1 of task 'boxes' (boxes.yaml): doc_to_target gives 'kee', which" in refused(capsys, asked(task))
+
+
+def test_two_files_that_name_one_task_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task_here(tmp_path)
+    (tmp_path / "more.yaml").write_text((tmp_path / "boxes.yaml").read_text())
+    said = refused(capsys, asked(Path("boxes.yaml,more.yaml")))
+    assert "boxes.yaml and more.yaml both name 'boxes'; give one another name." in said
