@@ -7,7 +7,6 @@ from textwrap import fill
 
 from harness.errors import UserError
 from harness.records.journal import RECORD, read_record
-from harness.report.state import state_of
 
 FOLDER = Path("runs")
 _WIDTH = 80
@@ -30,6 +29,8 @@ def runs(folder: Path) -> list[str]:
 
 def _told(path: Path) -> tuple[str, list[str]]:
     """When a run started, and its lines."""
+    from harness.report.state import state_of  # brings pandas, which most lists do without
+
     try:
         record = read_record(path)
         state = state_of(path, record)
