@@ -115,6 +115,18 @@ def stage(title: str, shown: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def readers_silent() -> Iterator[None]:
+    """Hides what readers of files log before they fail, while the block runs: one sentence says it."""
+    logger = logging.getLogger("datasets.packaged_modules")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """What a command does to a process that is its own: libraries are silent and show no bars beside ours."""
     from transformers.utils import logging as theirs
@@ -123,7 +135,7 @@ def quiet() -> Iterator[None]:
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
     try:
-        with task_hints_hidden(), other_bars_hidden(), warnings.catch_warnings():
+        with task_hints_hidden(), readers_silent(), other_bars_hidden(), warnings.catch_warnings():
             # peft tells of names and versions that are of no concern here, and asks transformers by an old name.
             warnings.filterwarnings("ignore", module=r"peft\b")
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

@@ -6,7 +6,6 @@ is the file looked at again, so that a task that works is never refused here.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -40,26 +39,13 @@ def said_of(file: Path | None) -> Iterator[None]:
         UserError: naming file and reason.
     """
     try:
-        with _readers_silent():
-            yield
+        yield
     except (UserError, RunError):
         raise
     except Exception as error:
         if file is None:
             raise
         raise UserError(f"Task file {file} cannot be used: {_reason(file, error)}") from error
-
-
-@contextmanager
-def _readers_silent() -> Iterator[None]:
-    """Hides what readers of files log before they fail: the one sentence says it."""
-    logger = logging.getLogger("datasets.packaged_modules")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _reason(file: Path, error: Exception) -> str:
